@@ -1,0 +1,427 @@
+"""What a prediction costs: multiply-accumulates and parameters, stage by stage.
+
+Multiply-accumulates are counted while the network runs on an example, with one
+formula per layer type. `torch.utils.flop_counter.FlopCounterMode` is not used: it
+finds no operations in an LSTM.
+"""
+
+import inspect
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+__all__ = ["Costs", "StageCosts", "module_costs", "stage_costs"]
+
+
+class Costs(NamedTuple):
+    """Cost of one network.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates per sample.
+    parameters : int
+        Number of parameters, shared ones counted once.
+
+    Examples
+    --------
+    >>> from skbdistil.costs import Costs
+    >>> Costs(macs=12, parameters=15)
+    Costs(macs=12, parameters=15)
+    """
+
+    macs: int
+    parameters: int
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class StageCosts:
+    """Cost of every stage of an ensemble.
+
+    Attributes
+    ----------
+    macs : ndarray of shape (n_stages,), dtype int64
+        Multiply-accumulates per sample of each stage alone, its connection and
+        head included.
+    parameters : ndarray of shape (n_stages,), dtype int64
+        Number of parameters that each stage adds to those before it.
+
+    See Also
+    --------
+    stage_costs : Count the costs of an ensemble.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skbdistil.costs import StageCosts
+    >>> costs = StageCosts(macs=np.array([60, 70, 80]), parameters=np.array([6, 7, 8]))
+    >>> costs.cumulative_macs
+    array([ 60, 130, 210])
+    >>> costs[:2].cumulative_parameters
+    array([ 6, 13])
+    >>> len(costs)
+    3
+    """
+
+    macs: np.ndarray
+    parameters: np.ndarray
+
+    @property
+    def cumulative_macs(self):
+        """Multiply-accumulates per sample up to and including each stage."""
+        return np.cumsum(self.macs)
+
+    @property
+    def cumulative_parameters(self):
+        """Number of parameters up to and including each stage."""
+        return np.cumsum(self.parameters)
+
+    def __len__(self):
+        return len(self.macs)
+
+    def __getitem__(self, stages):
+        if not isinstance(stages, slice):
+            raise TypeError(
+                f"{type(self).__name__} is indexed with a slice of stages, got "
+                f"{stages!r}."
+            )
+        return type(self)(macs=self.macs[stages], parameters=self.parameters[stages])
+
+
+def module_costs(module, *inputs):
+    """Count the multiply-accumulates per sample and the parameters of a network.
+
+    The network runs once on `inputs`, in evaluation mode and without gradients;
+    its training flags and hooks are left as they were.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Network to count.
+    *inputs : tensors of shape (n_samples, ...)
+        What `module` is called with, on its device. One row is enough.
+
+    Returns
+    -------
+    costs : Costs
+        Named tuple of
+
+        - `macs`: multiply-accumulates per sample, that is, those of the whole
+          batch divided by the number of rows of the first input;
+        - `parameters`: number of parameters, shared ones counted once, and those
+          of layers that did not run included.
+
+    Raises
+    ------
+    ValueError
+        If there is no input, or one without rows; if a module inside has
+        parameters of its own and is of a type without a formula, is a subclass
+        with another `forward`, is not initialised yet, or is scripted, traced or
+        compiled; or if the rows of the batch differ in cost, so that the number
+        per sample is not whole.
+
+    Notes
+    -----
+    Multiply-accumulates of matrix products and convolutions are counted, in
+    linear, bilinear, (transposed) convolutional, recurrent and multi-head
+    attention layers; products with zeros of the padding are among them. Additions
+    of biases and everything element by element are left out: activations (PReLU
+    too), normalisation, pooling, the products of gates, the scaling of inputs. An
+    embedding is a lookup and costs nothing; only an :class:`torch.nn.EmbeddingBag`
+    with weights per index multiplies.
+
+    A layer is counted as often as it is called. What a `forward` computes with
+    functions (`torch.matmul`, `torch.nn.functional`) instead of calling layers is
+    not seen, nor are weights that are no parameters, as those of quantised layers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from skbdistil.costs import module_costs
+    >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
+    Costs(macs=56, parameters=67)
+    """
+    n_rows = _n_rows(inputs)
+    with _counting(module) as calls:
+        module(*inputs)
+    return Costs(
+        macs=_per_row(calls, n_rows),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+
+
+def stage_costs(ensemble, x):
+    """Count the multiply-accumulates per sample and the parameters of each stage.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        Ensemble to count. It runs once on `x`, as in :func:`module_costs`, where
+        it is also said what is counted.
+    x : tensor of shape (n_samples, ...)
+        Input of the ensemble, on its device. One row is enough.
+
+    Returns
+    -------
+    costs : StageCosts
+        Costs of the stages. A parameter that several stages use, as in a shared
+        first block, is counted with the first of them. Operations belong to the
+        stage that runs them.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`module_costs`.
+
+    Examples
+    --------
+    Two students, of which the second also sees the features of the first:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from skbdistil.costs import stage_costs
+    >>> class Pair(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.students = nn.ModuleList([nn.Linear(4, 3), nn.Linear(7, 3)])
+    ...
+    ...     def start(self, x):
+    ...         return PairState(self.students, x)
+    >>> class PairState:
+    ...     def __init__(self, students, x):
+    ...         self.remaining, self.features = iter(students), x
+    ...
+    ...     def step(self):
+    ...         scores = next(self.remaining)(self.features)
+    ...         self.features = torch.cat([self.features, scores], dim=1)
+    >>> costs = stage_costs(Pair(), torch.zeros(1, 4))
+    >>> costs.macs, costs.parameters
+    (array([12, 21]), array([15, 24]))
+    >>> costs.cumulative_macs
+    array([12, 33])
+    """
+    n_rows = _n_rows([x])
+    macs, parameters, seen = [], [], set()
+    with _counting(ensemble) as calls:
+        # What `start` computes is needed from the first stage on, and counted there.
+        state = ensemble.start(x)
+        for student in ensemble.students:
+            state.step()
+            macs.append(_per_row(calls, n_rows))
+            # A connection need not be a submodule of the student that it serves.
+            used = [student, *(module for module, _ in calls)]
+            new = {p for module in used for p in module.parameters()} - seen
+            parameters.append(sum(parameter.numel() for parameter in new))
+            seen |= new
+            calls.clear()
+    return StageCosts(
+        macs=np.array(macs, dtype=np.int64),
+        parameters=np.array(parameters, dtype=np.int64),
+    )
+
+
+def _n_rows(inputs):
+    if not inputs:
+        raise ValueError("Costs are counted on an example, but no input was given.")
+    if inputs[0].ndim == 0 or len(inputs[0]) == 0:
+        raise ValueError(
+            "Costs are counted on at least one row, but the (first) input has shape "
+            f"{tuple(inputs[0].shape)}."
+        )
+    return len(inputs[0])
+
+
+def _per_row(calls, n_rows):
+    total = sum(macs for _, macs in calls)
+    per_row, remainder = divmod(total, n_rows)
+    if remainder:
+        raise ValueError(
+            f"The {n_rows} rows differ in cost: {total} multiply-accumulates in all "
+            "are no whole number per row. Count on one row, or on rows of the same "
+            "size."
+        )
+    return per_row
+
+
+@contextmanager
+def _counting(root):
+    """Run `root` for counting; yields the list that the calls are appended to.
+
+    Each call of a layer inside `root` that has a formula appends the tuple (layer,
+    multiply-accumulates of the whole batch).
+    """
+    counted = _counted_modules(root)
+    calls = []
+
+    def count(module, args, kwargs, output):
+        inputs = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        calls.append((module, counted[module](module, inputs, output)))
+
+    training = [(module, module.training) for module in root.modules()]
+    # The fused inference path of nn.TransformerEncoderLayer calls no submodules.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    handles = []
+    try:
+        for module in counted:
+            # First in line, before a hook of the user may replace the output.
+            handles.append(
+                module.register_forward_hook(count, prepend=True, with_kwargs=True)
+            )
+        # Flag by flag: `train` may be overridden, as where students stay frozen.
+        for module, _ in training:
+            module.training = False
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            yield calls
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, flag in training:
+            module.training = flag
+        for handle in handles:
+            handle.remove()
+
+
+def _counted_modules(root):
+    """Map the modules in `root` that have a formula to it; refuse what has none."""
+    counted = {}
+    for path, module in root.named_modules():
+        name = type(module).__name__ + (f" at {path!r}" if path else "")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"The operations of {name} cannot be counted, because scripted and "
+                "traced modules do not report the calls of their layers. Count the "
+                "module that it was made from."
+            )
+        # The second form is that of nn.Module.compile.
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ValueError(
+                f"The operations of {name} cannot be counted, because it is "
+                "compiled. Count the module that it was made from."
+            )
+        own = [key for key, p in module._parameters.items() if p is not None]
+        if any(nn.parameter.is_lazy(module._parameters[key]) for key in own):
+            raise ValueError(
+                f"The parameters of {name} are not initialised. Run the network once "
+                "before counting."
+            )
+        formula = _formula(module)
+        if formula is not None:
+            counted[module] = formula
+        elif own:
+            raise ValueError(
+                f"The operations of {name} cannot be counted: it has parameters of "
+                f"its own ({', '.join(own)}), and there is no formula for its type "
+                "and `forward`. Build it from layers of torch.nn."
+            )
+    return counted
+
+
+def _formula(module):
+    base = next((cls for cls in type(module).__mro__ if cls in _FORMULAS), None)
+    # A subclass, or an instance, with another `forward` may compute anything.
+    if base and getattr(module.forward, "__func__", None) is base.forward:
+        return _FORMULAS[base]
+    return None
+
+
+# Formulas: multiply-accumulates of one call, over the whole batch, from the layer,
+# its inputs by name and its output.
+
+
+def _no_macs(layer, inputs, output):
+    return 0
+
+
+def _weight_per_output(layer, inputs, output):
+    # Each element of the output is the inner product of the inputs that it sees with
+    # one slice weight[j]; of a convolution that slice spans its group only.
+    return output.numel() * layer.weight.shape[1:].numel()
+
+
+def _weight_per_input(layer, inputs, output):
+    # Transposed: each element of the input is spread with one slice weight[i].
+    return inputs["input"].numel() * layer.weight.shape[1:].numel()
+
+
+def _bilinear(layer, inputs, output):
+    # The first input is contracted with the weight, the result with the second one.
+    return output.numel() * (layer.in1_features + 1) * layer.in2_features
+
+
+def _recurrent(layer, inputs, output):
+    return _n_steps(layer, inputs) * sum(
+        # Every matrix, of all layers, directions, gates and the projection, is used
+        # once per step; biases are vectors.
+        weight.numel()
+        for weights in layer.all_weights
+        for weight in weights
+        if weight.ndim == 2
+    )
+
+
+def _recurrent_cell(layer, inputs, output):
+    return _n_steps(layer, inputs) * (layer.weight_ih.numel() + layer.weight_hh.numel())
+
+
+def _n_steps(layer, inputs):
+    """Steps summed over the rows, which may differ in length when packed."""
+    x = inputs["input"]
+    if isinstance(x, PackedSequence):
+        x = x.data
+    return x.numel() // layer.input_size
+
+
+def _embedding_bag(layer, inputs, output):
+    weights = inputs.get("per_sample_weights")
+    return 0 if weights is None else weights.numel() * layer.embedding_dim
+
+
+def _attention(layer, inputs, output):
+    query, key, value = inputs["query"], inputs["key"], inputs["value"]
+    n_keys = key.shape[-2 if layer.batch_first else 0]
+    n_keys += (layer.bias_k is not None) + layer.add_zero_attn
+    # `out_proj` is not called as a module, so that it is counted here.
+    projections = (2 * query.numel() + key.numel() + value.numel()) * layer.embed_dim
+    # Scores and weighted mean: over all heads, `embed_dim` products for each pair of
+    # a query and a key.
+    products = 2 * query.numel() * n_keys
+    return projections + products
+
+
+_FORMULAS = {
+    nn.Linear: _weight_per_output,
+    nn.Bilinear: _bilinear,
+    nn.Conv1d: _weight_per_output,
+    nn.Conv2d: _weight_per_output,
+    nn.Conv3d: _weight_per_output,
+    nn.ConvTranspose1d: _weight_per_input,
+    nn.ConvTranspose2d: _weight_per_input,
+    nn.ConvTranspose3d: _weight_per_input,
+    nn.RNN: _recurrent,
+    nn.GRU: _recurrent,
+    nn.LSTM: _recurrent,
+    nn.RNNCell: _recurrent_cell,
+    nn.GRUCell: _recurrent_cell,
+    nn.LSTMCell: _recurrent_cell,
+    nn.MultiheadAttention: _attention,
+    nn.EmbeddingBag: _embedding_bag,
+    nn.Embedding: _no_macs,
+    nn.PReLU: _no_macs,
+    nn.BatchNorm1d: _no_macs,
+    nn.BatchNorm2d: _no_macs,
+    nn.BatchNorm3d: _no_macs,
+    nn.SyncBatchNorm: _no_macs,
+    nn.InstanceNorm1d: _no_macs,
+    nn.InstanceNorm2d: _no_macs,
+    nn.InstanceNorm3d: _no_macs,
+    nn.LayerNorm: _no_macs,
+    nn.GroupNorm: _no_macs,
+    nn.RMSNorm: _no_macs,
+}

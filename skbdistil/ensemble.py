@@ -1,0 +1,733 @@
+"""The progressive ensemble: students, the connections between them, one pass.
+
+Plain torch: nothing here knows scikit-learn's estimators or how a student is trained.
+"""
+
+from numbers import Integral
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from skbdistil.students import Backbone
+
+__all__ = [
+    "Connection",
+    "Dense",
+    "Last",
+    "Lateral",
+    "ProgressiveEnsemble",
+    "Residual",
+    "StageState",
+]
+
+
+class Connection(nn.Module):
+    """Base class of connections that join the last features of the students.
+
+    A connection turns the features ``h_t`` of student ``t``'s own backbone and the
+    joined features ``h'_1, ..., h'_{t-1}`` of the earlier students into ``h'_t``,
+    which the head of student ``t`` reads. The first student has none. Derive from
+    this class to define your own, and pass the class as ``connection``. Its method
+    ``forward(features, earlier)`` takes ``h_t`` of shape (n, n_features) and the list
+    of joined features of the earlier students, and returns ``h'_t`` of the shape of
+    ``h_t``.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features of the backbone, and of what the connection returns.
+
+    earlier : list of int
+        Number of features of each earlier student.
+
+    Attributes
+    ----------
+    adds_mean : bool, default=False
+        Whether the running mean ``F_{t-1}`` of the earlier students is added to the
+        output of the head.
+
+    See Also
+    --------
+    Dense, Residual, Last : The connections of the package.
+    Lateral : Composition block by block.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import Connection
+    >>> class Sum(Connection):
+    ...     def forward(self, features, earlier):
+    ...         return features + sum(earlier)
+    >>> h = torch.ones(2, 4)
+    >>> Sum(4, [4, 4])(h, [h, h])[0]
+    tensor([3., 3., 3., 3.])
+    """
+
+    adds_mean = False
+
+    def __init__(self, n_features, earlier):
+        super().__init__()
+
+
+class Dense(Connection):
+    """``h'_t = relu(Linear([h_t, h'_1, ..., h'_{t-1}]))``.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features of the backbone.
+
+    earlier : list of int
+        Number of features of each earlier student.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import Dense
+    >>> h = torch.ones(2, 4)
+    >>> Dense(4, [4])(h, [h]).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, n_features, earlier):
+        super().__init__(n_features, earlier)
+        self.linear = nn.Linear(n_features + sum(earlier), n_features)
+
+    def forward(self, features, earlier):
+        return torch.relu(self.linear(torch.cat([features, *earlier], dim=1)))
+
+
+class Residual(Dense):
+    """Like :class:`Dense`, with ``F_{t-1}`` added to the output of the head.
+
+    The student then models what the ensemble still lacks, and the mean of the
+    students is an additive model.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features of the backbone.
+
+    earlier : list of int
+        Number of features of each earlier student.
+
+    Examples
+    --------
+    >>> from skbdistil.ensemble import Residual
+    >>> Residual(4, [4]).adds_mean
+    True
+    """
+
+    adds_mean = True
+
+
+class Last(Dense):
+    """Like :class:`Dense`, reading ``h'_{t-1}`` only: the cost per stage is constant.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features of the backbone.
+
+    earlier : list of int
+        Number of features of each earlier student.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import Last
+    >>> h = torch.ones(2, 4)
+    >>> Last(4, [4, 4]).linear.in_features
+    8
+    """
+
+    def __init__(self, n_features, earlier):
+        super().__init__(n_features, earlier[-1:])
+
+    def forward(self, features, earlier):
+        return super().forward(features, earlier[-1:])
+
+
+class Lateral(BaseEstimator):
+    """Composition block by block.
+
+    Block ``b`` of student ``t`` reads its own block ``b - 1`` and the block ``b - 1``
+    maps of earlier students. The richest composition, and the dearest per stage; for
+    backbones that expose at least two blocks (:class:`skbdistil.students.Backbone`).
+
+    Parameters
+    ----------
+    earlier : {"all", "last"}, default="all"
+        Whose maps a student reads: those of all earlier students, or of the last one.
+
+    shared_blocks : int, default=0
+        The first blocks of student 1 that serve all students: a later student starts
+        from the map of the last one of them.
+
+    See Also
+    --------
+    Connection : Base class of connections that join the last features only.
+
+    Examples
+    --------
+    >>> from skbdistil.ensemble import Lateral
+    >>> Lateral(shared_blocks=1)
+    Lateral(shared_blocks=1)
+    """
+
+    _parameter_constraints = {
+        "earlier": [StrOptions({"all", "last"})],
+        "shared_blocks": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(self, earlier="all", *, shared_blocks=0):
+        self.earlier = earlier
+        self.shared_blocks = shared_blocks
+
+
+_NAMED = {
+    None: None,
+    "dense": Dense,
+    "residual": Residual,
+    "last": Last,
+    "lateral": Lateral(),
+}
+
+
+def check_connection(connection, owner):
+    """Connection as None, a :class:`Connection` class or a :class:`Lateral`.
+
+    Parameters
+    ----------
+    connection : None, str, type or Lateral
+    owner : str
+        Name of the estimator, for messages.
+
+    Returns
+    -------
+    connection : None, type or Lateral
+    """
+    if isinstance(connection, Lateral):
+        connection._validate_params()
+        return connection
+    if isinstance(connection, type) and issubclass(connection, Connection):
+        return connection
+    if (connection is None or isinstance(connection, str)) and connection in _NAMED:
+        return _NAMED[connection]
+    raise ValueError(
+        f"The 'connection' parameter of {owner} must be None, 'dense', 'residual', "
+        "'last', 'lateral', a Lateral(...) or a subclass of "
+        f"skbdistil.ensemble.Connection. Got {connection!r} instead."
+    )
+
+
+class _Student(nn.Module):
+    """Backbone, connection of the last features, and head.
+
+    ``forward(x, earlier, mean)`` returns the scores ``(n, n_outputs)`` and what is
+    kept for later students: a tuple of tensors, one such tuple per student being what
+    `earlier` holds. `mean` is ``F_{t-1}``, needed where `adds_mean` is set.
+    """
+
+    def __init__(self, backbone, join, head, *, keeps):
+        super().__init__()
+        self.backbone = backbone
+        self.join = join
+        self.head = head
+        self.keeps = keeps
+        self.adds_mean = join is not None and join.adds_mean
+
+    def forward(self, x, earlier=(), mean=None):
+        features = self.backbone(x)
+        if self.join is not None:
+            features = self.join(features, [kept for (kept,) in earlier])
+        scores = self.head(features)
+        if self.adds_mean:
+            scores = scores + mean
+        return scores, (features,) if self.keeps else ()
+
+
+class _LateralStudent(nn.Module):
+    """A student composed block by block; `forward` as for :class:`_Student`.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Without the blocks below `first`.
+    head : torch.nn.Linear
+    first : int
+        Position in the student of the first block of `backbone`.
+    sources : list of tuple of int
+        Positions of the earlier students whose maps are read, each with the position
+        of the block whose map it keeps first.
+    reads_shared : bool
+        Whether block `first` reads the first map that student 1 keeps.
+    keeps_from : int
+        Position of the block whose map comes first in what this student keeps.
+    """
+
+    adds_mean = False
+
+    def __init__(self, backbone, head, *, first, sources, reads_shared, keeps_from):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.first = first
+        self.sources = sources
+        self.reads_shared = reads_shared
+        self.keeps_from = keeps_from
+
+    def forward(self, x, earlier=(), mean=None):
+        backbone = self.backbone
+        maps = earlier[0][0] if self.reads_shared else backbone.prepare(x)
+        kept = []
+        for position, block in enumerate(backbone.blocks, start=self.first):
+            if position > self.first:
+                read = [
+                    earlier[student][position - 1 - offset]
+                    for student, offset in self.sources
+                    if position - 1 - offset < len(earlier[student])
+                ]
+                maps = torch.cat([maps, *read], dim=backbone.channel_dim)
+            maps = block(maps)
+            if position >= self.keeps_from:
+                kept.append(maps)
+        # No later block reads the map of the last one.
+        return self.head(backbone.pool(maps)), tuple(kept[:-1])
+
+
+class ProgressiveEnsemble(nn.Module):
+    """Students whose running mean approaches the teacher.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one row.
+
+    n_outputs : int
+        Number of scores L.
+
+    connection : {"dense", "residual", "last", "lateral"}, None, \
+            :class:`Connection` subclass or :class:`Lateral`, default="dense"
+        How a student uses what earlier students computed.
+
+    input_mean, input_scale : torch.Tensor or None, default=None
+        Subtracted from and divided out of the input; they broadcast against a row.
+        None leaves the input as it is.
+
+    output_mean, output_scale : torch.Tensor of shape (n_outputs,) or None, default=None
+        The running mean is multiplied by `output_scale` and shifted by `output_mean`:
+        the units of a regression target. None leaves it as it is.
+
+    Attributes
+    ----------
+    students : torch.nn.ModuleList
+        One module per student; see Notes.
+
+    Notes
+    -----
+    A student is called with ``(x, earlier, mean)``, the scaled input, one tuple of kept
+    tensors per earlier student, and the running mean of these; it returns its scores
+    and the tuple that it leaves for later ones.
+
+    Students are frozen when they are appended: they stay in evaluation mode whatever
+    the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together.
+
+    References
+    ----------
+    .. [1] D. K. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith, "Progressive
+       Ensemble Distillation: Building Ensembles for Efficient Inference", section 4,
+       NeurIPS 2023, arXiv:2302.10093.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import ProgressiveEnsemble
+    >>> from skbdistil.students import MLP
+    >>> ensemble = ProgressiveEnsemble((8,), n_outputs=3)
+    >>> for _ in range(2):
+    ...     ensemble.append(ensemble.new_student(MLP))
+    >>> [mean.shape for mean in ensemble.stages(torch.zeros(5, 8))]
+    [torch.Size([5, 3]), torch.Size([5, 3])]
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        n_outputs,
+        *,
+        connection="dense",
+        input_mean=None,
+        input_scale=None,
+        output_mean=None,
+        output_scale=None,
+    ):
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        self.n_outputs = n_outputs
+        self.connection = check_connection(connection, type(self).__name__)
+        # Kept as x * factor + offset, which is one pass over the input.
+        factor = offset = None
+        if input_scale is not None:
+            factor = 1 / input_scale
+            offset = -input_mean * factor
+        self.register_buffer("input_factor", factor)
+        self.register_buffer("input_offset", offset)
+        self.register_buffer("output_mean", output_mean)
+        self.register_buffer("output_scale", output_scale)
+        self.students = nn.ModuleList()
+        self.frozen = True
+
+    def __len__(self):
+        return len(self.students)
+
+    @property
+    def needs_mean(self):
+        """Whether later students add the running mean of the earlier ones."""
+        return getattr(self.connection, "adds_mean", False)
+
+    def train(self, mode=True):
+        """Set the mode; frozen students stay in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.students.eval()
+        return self
+
+    def freeze(self):
+        """Stop all students from being trained."""
+        self.frozen = True
+        self.students.requires_grad_(False)
+        return self.train(self.training)
+
+    def unfreeze(self):
+        """Let all students be trained together."""
+        self.frozen = False
+        self.students.requires_grad_(True)
+        return self.train(self.training)
+
+    def append(self, student):
+        """Add a student at the end and freeze it.
+
+        Parameters
+        ----------
+        student : torch.nn.Module
+            As :meth:`new_student` gives it.
+        """
+        self.students.append(student)
+        self.freeze()
+
+    def new_student(self, factory):
+        """Build the next student, with fresh weights, without adding it.
+
+        Parameters
+        ----------
+        factory : type or callable
+            Backbone class or factory, called with the shape of a row.
+
+        Returns
+        -------
+        student : torch.nn.Module
+
+        Raises
+        ------
+        ValueError
+            If the backbone does not map ``(n, *input_shape)`` to ``(n, d)``, or cannot
+            be connected with the earlier students.
+        """
+        if isinstance(self.connection, Lateral):
+            student = self._new_lateral_student(factory)
+        else:
+            student = self._new_plain_student(factory)
+        return student.to(self.example())
+
+    def _new_plain_student(self, factory):
+        backbone = _build_backbone(factory, self.input_shape)
+        n_features = _feature_size(backbone, self.input_shape)
+        join = None
+        if self.connection is not None and len(self):
+            earlier = [student.head.in_features for student in self.students]
+            join = self.connection(n_features, earlier)
+            joined = join(
+                torch.zeros(2, n_features), [torch.zeros(2, d) for d in earlier]
+            )
+            if tuple(joined.shape) != (2, n_features):
+                raise ValueError(
+                    f"The connection {type(join).__name__} must return features of "
+                    f"shape (n, {n_features}), like those of the backbone. It returned "
+                    f"shape {tuple(joined.shape)} for n = 2 rows."
+                )
+        return _Student(
+            backbone,
+            join,
+            nn.Linear(n_features, self.n_outputs),
+            keeps=self.connection is not None,
+        )
+
+    def _new_lateral_student(self, factory):
+        shared = self.connection.shared_blocks
+        backbone = _build_backbone(factory, self.input_shape)
+        if not isinstance(backbone, Backbone) or len(backbone.blocks) < shared + 2:
+            raise ValueError(
+                "Lateral connections need a backbone that derives from "
+                "skbdistil.students.Backbone and has at least two blocks of its own, "
+                f"that is shared_blocks + 2 = {shared + 2} in all. "
+                f"{_describe(backbone)} does not; use connection='dense', or more "
+                "layers."
+            )
+        sources = []
+        if len(self):
+            students = list(enumerate(self.students))
+            if self.connection.earlier == "last":
+                students = students[-1:]
+            extra = [0] * len(backbone.blocks)
+            for position in range(shared + 1, len(backbone.blocks)):
+                for _, student in students:
+                    block = position - 1 - student.first
+                    if block < len(student.backbone.blocks) - 1:
+                        extra[position] += student.backbone.widths[position - 1]
+            if shared:
+                first = self.students[0].backbone
+                extra[shared] = first.widths[shared - 1] - backbone.widths[shared - 1]
+            backbone = _build_backbone(factory, self.input_shape, extra=tuple(extra))
+            backbone.blocks = backbone.blocks[shared:]
+            sources = [(index, student.keeps_from) for index, student in students]
+        n_features = backbone.widths[-1]
+        student = _LateralStudent(
+            backbone,
+            nn.Linear(n_features, self.n_outputs),
+            first=shared if len(self) else 0,
+            sources=sources,
+            reads_shared=bool(shared and len(self)),
+            keeps_from=shared if len(self) else max(shared - 1, 0),
+        )
+        self._check_maps(student)
+        return student
+
+    def _check_maps(self, student):
+        """Run a lateral student once, so that misfitting maps show here."""
+        with torch.no_grad():
+            state = self.start(self.example())
+            for _ in self.students:
+                state.step()
+            student.eval()
+            try:
+                student.to(state.x)(state.x, state.earlier)
+            except RuntimeError as error:
+                raise ValueError(
+                    "Lateral connections need blocks whose maps have the same size in "
+                    "every student. The blocks of "
+                    f"{_describe(student.backbone)} do not fit those of the earlier "
+                    f"students: {error}"
+                ) from error
+            student.train()
+
+    def example(self):
+        """Two rows of zeros, in the dtype and on the device of the ensemble.
+
+        Returns
+        -------
+        x : torch.Tensor of shape (2, *input_shape)
+        """
+        like = next(
+            (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
+            torch.zeros(()),
+        )
+        return like.new_zeros((2, *self.input_shape))
+
+    def scale(self, x):
+        """Input as the students see it: centred and scaled.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, *input_shape)
+
+        Returns
+        -------
+        x : torch.Tensor of the same shape
+        """
+        if self.input_factor is None:
+            return x
+        return torch.addcmul(self.input_offset, x, self.input_factor)
+
+    def start(self, x):
+        """Begin a pass over the students.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, *input_shape)
+
+        Returns
+        -------
+        state : StageState
+        """
+        return StageState(self, x)
+
+    def stages(self, x):
+        """Yield the running means ``F_1, ..., F_T`` in one pass.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, *input_shape)
+
+        Yields
+        ------
+        mean : torch.Tensor of shape (n, n_outputs)
+        """
+        state = self.start(x)
+        for _ in self.students:
+            yield state.step()
+
+    def forward(self, x):
+        """Running mean of all students.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, *input_shape)
+
+        Returns
+        -------
+        mean : torch.Tensor of shape (n, n_outputs)
+        """
+        state = self.start(x)
+        for _ in self.students:
+            state.advance()
+        return state.mean()
+
+    def truncated(self, n_stages):
+        """Ensemble of the first students, which are shared with this one.
+
+        Parameters
+        ----------
+        n_stages : int
+
+        Returns
+        -------
+        ensemble : ProgressiveEnsemble
+        """
+        other = ProgressiveEnsemble(
+            self.input_shape, self.n_outputs, connection=self.connection
+        )
+        for name, buffer in self.named_buffers(recurse=False):
+            setattr(other, name, buffer)
+        other.students = self.students[:n_stages]
+        return other.eval()
+
+
+class StageState:
+    """What a pass over the students has computed so far.
+
+    Made by :meth:`ProgressiveEnsemble.start`.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+    x : torch.Tensor of shape (n, *input_shape)
+
+    Attributes
+    ----------
+    n_stages : int
+        Number of students run.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import ProgressiveEnsemble
+    >>> from skbdistil.students import MLP
+    >>> ensemble = ProgressiveEnsemble((8,), n_outputs=3)
+    >>> for _ in range(2):
+    ...     ensemble.append(ensemble.new_student(MLP))
+    >>> state = ensemble.start(torch.zeros(5, 8))
+    >>> state.step().shape
+    torch.Size([5, 3])
+    >>> state.keep(torch.tensor([True, False, False, True, False]))
+    >>> state.step().shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, ensemble, x):
+        self.ensemble = ensemble
+        self.x = ensemble.scale(x)
+        self.earlier = []
+        self.total = None
+        self.n_stages = 0
+
+    def advance(self):
+        """Run the next student."""
+        student = self.ensemble.students[self.n_stages]
+        mean = None
+        if student.adds_mean:
+            mean = self.total / self.n_stages
+        scores, kept = student(self.x, self.earlier, mean)
+        self.total = scores if self.total is None else self.total + scores
+        self.earlier.append(kept)
+        self.n_stages += 1
+
+    def mean(self):
+        """Running mean of the students run so far.
+
+        Returns
+        -------
+        mean : torch.Tensor of shape (n, n_outputs)
+        """
+        mean = self.total / self.n_stages
+        if self.ensemble.output_scale is None:
+            return mean
+        return torch.addcmul(
+            self.ensemble.output_mean, mean, self.ensemble.output_scale
+        )
+
+    def step(self):
+        """Run the next student and return the running mean.
+
+        Returns
+        -------
+        mean : torch.Tensor of shape (n, n_outputs)
+        """
+        self.advance()
+        return self.mean()
+
+    def keep(self, rows):
+        """Drop all other rows: they are not computed any further.
+
+        Parameters
+        ----------
+        rows : torch.Tensor
+            Boolean mask or indices of the rows that stay.
+        """
+        self.x = self.x[rows]
+        self.earlier = [tuple(t[rows] for t in kept) for kept in self.earlier]
+        if self.total is not None:
+            self.total = self.total[rows]
+
+
+def _describe(backbone):
+    return f"The backbone {type(backbone).__name__}"
+
+
+def _build_backbone(factory, input_shape, **options):
+    backbone = factory(input_shape, **options)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(
+            "A student must be a torch.nn.Module. The 'student' factory "
+            f"{factory!r} returned {type(backbone).__name__}."
+        )
+    return backbone
+
+
+def _feature_size(backbone, input_shape):
+    """Number of features d, from one run on zeros."""
+    was_training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(torch.zeros(2, *input_shape))
+    backbone.train(was_training)
+    shape = tuple(getattr(features, "shape", ()))
+    if len(shape) != 2 or shape[0] != 2:
+        got = f"shape {shape}" if shape else type(features).__name__
+        raise ValueError(
+            "A student must map (n, *input_shape) to features of shape (n, d). "
+            f"{_describe(backbone)} returned {got} for n = 2 rows of shape "
+            f"{tuple(input_shape)}."
+        )
+    return shape[1]

@@ -1,0 +1,35 @@
+"""Warnings and errors of the package.
+
+They derive from builtins only, so that modules which run on a device can import
+them without scikit-learn or torch.
+"""
+
+__all__ = ["FitInterruptedWarning", "WeakLearnerNotFoundWarning"]
+
+
+class WeakLearnerNotFoundWarning(UserWarning):
+    """No student satisfied the weak-learning condition, so boosting stopped early.
+
+    Raised as a warning by ``fit`` when every attempt of the last hypothesis class
+    failed. The message names the output whose edge failed and by how much; the
+    students of the earlier rounds are kept.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import WeakLearnerNotFoundWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", WeakLearnerNotFoundWarning)
+    """
+
+
+class FitInterruptedWarning(UserWarning):
+    """``fit`` was interrupted; the students finished before that are kept.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import FitInterruptedWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", FitInterruptedWarning)
+    """

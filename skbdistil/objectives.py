@@ -1,0 +1,317 @@
+"""What a student minimises: barrier, distillation and label terms.
+
+The symbols are those of the user guide: ``f`` the scores of the student, ``g`` those
+of the teacher, ``l = f - g``, ``S`` the residual sum of the earlier students, ``F_t``
+the running mean that includes the student, ``K+`` and ``K-`` the weights of the
+boosting game, ``B`` the bound of the teacher's scores.
+"""
+
+from numbers import Real
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+from torch.nn import functional
+
+__all__ = ["DistillationObjective"]
+
+# Beyond this |u| the logarithms of the barrier go on linearly: clipping would kill the
+# gradient, and the logarithm itself is not defined from 1 on.
+_LINEAR_FROM = 0.95
+
+
+def _barrier_logarithm(u):
+    """Compute log(1 + u), continued linearly in value and slope for |u| > 0.95."""
+    inside = u.clamp(-_LINEAR_FROM, _LINEAR_FROM)
+    return torch.log1p(inside) + (u - inside) / (1 + inside)
+
+
+def _kl(teacher, scores, temperature):
+    """Row-wise KL(softmax(g / tau) || softmax(F / tau)) * tau^2."""
+    log_p = functional.log_softmax(teacher / temperature, dim=1)
+    log_q = functional.log_softmax(scores / temperature, dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(1) * temperature**2
+
+
+def _row_mean(values, weight):
+    """Mean over rows, with sample weights of mean 1 over the training rows."""
+    return values.mean() if weight is None else (values * weight).mean()
+
+
+class DistillationObjective(BaseEstimator):
+    """The loss that the students of an ensemble minimise.
+
+    The loss of student ``t`` is ``D + barrier / gamma + alpha * label term``, each a
+    mean over rows.
+
+    Parameters
+    ----------
+    distillation : {"kl", "squared_error"} or None, default="kl"
+        The term D. ``"kl"``: ``KL(softmax(g / tau) || softmax(F / tau)) * tau**2``,
+        for classification; ``"squared_error"``: mean over outputs of ``(F - g)**2``;
+        None: no such term, the pure game.
+
+    on : {"ensemble", "student"}, default="ensemble"
+        Whether D looks at the running mean of the ensemble (``F = F_t``) or at the
+        student alone (``F = f``).
+
+    temperature : float, default=1.0
+        The temperature ``tau`` of ``distillation="kl"``, positive.
+
+    barrier : {"weighted", "indicator"} or None, default="weighted"
+        The barrier ``-mean(K+ log(1 + u) + K- log(1 - u))`` with ``u = l / 2B``, where
+        the mean of ``K+ + K-`` over the training rows and outputs is 2. Beyond
+        ``|u| = 0.95`` the logarithms go on linearly. ``"weighted"``: the weights of the
+        game; ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and
+        ``2 * 1[K+ < K-]``, ties shared; None: no barrier.
+
+    gamma : float, default=0.3
+        The barrier is divided by it; positive. The smaller, the more the weights of
+        the game count.
+
+    alpha : float, default=0.0
+        Weight of the label term, not negative: the cross-entropy of ``F_t`` against
+        the labels (classification) or its squared error against the targets
+        (regression).
+
+    mass_cap : float, default=10.0
+        Largest ``K+ + K-`` of one row and output in the barrier, in units of its mean;
+        at least 1. Both weights are scaled down together, so that no single row owns
+        the gradient.
+
+    See Also
+    --------
+    skbdistil.BDistilClassifier : Takes it as its parameter ``objective``.
+
+    Notes
+    -----
+    The pointwise minimiser of the weighted barrier is ``l = 2B tanh(-eta S)``: match
+    the teacher in round 1, later make up for what the ensemble lacks.
+
+    References
+    ----------
+    .. [1] D. K. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith, "Progressive
+       Ensemble Distillation: Building Ensembles for Efficient Inference",
+       NeurIPS 2023, arXiv:2302.10093.
+
+    Examples
+    --------
+    >>> from skbdistil import DistillationObjective
+    >>> DistillationObjective(gamma=1.0, temperature=2.0)
+    DistillationObjective(gamma=1.0, temperature=2.0)
+    """
+
+    _parameter_constraints = {
+        "distillation": [StrOptions({"kl", "squared_error"}), None],
+        "on": [StrOptions({"ensemble", "student"})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "barrier": [StrOptions({"weighted", "indicator"}), None],
+        "gamma": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "mass_cap": [Interval(Real, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        distillation="kl",
+        *,
+        on="ensemble",
+        temperature=1.0,
+        barrier="weighted",
+        gamma=0.3,
+        alpha=0.0,
+        mass_cap=10.0,
+    ):
+        self.distillation = distillation
+        self.on = on
+        self.temperature = temperature
+        self.barrier = barrier
+        self.gamma = gamma
+        self.alpha = alpha
+        self.mass_cap = mass_cap
+
+
+_NAMED = {
+    "kl+barrier": {},
+    "kl": {"barrier": None},
+    "squared_error+barrier": {"distillation": "squared_error"},
+    "squared_error": {"distillation": "squared_error", "barrier": None},
+    "barrier": {"distillation": None},
+}
+
+OBJECTIVES = frozenset(_NAMED)
+
+
+def check_objective(objective, *, regression, has_labels, owner):
+    """Objective as a validated :class:`DistillationObjective`.
+
+    Parameters
+    ----------
+    objective : str or DistillationObjective
+    regression : bool
+    has_labels : bool
+        Whether y was given.
+    owner : str
+        Name of the estimator, for messages.
+
+    Returns
+    -------
+    objective : DistillationObjective
+    """
+    if isinstance(objective, str):
+        objective = DistillationObjective(**_NAMED[objective])
+    objective._validate_params()
+    if regression and objective.distillation == "kl":
+        raise ValueError(
+            f"The 'objective' parameter of {owner} has distillation='kl', which "
+            "compares class probabilities. Use 'squared_error', "
+            "'squared_error+barrier' or 'barrier' for regression."
+        )
+    if objective.distillation is None and objective.barrier is None:
+        raise ValueError(
+            f"The 'objective' parameter of {owner} has neither a distillation term "
+            "nor a barrier; set one of them."
+        )
+    if objective.alpha > 0 and not has_labels:
+        raise ValueError(
+            f"The 'objective' parameter of {owner} has alpha={objective.alpha}, and "
+            "its label term requires y, but the target y is None."
+        )
+    return objective
+
+
+class _EnsembleTerms(nn.Module):
+    """Distillation and label term of given scores, shared by both losses."""
+
+    def __init__(self, objective, regression):
+        super().__init__()
+        self.objective = objective
+        self.regression = regression
+
+    def _distillation(self, name, scores, target):
+        teacher = target["teacher"]
+        if name == "kl":
+            rows = _kl(teacher, scores, self.objective.temperature)
+        else:
+            rows = (scores - teacher).square().mean(1)
+        return _row_mean(rows, target.get("sample_weight"))
+
+    def _label(self, scores, target):
+        label, weight = target["label"], target.get("sample_weight")
+        if self.regression:
+            return _row_mean((scores - label).square().mean(1), weight)
+        return _row_mean(
+            functional.cross_entropy(scores, label, reduction="none"), weight
+        )
+
+
+class StudentLoss(_EnsembleTerms):
+    """Loss of the student of one round.
+
+    Parameters
+    ----------
+    objective : DistillationObjective
+    regression : bool
+    n_previous : int
+        Number of earlier students.
+    eta : float
+        Step of the game.
+    bound : float
+        ``B``, largest absolute teacher score.
+    log_normalizer : torch.Tensor of shape (n_outputs,)
+        ``log Z`` of the game, with initial weights of sum 1.
+    """
+
+    def __init__(
+        self, objective, regression, *, n_previous, eta, bound, log_normalizer
+    ):
+        super().__init__(objective, regression)
+        self.n_previous = n_previous
+        self.eta = eta
+        # A constant teacher has B = 0: nothing can be said relative to it.
+        self.bound = bound if bound > 0 else 1.0
+        # Half of Z is what leaves both weights at 1 in round 1, their mean at 2.
+        self.register_buffer("log_scale", log_normalizer - torch.tensor(2.0).log())
+
+    def forward(self, output, target):
+        """Mean loss of a batch.
+
+        Parameters
+        ----------
+        output : tuple
+            The scores of the student, of shape (n, n_outputs), come first.
+        target : dict of torch.Tensor
+            ``teacher`` and ``residual_sum`` of shape (n, n_outputs); ``sample_weight``
+            of shape (n,) and ``label`` where there are any.
+        """
+        objective = self.objective
+        scores = output[0]
+        residual = scores - target["teacher"]
+        loss = 0.0
+        running = scores
+        if self.n_previous and (objective.on == "ensemble" or objective.alpha):
+            total = target["residual_sum"] + residual
+            running = target["teacher"] + total / (self.n_previous + 1)
+        if objective.distillation is not None:
+            looked_at = running if objective.on == "ensemble" else scores
+            loss = self._distillation(objective.distillation, looked_at, target)
+        if objective.barrier is not None:
+            loss = loss + self._barrier(residual, target) / objective.gamma
+        if objective.alpha:
+            loss = loss + objective.alpha * self._label(running, target)
+        return loss
+
+    def _barrier(self, residual, target):
+        u = residual / (2 * self.bound)
+        with torch.no_grad():
+            under, over = self._weights(target["residual_sum"])
+        rows = -(under * _barrier_logarithm(u) + over * _barrier_logarithm(-u)).mean(1)
+        return _row_mean(rows, target.get("sample_weight"))
+
+    def _weights(self, residual_sum):
+        """K+ and K- of a batch, sample weights aside, with mean mass 2."""
+        if self.objective.barrier == "indicator":
+            sign = residual_sum.sign()
+            return 1 - sign, 1 + sign
+        exponent = self.eta * residual_sum
+        log_under = -exponent - self.log_scale
+        log_over = exponent - self.log_scale
+        # Capped in the log domain: rows that were not in the game (validation) may
+        # have weights beyond the range of floats.
+        log_mass = torch.logaddexp(log_under, log_over)
+        log_cap = torch.log(torch.tensor(2.0 * self.objective.mass_cap))
+        excess = (log_mass - log_cap).clamp(min=0)
+        return torch.exp(log_under - excess), torch.exp(log_over - excess)
+
+
+class JointLoss(_EnsembleTerms):
+    """Loss of all students together: the mean over the stages of D(F_k, g).
+
+    Without a distillation term in the objective, the one that is usual for the task
+    stands in for it; the barrier has no place where the earlier students move too.
+
+    Parameters
+    ----------
+    objective : DistillationObjective
+    regression : bool
+    """
+
+    def forward(self, stages, target):
+        """Mean loss of a batch.
+
+        Parameters
+        ----------
+        stages : list of torch.Tensor of shape (n, n_outputs)
+            Running means F_1..F_T.
+        target : dict of torch.Tensor
+            As for :class:`StudentLoss`; the residual sum is not used.
+        """
+        default = "squared_error" if self.regression else "kl"
+        name = self.objective.distillation or default
+        loss = 0.0
+        for scores in stages:
+            loss = loss + self._distillation(name, scores, target)
+            if self.objective.alpha:
+                loss = loss + self.objective.alpha * self._label(scores, target)
+        return loss / len(stages)

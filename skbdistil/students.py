@@ -1,0 +1,479 @@
+"""Backbones: the part of a student that sees the input.
+
+A backbone maps ``(n, *input_shape)`` to features ``(n, d)``. What joins the features
+of several students, and the linear head, belong to :mod:`skbdistil.ensemble`.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+
+__all__ = ["MLP", "Backbone", "ConvNet1d", "ConvNet2d", "RecurrentNet"]
+
+
+class Backbone(nn.Module):
+    """Base class of backbones that expose their blocks.
+
+    Any ``torch.nn.Module`` that maps ``(n, *input_shape)`` to ``(n, d)`` can be a
+    student's backbone. One that derives from this class and fills in the attributes
+    below can also be composed block by block (``connection="lateral"``): then block
+    ``b`` reads, besides the map of its own block ``b - 1``, the maps of block
+    ``b - 1`` of earlier students, concatenated along ``channel_dim``.
+
+    Attributes
+    ----------
+    blocks : torch.nn.ModuleList
+        Applied one after the other.
+
+    widths : tuple of int
+        Number of channels of the map that each block returns.
+
+    channel_dim : int
+        Axis of the channels in these maps.
+
+    See Also
+    --------
+    MLP, ConvNet2d, ConvNet1d, RecurrentNet : The backbones of the package.
+
+    Notes
+    -----
+    A subclass for lateral composition takes ``(input_shape, *, ..., extra=None)``,
+    where ``extra[b]`` is the number of channels that block ``b`` reads in addition to
+    those of block ``b - 1``. The number may be negative where block ``b`` reads a
+    narrower map of a shared block instead.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import Backbone
+    >>> class Linear(Backbone):
+    ...     def __init__(self, input_shape):
+    ...         super().__init__()
+    ...         self.widths = (4,)
+    ...         self.blocks = torch.nn.ModuleList([torch.nn.Linear(input_shape[0], 4)])
+    >>> Linear((3,))(torch.zeros(2, 3)).shape
+    torch.Size([2, 4])
+    """
+
+    channel_dim = 1
+
+    def prepare(self, x):
+        """Bring the input into the layout that block 0 reads."""
+        return x
+
+    def pool(self, maps):
+        """Turn the map of the last block into features ``(n, d)``."""
+        return maps
+
+    def forward(self, x):
+        """Features of the rows of ``x``.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, \\*input_shape)
+
+        Returns
+        -------
+        features : torch.Tensor of shape (n, d)
+        """
+        maps = self.prepare(x)
+        for block in self.blocks:
+            maps = block(maps)
+        return self.pool(maps)
+
+
+def _inputs_of_blocks(n_channels, widths, extra):
+    """Channels that each block reads."""
+    extra = (0,) * len(widths) if extra is None else extra
+    return [
+        before + more
+        for before, more in zip((n_channels, *widths), extra, strict=False)
+    ]
+
+
+class MLP(Backbone):
+    """Fully connected backbone; input of more than one axis is flattened.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of one row.
+
+    hidden : tuple of int, default=(32,)
+        Units of each hidden layer, a linear map followed by a rectifier. The last
+        one gives the features.
+
+    extra : tuple of int or None, default=None
+        See :class:`Backbone`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import MLP
+    >>> MLP((8,), hidden=(16, 4))(torch.zeros(2, 8)).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(self, input_shape, *, hidden=(32,), extra=None):
+        super().__init__()
+        self.widths = tuple(hidden)
+        inputs = _inputs_of_blocks(math.prod(input_shape), self.widths, extra)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
+            for n_in, n_out in zip(inputs, self.widths, strict=True)
+        )
+
+    def prepare(self, x):
+        """Flatten all but the first axis."""
+        return x.flatten(1)
+
+
+class _PooledFeatures(nn.Sequential):
+    """Average over a grid of at most 2 cells a side, a linear map, a rectifier.
+
+    The size of the map is known when the student is built, so the pooling has a
+    fixed window: adaptive pooling does not export to every runtime.
+    """
+
+    def __init__(self, n_channels, size, n_features):
+        cells = [min(2, side) for side in size]
+        stride = [side // n for side, n in zip(size, cells, strict=True)]
+        window = [
+            side - (n - 1) * step
+            for side, n, step in zip(size, cells, stride, strict=True)
+        ]
+        pool = nn.AvgPool1d if len(size) == 1 else nn.AvgPool2d
+        super().__init__(
+            pool(tuple(window), tuple(stride)),
+            nn.Flatten(),
+            nn.Linear(n_channels * math.prod(cells), n_features),
+            nn.ReLU(),
+        )
+
+
+def _convolution(n_in, n_out, kernel_size, stride, *, conv, norm, separable):
+    """A strided convolution that halves odd and even sides alike, normalised."""
+    options = {"padding": kernel_size // 2, "stride": stride, "bias": False}
+    if separable:
+        layers = [
+            conv(n_in, n_in, kernel_size, groups=n_in, **options),
+            conv(n_in, n_out, 1, bias=False),
+        ]
+    else:
+        layers = [conv(n_in, n_out, kernel_size, **options)]
+    return nn.Sequential(*layers, norm(n_out), nn.ReLU())
+
+
+class _ConvNet(Backbone):
+    """What one- and two-dimensional convolutional backbones share."""
+
+    def _build(
+        self,
+        n_channels,
+        size,
+        *,
+        conv,
+        norm,
+        channels,
+        kernel_size,
+        stride,
+        separable,
+        n_features,
+        extra,
+    ):
+        n_features = channels[-1] if n_features is None else n_features
+        self.widths = (*channels, n_features)
+        *inputs, n_last = _inputs_of_blocks(n_channels, self.widths, extra)
+        blocks = []
+        for n_in, n_out in zip(inputs, channels, strict=True):
+            blocks.append(
+                _convolution(
+                    n_in,
+                    n_out,
+                    kernel_size,
+                    stride,
+                    conv=conv,
+                    norm=norm,
+                    separable=separable,
+                )
+            )
+            size = [
+                (side + 2 * (kernel_size // 2) - kernel_size) // stride + 1
+                for side in size
+            ]
+        blocks.append(_PooledFeatures(n_last, size, n_features))
+        self.blocks = nn.ModuleList(blocks)
+
+
+class ConvNet2d(_ConvNet):
+    """Convolutional backbone for images.
+
+    Blocks of a strided convolution, batch normalisation and a rectifier; the last
+    map is averaged over a grid of 2 x 2 cells and mapped linearly to the features,
+    which is the last block.
+
+    Parameters
+    ----------
+    input_shape : tuple of int (channels, height, width)
+        Shape of one row. Two axes (height, width) are taken as one channel.
+
+    channels : tuple of int, default=(8, 16, 32)
+        Output channels of each convolution.
+
+    kernel_size : int, default=3
+        Side of the kernels, odd.
+
+    stride : int, default=2
+        Stride of every convolution.
+
+    separable : bool, default=False
+        Whether each convolution is split into one per channel (depthwise) and a
+        1 x 1 convolution across channels, which needs fewer multiply-accumulates.
+
+    n_features : int or None, default=None
+        Number of features; None takes the channels of the last convolution.
+
+    extra : tuple of int or None, default=None
+        See :class:`Backbone`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import ConvNet2d
+    >>> ConvNet2d((3, 32, 32))(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        channels=(8, 16, 32),
+        kernel_size=3,
+        stride=2,
+        separable=False,
+        n_features=None,
+        extra=None,
+    ):
+        super().__init__()
+        self._gray = len(input_shape) == 2
+        n_channels, *size = (1, *input_shape) if self._gray else input_shape
+        self._build(
+            n_channels,
+            size,
+            conv=nn.Conv2d,
+            norm=nn.BatchNorm2d,
+            channels=channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            separable=separable,
+            n_features=n_features,
+            extra=extra,
+        )
+
+    def prepare(self, x):
+        """Add the channel axis that images without one lack."""
+        return x.unsqueeze(1) if self._gray else x
+
+
+class ConvNet1d(_ConvNet):
+    """Convolutional backbone for sequences.
+
+    Like :class:`ConvNet2d`, along the steps of a sequence.
+
+    Parameters
+    ----------
+    input_shape : tuple of int (steps, channels)
+        Shape of one row.
+
+    channels : tuple of int, default=(16, 32)
+        Output channels of each convolution.
+
+    kernel_size : int, default=5
+        Length of the kernels in steps, odd.
+
+    stride : int, default=2
+        Stride of every convolution in steps.
+
+    separable : bool, default=False
+        See :class:`ConvNet2d`.
+
+    n_features : int or None, default=None
+        Number of features; None takes the channels of the last convolution.
+
+    extra : tuple of int or None, default=None
+        See :class:`Backbone`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import ConvNet1d
+    >>> ConvNet1d((125, 45))(torch.zeros(2, 125, 45)).shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        channels=(16, 32),
+        kernel_size=5,
+        stride=2,
+        separable=False,
+        n_features=None,
+        extra=None,
+    ):
+        super().__init__()
+        steps, n_channels = input_shape
+        self._build(
+            n_channels,
+            [steps],
+            conv=nn.Conv1d,
+            norm=nn.BatchNorm1d,
+            channels=channels,
+            kernel_size=kernel_size,
+            stride=stride,
+            separable=separable,
+            n_features=n_features,
+            extra=extra,
+        )
+
+    def prepare(self, x):
+        """Move the channels in front of the steps, where convolutions want them."""
+        return x.transpose(1, 2)
+
+
+class _RecurrentLayer(nn.Module):
+    """One recurrent layer that returns the hidden states of all steps."""
+
+    def __init__(self, cell, n_in, n_out):
+        super().__init__()
+        self.rnn = cell(n_in, n_out, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+
+class RecurrentNet(Backbone):
+    """Recurrent backbone for sequences; the features are the last hidden state.
+
+    Parameters
+    ----------
+    input_shape : tuple of int (steps, channels)
+        Shape of one row.
+
+    hidden : tuple of int, default=(16,)
+        Hidden units of each layer.
+
+    cell : {"gru", "lstm"}, default="gru"
+        Kind of the recurrent layers.
+
+    extra : tuple of int or None, default=None
+        See :class:`Backbone`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import RecurrentNet
+    >>> RecurrentNet((125, 45), hidden=(8,))(torch.zeros(2, 125, 45)).shape
+    torch.Size([2, 8])
+    """
+
+    channel_dim = 2
+
+    def __init__(self, input_shape, *, hidden=(16,), cell="gru", extra=None):
+        super().__init__()
+        cells = {"gru": nn.GRU, "lstm": nn.LSTM}
+        if cell not in cells:
+            raise ValueError(
+                f"The 'cell' parameter of RecurrentNet must be one of {sorted(cells)}."
+                f" Got {cell!r} instead."
+            )
+        self.widths = tuple(hidden)
+        inputs = _inputs_of_blocks(input_shape[-1], self.widths, extra)
+        self.blocks = nn.ModuleList(
+            _RecurrentLayer(cells[cell], n_in, n_out)
+            for n_in, n_out in zip(inputs, self.widths, strict=True)
+        )
+
+    def pool(self, maps):
+        """Keep the hidden state of the last step."""
+        return maps[:, -1]
+
+
+def auto_students(input_shape):
+    """Backbones of growing cost that suit the shape of the input.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        ``(features,)``, ``(steps, channels)`` or ``(channels, height, width)``.
+
+    Returns
+    -------
+    factories : list of callable
+        Called with the input shape; neighbours differ in width by a factor of about
+        1.4.
+
+    default : int
+        Position of the one to take where the cost of the teacher is not known.
+    """
+    if len(input_shape) == 1:
+        widths = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+        return [partial(MLP, hidden=(width,)) for width in widths], 4
+    if len(input_shape) == 2:
+        widths = (4, 6, 8, 12, 16, 24, 32, 48, 64)
+        return [partial(ConvNet1d, channels=(w, 2 * w)) for w in widths], 4
+    if len(input_shape) == 3:
+        widths = (4, 6, 8, 12, 16, 24, 32, 48)
+        # Every block halves the sides; at least 2 x 2 cells are left to be pooled.
+        n_blocks = max(1, min(3, round(math.log2(min(input_shape[1:]))) - 1))
+        return [
+            partial(ConvNet2d, channels=tuple(w * 2**b for b in range(n_blocks)))
+            for w in widths
+        ], 2
+    raise ValueError(
+        "student='auto' is for rows of shape (features,), (steps, channels) or "
+        f"(channels, height, width), and the rows of X have shape {input_shape}. Pass "
+        "a backbone class or factory as 'student'."
+    )
+
+
+def check_ladder(student, owner):
+    """Hypothesis classes as a list of factories, from the `student` parameter.
+
+    Parameters
+    ----------
+    student : type, callable or list of these
+        A backbone class or factory, or a list of them: the class ladder.
+
+    owner : str
+        Name of the estimator, for messages.
+
+    Returns
+    -------
+    ladder : list of callable
+    """
+    ladder = student if isinstance(student, list | tuple) else [student]
+    if not ladder:
+        raise ValueError(
+            f"The 'student' parameter of {owner} is an empty list; a class ladder "
+            "needs at least one backbone."
+        )
+    for rung in ladder:
+        if isinstance(rung, torch.nn.Module):
+            raise ValueError(
+                f"The 'student' parameter of {owner} must be a backbone class or a "
+                f"factory, never an instance, since every student needs weights of "
+                f"its own. Got an instance of {type(rung).__name__}; pass the class, "
+                "or functools.partial(cls, ...)."
+            )
+        if not callable(rung):
+            raise ValueError(
+                f"The 'student' parameter of {owner} must be 'auto', a backbone class "
+                f"or factory called with the input shape, or a list of these. Got "
+                f"{rung!r} instead."
+            )
+    return list(ladder)

@@ -1,0 +1,12 @@
+import os
+
+import torch
+from hypothesis import settings
+
+# Two pytest workers share two cores; with threads of their own they would wait for
+# each other.
+torch.set_num_threads(1)
+
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")

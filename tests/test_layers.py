@@ -1,0 +1,105 @@
+"""Data flows one way: which module of the package may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import skbdistil
+
+ROOT = Path(skbdistil.__file__).parent
+MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
+
+# What each module may import from the package.
+LAYERS = {
+    "exceptions": set(),
+    "_random": set(),
+    "_game": set(),
+    "_exit_rules": set(),
+    "datasets": set(),
+    "metrics": set(),
+    "students": set(),
+    "objectives": set(),
+    "ensemble": {"students"},
+    "costs": set(),
+    "teachers": {"exceptions"},
+    "_training": {"_random", "objectives", "exceptions"},
+    "_search": {
+        "_game",
+        "_random",  # for the seed of each attempt
+        "_training",
+        "ensemble",
+        "exceptions",
+        "objectives",  # for the loss that the students minimise
+        "students",
+    },
+    "_bdistil": {
+        "_exit_rules",
+        "_game",
+        "_random",
+        "_search",
+        "_training",
+        "costs",
+        "datasets",
+        "ensemble",
+        "exceptions",
+        "objectives",
+        "students",
+        "teachers",
+    },
+    "early_exit": {"_exit_rules", "ensemble", "exceptions", "metrics"},
+    "model_selection": {"metrics"},
+    "inspection": {"metrics"},
+    "persistence": {"ensemble", "exceptions"},
+    "export": {"ensemble", "exceptions"},
+    "runtime": {"_exit_rules", "exceptions"},
+}
+
+# These run where torch, skorch and scikit-learn may be missing.
+LIGHT = ["_exit_rules", "_game", "exceptions", "metrics", "runtime"]
+
+# _training trains with it, teachers recognises its nets, _bdistil checks `net`.
+MAY_IMPORT_SKORCH = {"_bdistil", "_training", "teachers"}
+
+
+def imported_names(module):
+    """Dotted names of everything that a module imports, wherever in its text."""
+    tree = ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def third_parties(module):
+    return {name.split(".")[0] for name in imported_names(module)}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_layers(module):
+    assert module in LAYERS, f"add {module} to the table of layers"
+    names = {name for name in imported_names(module) if name.startswith("skbdistil")}
+    # A bare "import skbdistil" would reach every module unseen.
+    assert "skbdistil" not in names
+    edges = {name.split(".")[1] for name in names}
+    assert edges <= LAYERS[module]
+
+
+def test_layers_have_no_cycle():
+    done = set()
+    while len(done) < len(LAYERS):
+        ready = {name for name, below in LAYERS.items() if below <= done}
+        assert ready > done, f"cycle among {sorted(LAYERS.keys() - done)}"
+        done = ready
+
+
+@pytest.mark.parametrize("module", sorted(set(LIGHT) & set(MODULES)))
+def test_light_modules_need_no_framework(module):
+    assert not third_parties(module) & {"torch", "skorch", "sklearn"}
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - MAY_IMPORT_SKORCH))
+def test_skorch_stays_in_its_place(module):
+    assert "skorch" not in third_parties(module)

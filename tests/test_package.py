@@ -1,0 +1,138 @@
+"""What a user meets before the first fit: imports, installation, README."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+import skbdistil
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(skbdistil.__file__).parent
+
+
+def run_python(code):
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return json.loads(completed.stdout)
+
+
+@pytest.mark.parametrize("module", ["skbdistil", "skbdistil.exceptions"])
+def test_import_is_light(module):
+    loaded = run_python(
+        f"import json, sys, {module}\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    assert not {"torch", "skorch", "sklearn", "scipy", "numpy"} & set(loaded)
+
+
+def test_every_public_name_resolves_in_a_fresh_process():
+    # One process for all of them: each import of torch takes seconds.
+    resolved = run_python(
+        "import json, skbdistil\n"
+        "names = [name for name in skbdistil.__all__ if hasattr(skbdistil, name)]\n"
+        "print(json.dumps(names))"
+    )
+    assert resolved == skbdistil.__all__
+
+
+@pytest.mark.parametrize("name", skbdistil.__all__)
+def test_public_name_is_what_it_says(name):
+    value = getattr(skbdistil, name)
+    assert value.__name__ in {name, f"skbdistil.{name}"}
+    assert value.__doc__
+    assert getattr(skbdistil, name) is value
+
+
+def test_every_public_module_is_an_attribute():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    public = {name for name in modules if not name.startswith("_")}
+    assert public <= set(skbdistil.__all__)
+
+
+def test_dir_lists_the_public_names():
+    assert {"__version__", *skbdistil.__all__} <= set(dir(skbdistil))
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match=r"'skbdistil' has no attribute 'nothing'"):
+        _ = skbdistil.nothing
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_nothing_is_printed(path):
+    calls = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert not calls, f"print() in line(s) {calls}"
+
+
+def readme_commands():
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    block = r"^\.\. run: (\w+)\n\n\.\. code-block:: bash\n\n   (\S.*)\n\n"
+    return dict(re.findall(block, text, flags=re.MULTILINE))
+
+
+def test_readme_has_the_two_commands():
+    assert set(readme_commands()) == {"quickstart", "tests"}
+
+
+@pytest.mark.parametrize("command", readme_commands().values())
+def test_readme_commands_are_constrained(command):
+    assert command.startswith("python -m pip install -c constraints.txt ")
+
+
+def test_ci_finds_the_readme_commands():
+    # The same awk program that .ci/run uses.
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = re.search(r"^command_of\(\) \{.*?^\}", script, re.MULTILINE | re.DOTALL)
+    for name, command in readme_commands().items():
+        completed = subprocess.run(
+            ["bash", "-c", f"{function[0]}\ncommand_of {name}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert completed.stdout == f"{command}\n"
+
+
+def setup_arguments():
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    )
+    wanted = {"install_requires", "extras_require"}
+    return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in wanted}
+
+
+def test_constraints_pin_every_direct_dependency():
+    arguments = setup_arguments()
+    required = {
+        Requirement(line).name: Requirement(line)
+        for group in [
+            arguments["install_requires"],
+            *arguments["extras_require"].values(),
+        ]
+        for line in group
+    }
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+    assert {pin.name for pin in pins} == set(required)
+    for pin in pins:
+        (specifier,) = pin.specifier
+        assert specifier.operator == "=="
+        assert required[pin.name].specifier.contains(specifier.version)
