@@ -268,7 +268,7 @@ class _BaseBDistil(BaseEstimator):
         net=None,
         max_epochs="auto",
         batch_size="auto",
-        learning_rate=0.01,
+        learning_rate=0.005,
         refine=None,
         refine_epochs="auto",
         early_stopping=False,
@@ -857,7 +857,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
         to 256, growing with the number of rows.
 
-    learning_rate : float, default=0.01
+    learning_rate : float, default=0.005
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
     refine : {"final", "rounds"} or None, default=None
@@ -1233,7 +1233,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
         to 256, growing with the number of rows.
 
-    learning_rate : float, default=0.01
+    learning_rate : float, default=0.005
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
     refine : {"final", "rounds"} or None, default=None
@@ -1481,8 +1481,14 @@ def _input_scaling(x, sample_weight, owner):
 
 
 def _teacher_costs(response):
-    """Costs of a torch teacher; None where they are not known."""
-    return None
+    """Costs of a torch teacher; None where there is none, or it cannot be counted."""
+    if response.module is None:
+        return None
+    try:
+        return costs.module_costs(response.module, response.module_input)
+    except ValueError:
+        # A layer without a formula is no reason not to distil the teacher.
+        return None
 
 
 def _take(array, rows):

@@ -36,7 +36,8 @@ def derive_seed(*keys):
     -------
     seed : int
     """
-    return int(np.random.SeedSequence(keys).generate_state(1)[0])
+    # The sequence is padded with zeros: without its length, trailing ones are lost.
+    return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1)[0])
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the running mean that includes the student, ``K+`` and ``K-`` the weights of the
 boosting game, ``B`` the bound of the teacher's scores.
 """
 
+import math
 from numbers import Real
 
 import torch
@@ -66,7 +67,7 @@ class DistillationObjective(BaseEstimator):
         game; ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and
         ``2 * 1[K+ < K-]``, ties shared; None: no barrier.
 
-    gamma : float, default=0.3
+    gamma : float, default=1.0
         The barrier is divided by it; positive. The smaller, the more the weights of
         the game count.
 
@@ -98,8 +99,8 @@ class DistillationObjective(BaseEstimator):
     Examples
     --------
     >>> from skbdistil import DistillationObjective
-    >>> DistillationObjective(gamma=1.0, temperature=2.0)
-    DistillationObjective(gamma=1.0, temperature=2.0)
+    >>> DistillationObjective(gamma=0.3, temperature=2.0)
+    DistillationObjective(gamma=0.3, temperature=2.0)
     """
 
     _parameter_constraints = {
@@ -119,7 +120,7 @@ class DistillationObjective(BaseEstimator):
         on="ensemble",
         temperature=1.0,
         barrier="weighted",
-        gamma=0.3,
+        gamma=1.0,
         alpha=0.0,
         mass_cap=10.0,
     ):
@@ -232,7 +233,7 @@ class StudentLoss(_EnsembleTerms):
         # A constant teacher has B = 0: nothing can be said relative to it.
         self.bound = bound if bound > 0 else 1.0
         # Half of Z is what leaves both weights at 1 in round 1, their mean at 2.
-        self.register_buffer("log_scale", log_normalizer - torch.tensor(2.0).log())
+        self.register_buffer("log_scale", log_normalizer - math.log(2))
 
     def forward(self, output, target):
         """Mean loss of a batch.
@@ -280,7 +281,7 @@ class StudentLoss(_EnsembleTerms):
         # Capped in the log domain: rows that were not in the game (validation) may
         # have weights beyond the range of floats.
         log_mass = torch.logaddexp(log_under, log_over)
-        log_cap = torch.log(torch.tensor(2.0 * self.objective.mass_cap))
+        log_cap = math.log(2 * self.objective.mass_cap)
         excess = (log_mass - log_cap).clamp(min=0)
         return torch.exp(log_under - excess), torch.exp(log_over - excess)
 

@@ -1,0 +1,509 @@
+"""What students minimise, against the formulas of the user guide."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+from sklearn.base import clone
+from torch.nn import functional
+
+from skbdistil._game import BoostingGame
+from skbdistil.objectives import (
+    OBJECTIVES,
+    DistillationObjective,
+    JointLoss,
+    StudentLoss,
+    _barrier_logarithm,
+    _kl,
+    check_objective,
+)
+
+BOUND = 2.0
+PURE = {"distillation": None, "gamma": 1.0}
+
+
+def _loss(options, *, regression=True, n_previous=1, eta=0.5, log_z=None, n_outputs=1):
+    log_z = torch.full((n_outputs,), np.log(2.0)) if log_z is None else log_z
+    return StudentLoss(
+        DistillationObjective(**options),
+        regression,
+        n_previous=n_previous,
+        eta=eta,
+        bound=BOUND,
+        log_normalizer=torch.as_tensor(log_z, dtype=torch.float64),
+    )
+
+
+def _value(loss, scores, teacher, residual_sum=None, **target):
+    target["teacher"] = teacher
+    target["residual_sum"] = (
+        torch.zeros_like(teacher) if residual_sum is None else residual_sum
+    )
+    return loss((scores, ()), target)
+
+
+def _gradient(loss, scores, *target):
+    """Gradient of each row's own loss."""
+    scores = scores.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(_value(loss, scores, *target), scores)
+    return gradient * len(scores)
+
+
+def _randn(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def _played(n=40, n_outputs=3, eta=0.3, rounds=3, sample_weight=None, seed=0):
+    """A game some rounds on, and its arrays as tensors."""
+    rng = np.random.default_rng(seed)
+    teacher = rng.standard_normal((n, n_outputs))
+    game = BoostingGame(teacher, eta=eta, sample_weight=sample_weight)
+    for _ in range(rounds):
+        game.update(teacher + rng.standard_normal(teacher.shape))
+    return game, torch.from_numpy(teacher), torch.from_numpy(game.residual_sum)
+
+
+# The barrier
+
+
+def test_weighted_barrier_pulls_towards_the_bounded_correction():
+    """The pointwise minimiser is 2B tanh(-eta S), as long as it is in the domain.
+
+    The domain is abs(u) < 0.95, that is abs(eta S) < atanh(0.95) = 1.83.
+    """
+    eta = 0.5
+    residual_sum = torch.linspace(-3.6, 3.6, 25, dtype=torch.float64)[:, None]
+    teacher = _randn(25, 1)
+    loss = _loss(PURE, eta=eta, log_z=[0.7])
+    # The barrier is convex there: bisection on its slope.
+    low = torch.full_like(teacher, -0.949 * 2 * BOUND)
+    high = -low
+    for _ in range(60):
+        middle = (low + high) / 2
+        rising = _gradient(loss, teacher + middle, teacher, residual_sum) > 0
+        low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
+    expected = 2 * BOUND * torch.tanh(-eta * residual_sum)
+    torch.testing.assert_close(low, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("end", [-0.95, 0.95])
+def test_barrier_logarithm_goes_on_smoothly(end):
+    step = 1e-9
+    u = torch.tensor([end - step, end, end + step], dtype=torch.float64)
+    u.requires_grad_()
+    value = _barrier_logarithm(u)
+    (slope,) = torch.autograd.grad(value.sum(), u)
+    # Steps of 1e-9 change the value by 1e-9 * slope, the slope by 1e-9 * slope ** 2.
+    torch.testing.assert_close(value, value[1].expand(3), rtol=0, atol=3e-8)
+    torch.testing.assert_close(slope, slope[1].expand(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(value[1], torch.log1p(u[1]), rtol=1e-12, atol=0)
+
+
+def test_barrier_logarithm_is_the_logarithm_inside_and_a_line_outside():
+    u = torch.linspace(-0.95, 0.95, 39, dtype=torch.float64)
+    torch.testing.assert_close(_barrier_logarithm(u), torch.log1p(u))
+    for sign in (-1, 1):
+        far = sign * torch.tensor([0.96, 1.0, 3.0, 1e3], dtype=torch.float64)
+        far.requires_grad_()
+        (slope,) = torch.autograd.grad(_barrier_logarithm(far).sum(), far)
+        expected = torch.full_like(far, 1 / (1 + sign * 0.95))
+        torch.testing.assert_close(slope, expected.detach())
+
+
+@pytest.mark.parametrize("barrier", ["weighted", "indicator"])
+def test_round_one_matches_the_teacher(barrier):
+    loss = _loss({**PURE, "barrier": barrier}, n_previous=0)
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    off = torch.linspace(0.1, 3 * BOUND, 30, dtype=torch.float64)
+    above = torch.stack([_value(loss, o.view(1, 1), zero) for o in off])
+    below = torch.stack([_value(loss, -o.view(1, 1), zero) for o in off])
+    torch.testing.assert_close(above, below)
+    assert (torch.diff(above) > 0).all()
+    assert _value(loss, zero, zero) == 0 < above[0]
+    assert _gradient(loss, zero, zero) == 0
+
+
+@pytest.mark.parametrize("weighted_rows", [False, True])
+def test_mean_mass_over_the_training_rows_is_two(weighted_rows):
+    weight = np.random.default_rng(1).uniform(0.2, 3, 40) if weighted_rows else None
+    game, _, residual_sum = _played(sample_weight=weight)
+    loss = _loss({"mass_cap": 1e9}, eta=game.eta, log_z=game.log_normalizer)
+    under, over = loss._weights(residual_sum)
+    rows = torch.ones(40, 1) if weight is None else torch.from_numpy(weight)[:, None]
+    mean = ((under + over) * rows / rows.mean()).mean(0)
+    torch.testing.assert_close(mean, torch.full((3,), 2.0).double())
+    # They are the weights of the game, whose sum over the rows is 1.
+    expected = 2 * torch.from_numpy(np.stack(game.weights()))
+    actual = torch.stack([under, over]) * rows / rows.sum()
+    torch.testing.assert_close(actual, expected)
+
+
+def test_indicator_sees_signs_only_and_shares_ties():
+    loss = _loss({**PURE, "barrier": "indicator"}, log_z=[123.0])
+    under, over = loss._weights(torch.tensor([[-1e-9], [-50.0], [0.0], [2.0], [1e6]]))
+    assert under.flatten().tolist() == [2, 2, 1, 0, 0]
+    assert over.flatten().tolist() == [0, 0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("mass_cap", [1.0, 2.0, 10.0])
+def test_mass_cap_scales_both_weights_alike(mass_cap):
+    game, _, residual_sum = _played(eta=3.0)
+    free = _loss({"mass_cap": 1e9}, eta=3.0, log_z=game.log_normalizer)
+    capped = _loss({"mass_cap": mass_cap}, eta=3.0, log_z=game.log_normalizer)
+    under, over = free._weights(residual_sum)
+    capped_under, capped_over = capped._weights(residual_sum)
+    mass, capped_mass = under + over, capped_under + capped_over
+    assert (mass > 2 * mass_cap).any()
+    assert (mass < 2 * mass_cap).any()
+    torch.testing.assert_close(capped_mass, mass.clamp(max=2 * mass_cap))
+    torch.testing.assert_close(capped_under / capped_over, under / over)
+
+
+def test_barrier_is_the_formula():
+    game, teacher, residual_sum = _played(eta=0.2)
+    scores = teacher + _randn(40, 3).clamp(-3, 3)
+    under, over = (torch.from_numpy(k) * 80 for k in game.weights())
+    u = (scores - teacher) / (2 * BOUND)
+    expected = -(under * torch.log1p(u) + over * torch.log1p(-u)).mean() / 0.3
+    loss = _loss({"distillation": None}, eta=0.2, log_z=game.log_normalizer)
+    torch.testing.assert_close(_value(loss, scores, teacher, residual_sum), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("barrier", ["weighted", "indicator"])
+@pytest.mark.parametrize("n_previous", [0, 3])
+def test_huge_residual_sums_stay_finite(barrier, dtype, n_previous):
+    teacher = torch.zeros(5, 2, dtype=dtype)
+    residual_sum = torch.tensor([-1e6, -1, 0, 1, 1e6], dtype=dtype)[:, None].expand(
+        5, 2
+    )
+    # Under a game that saw these rows, and under one that did not (validation).
+    for log_z in ([1e6, 1e6], [0.7, 0.7]):
+        loss = _loss(
+            {"distillation": "squared_error", "barrier": barrier},
+            eta=1.0,
+            log_z=log_z,
+            n_previous=n_previous,
+        ).to(dtype)
+        scores = torch.full((5, 2), 1e3, dtype=dtype, requires_grad=True)
+        value = _value(loss, scores, teacher, residual_sum)
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(scores.grad).all()
+        assert value.dtype == dtype
+
+
+def test_constant_teacher_has_a_finite_barrier():
+    loss = StudentLoss(
+        DistillationObjective(**PURE),
+        True,
+        n_previous=0,
+        eta=0.0,
+        bound=0.0,
+        log_normalizer=torch.tensor([np.log(2.0)]),
+    )
+    zero = torch.zeros(3, 1)
+    assert _value(loss, zero, zero) == 0
+    assert 0 < _value(loss, zero + 0.1, zero) < _value(loss, zero + 0.2, zero)
+
+
+# Distillation and label term
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_kl_is_that_of_scipy(temperature):
+    teacher, scores = _randn(6, 4), _randn(6, 4, seed=1)
+    p = softmax(teacher.numpy() / temperature, axis=1)
+    q = softmax(scores.numpy() / temperature, axis=1)
+    expected = rel_entr(p, q).sum(1) * temperature**2
+    actual = _kl(teacher, scores, temperature)
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-14)
+    loss = _loss(
+        {"barrier": None, "temperature": temperature}, regression=False, n_previous=0
+    )
+    torch.testing.assert_close(_value(loss, scores, teacher), actual.mean())
+
+
+def test_kl_is_zero_only_where_the_softmaxes_agree():
+    teacher = _randn(6, 4)
+    shift = _randn(6, 1, seed=1)
+    torch.testing.assert_close(
+        _kl(teacher, teacher + shift, 1.0), torch.zeros(6).double()
+    )
+    assert (_kl(teacher, teacher + 0.1 * _randn(6, 4, seed=2), 1.0) > 1e-6).all()
+
+
+def test_kl_gradient_does_not_shrink_with_the_temperature():
+    """The factor tau ** 2: for tau -> inf, a squared error of centred scores."""
+    teacher, scores = _randn(6, 4), _randn(6, 4, seed=1)
+    teacher = teacher - teacher.mean(1, keepdim=True)
+    scores = scores - scores.mean(1, keepdim=True)
+    limit = (scores - teacher).square().sum(1) / 8
+    # Of next order in 1 / tau.
+    torch.testing.assert_close(_kl(teacher, scores, 1e4), limit, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("distillation", ["kl", "squared_error"])
+def test_distillation_looks_at_the_ensemble_or_the_student(distillation):
+    teacher = _randn(6, 4)
+    students = [_randn(6, 4, seed=seed) for seed in (1, 2, 3)]
+    residual_sum = sum(f - teacher for f in students[:2])
+    mean = sum(students) / 3
+
+    def distance(scores):
+        if distillation == "kl":
+            return _kl(teacher, scores, 1.0).mean()
+        return functional.mse_loss(scores, teacher)
+
+    for on, looked_at in [("ensemble", mean), ("student", students[-1])]:
+        loss = _loss(
+            {"distillation": distillation, "barrier": None, "on": on},
+            regression=False,
+            n_previous=2,
+        )
+        torch.testing.assert_close(
+            _value(loss, students[-1], teacher, residual_sum), distance(looked_at)
+        )
+
+
+@pytest.mark.parametrize("on", ["ensemble", "student"])
+@pytest.mark.parametrize("regression", [False, True])
+def test_label_term_looks_at_the_ensemble(regression, on):
+    teacher = _randn(6, 4)
+    students = [_randn(6, 4, seed=seed) for seed in (1, 2)]
+    residual_sum = students[0] - teacher
+    mean = sum(students) / 2
+    if regression:
+        label = _randn(6, 4, seed=3)
+        term = functional.mse_loss(mean, label)
+    else:
+        label = torch.tensor([0, 1, 2, 3, 0, 1])
+        term = functional.cross_entropy(mean, label)
+    options = {"distillation": "squared_error", "on": on}
+    values = [
+        _value(
+            _loss({**options, "alpha": alpha}, regression=regression, n_outputs=4),
+            students[-1],
+            teacher,
+            residual_sum,
+            label=label,
+        )
+        for alpha in (0.0, 0.7)
+    ]
+    torch.testing.assert_close(values[1] - values[0], 0.7 * term)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"barrier": None, "on": "student"},
+        {"distillation": None},
+        {"distillation": "squared_error", "barrier": "indicator", "alpha": 0.5},
+    ],
+)
+def test_sample_weights_repeat_rows(options):
+    """For one game, a row of weight 2 is two rows."""
+    game, teacher, residual_sum = _played(n=5)
+    repeats = torch.tensor([1, 3, 2, 1, 4])
+    scores = teacher + _randn(5, 3, seed=1)
+    label = torch.tensor([0, 1, 2, 0, 1])
+    loss = _loss(options, regression=False, eta=game.eta, log_z=game.log_normalizer)
+    weighted = _value(
+        loss,
+        scores,
+        teacher,
+        residual_sum,
+        label=label,
+        sample_weight=repeats / repeats.double().mean(),
+    )
+    repeated = _value(
+        loss,
+        *(
+            rows.repeat_interleave(repeats, 0)
+            for rows in (scores, teacher, residual_sum)
+        ),
+        label=label.repeat_interleave(repeats),
+    )
+    torch.testing.assert_close(weighted, repeated)
+    plain = _value(loss, scores, teacher, residual_sum, label=label)
+    assert abs(plain - weighted) > 1e-6
+
+
+def test_loss_is_the_sum_of_its_terms():
+    game, teacher, residual_sum = _played()
+    scores = teacher + _randn(40, 3, seed=1)
+    label = torch.arange(40) % 3
+
+    def value(**options):
+        loss = _loss(options, regression=False, eta=game.eta, log_z=game.log_normalizer)
+        return _value(loss, scores, teacher, residual_sum, label=label)
+
+    kl = value(barrier=None)
+    barrier = value(distillation=None, gamma=1.0)
+    label_term = value(barrier=None, alpha=1.0) - kl
+    torch.testing.assert_close(
+        value(gamma=0.1, alpha=0.4), kl + barrier / 0.1 + 0.4 * label_term
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"distillation": "squared_error", "alpha": 0.3},
+        {"distillation": None},
+        {"barrier": "indicator", "temperature": 2.0, "on": "student"},
+    ],
+)
+def test_gradient_is_that_of_the_value(options):
+    game, teacher, residual_sum = _played(n=6)
+    label = torch.arange(6) % 3
+    loss = _loss(options, regression=False, eta=game.eta, log_z=game.log_normalizer)
+    # Some scores lie beyond the logarithms' domain.
+    scores = teacher + 3 * _randn(6, 3, seed=4)
+    assert ((scores - teacher).abs() > 0.95 * 2 * BOUND).any()
+    assert torch.autograd.gradcheck(
+        lambda scores: _value(loss, scores, teacher, residual_sum, label=label),
+        scores.requires_grad_(),
+    )
+
+
+def test_gradient_does_not_flow_into_the_weights_of_the_game():
+    teacher, residual_sum = _randn(4, 2), _randn(4, 2, seed=1).requires_grad_()
+    loss = _loss(PURE, n_outputs=2)
+    value = _value(loss, _randn(4, 2, seed=2).requires_grad_(), teacher, residual_sum)
+    value.backward()
+    assert residual_sum.grad is None
+
+
+# Joint training
+
+
+@pytest.mark.parametrize(
+    ("regression", "distillation"),
+    [
+        (False, "kl"),
+        (False, "squared_error"),
+        (False, None),
+        (True, "squared_error"),
+        (True, None),
+    ],
+)
+def test_joint_loss_is_the_mean_over_stages(regression, distillation):
+    teacher = _randn(6, 4)
+    stages = [_randn(6, 4, seed=seed) for seed in (1, 2, 3)]
+    weight = torch.tensor([1.0, 2, 0.5, 0.5, 1, 1]).double()
+    objective = DistillationObjective(distillation, temperature=2.0)
+
+    def rows(scores):
+        if distillation == "squared_error" or regression:
+            return (scores - teacher).square().mean(1)
+        return _kl(teacher, scores, 2.0)
+
+    for target, row_weight in [({}, 1.0), ({"sample_weight": weight}, weight)]:
+        value = JointLoss(objective, regression)(stages, {"teacher": teacher, **target})
+        expected = sum((rows(scores) * row_weight).mean() for scores in stages) / 3
+        torch.testing.assert_close(value, expected)
+
+
+def test_joint_loss_has_the_label_term():
+    teacher, label = _randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    stages = [_randn(6, 4, seed=seed) for seed in (1, 2)]
+    target = {"teacher": teacher, "label": label}
+    without = JointLoss(DistillationObjective(), False)(stages, target)
+    value = JointLoss(DistillationObjective(alpha=0.5), False)(stages, target)
+    term = sum(functional.cross_entropy(scores, label) for scores in stages) / 2
+    torch.testing.assert_close(value - without, 0.5 * term)
+
+
+# The parameter
+
+
+@pytest.mark.parametrize(
+    ("name", "distillation", "barrier"),
+    [
+        ("kl+barrier", "kl", "weighted"),
+        ("kl", "kl", None),
+        ("squared_error+barrier", "squared_error", "weighted"),
+        ("squared_error", "squared_error", None),
+        ("barrier", None, "weighted"),
+    ],
+)
+def test_named_objectives(name, distillation, barrier):
+    objective = check_objective(name, regression=False, has_labels=False, owner="Owner")
+    assert name in OBJECTIVES
+    assert objective.distillation == distillation
+    assert objective.barrier == barrier
+    assert objective.on == "ensemble"
+    assert objective.alpha == 0
+
+
+def test_objects_are_used_as_they_are():
+    objective = DistillationObjective(None, gamma=2.0)
+    checked = check_objective(
+        objective, regression=True, has_labels=False, owner="Owner"
+    )
+    assert checked is objective
+    assert clone(objective).get_params() == objective.get_params()
+
+
+@pytest.mark.parametrize(
+    ("objective", "regression", "message"),
+    [
+        ("kl", True, "'objective' parameter of Owner has distillation='kl'.*'squared"),
+        ("kl+barrier", True, "'objective' parameter of Owner has distillation='kl'"),
+        (
+            DistillationObjective(None, barrier=None),
+            False,
+            "'objective' parameter of Owner has neither",
+        ),
+        (
+            DistillationObjective(alpha=0.5),
+            False,
+            "'objective' parameter of Owner has alpha=0.5.*target y is None",
+        ),
+    ],
+)
+def test_impossible_objectives_are_refused(objective, regression, message):
+    with pytest.raises(ValueError, match=message):
+        check_objective(
+            objective, regression=regression, has_labels=False, owner="Owner"
+        )
+
+
+def test_label_term_is_allowed_with_labels():
+    check_objective(
+        DistillationObjective(alpha=0.5),
+        regression=False,
+        has_labels=True,
+        owner="Owner",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distillation", "cross_entropy"),
+        ("on", "teacher"),
+        ("temperature", 0),
+        ("temperature", -1.0),
+        ("barrier", "log"),
+        ("gamma", 0.0),
+        ("alpha", -0.1),
+        ("alpha", "much"),
+        ("mass_cap", 0.5),
+    ],
+)
+def test_parameters_are_validated(name, value):
+    with pytest.raises(
+        ValueError,
+        match=rf"'{name}' parameter of DistillationObjective .*Got {value!r}",
+    ):
+        check_objective(
+            DistillationObjective(**{name: value}),
+            regression=False,
+            has_labels=True,
+            owner="Owner",
+        )

@@ -1,0 +1,67 @@
+"""Seeds: independent, reproducible, and without a trace in the global generators."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from skbdistil._random import derive_seed, draw_seeds, torch_seed
+
+CPU = torch.device("cpu")
+
+
+def test_first_seeds_do_not_depend_on_how_many_are_drawn():
+    few = draw_seeds(np.random.RandomState(3), 4)
+    many = draw_seeds(np.random.RandomState(3), 9)
+    np.testing.assert_array_equal(few, many[:4])
+    assert len(set(many)) == 9
+
+
+def test_derived_seeds_differ_for_neighbouring_keys():
+    keys = list(itertools.product(range(6), range(6), range(6)))
+    seeds = {derive_seed(*key) for key in keys}
+    assert len(seeds) == len(keys)
+    assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3)
+
+
+def test_derived_seeds_differ_for_keys_that_continue_one_another():
+    assert len({derive_seed(5), derive_seed(5, 0), derive_seed(5, 0, 0)}) == 3
+
+
+@pytest.mark.parametrize("keys", [(0,), (2**31 - 1, 7, 0), (0, 0, 0)])
+def test_derived_seeds_are_accepted_by_torch_and_numpy(keys):
+    seed = derive_seed(*keys)
+    assert isinstance(seed, int)
+    torch.Generator().manual_seed(seed)
+    np.random.RandomState(seed)
+
+
+def test_torch_seed_gives_the_same_numbers_and_restores_the_generator():
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    with torch_seed(5, CPU):
+        first = torch.randn(3)
+    torch.randn(7)
+    with torch_seed(5, CPU):
+        second = torch.randn(3)
+    with torch_seed(6, CPU):
+        other = torch.randn(3)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    torch.set_rng_state(state)
+    with torch_seed(5, CPU):
+        torch.randn(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = np.random.get_state()  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(numpy_state, after, strict=True))
+
+
+def test_torch_seed_restores_the_generator_after_an_error():
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="stop"), torch_seed(5, CPU):
+        torch.randn(3)
+        raise RuntimeError("stop")
+    assert torch.equal(torch.get_rng_state(), state)
