@@ -10,7 +10,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
-from skbdistil.teachers import teacher_response
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -57,6 +56,7 @@ from skbdistil.objectives import (
     check_objective,
 )
 from skbdistil.students import auto_students, check_ladder
+from skbdistil.teachers import teacher_response
 
 # Kept as they come, and converted batch by batch; everything else becomes the first.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
@@ -66,7 +66,7 @@ _INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
 _PATIENCE = 10
 
 # tol="auto", in units of the bound, for students whose objective has a barrier.
-_AUTO_TOL = 0.05
+_AUTO_TOL = 0.1
 
 # student="auto" aims at this share of the teacher's multiply-accumulates for the whole
 # ensemble.
@@ -830,7 +830,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     tol : float or "auto", default="auto"
         A student is accepted when every edge is at least ``-tol * B``. ``"auto"`` is
-        0.05, and infinity where the objective has no barrier, since such students do
+        0.1, and infinity where the objective has no barrier, since such students do
         not play the game.
 
     max_attempts : int, default=1
@@ -932,9 +932,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     certificate_ : Certificate
         ``bound`` and ``actual``, of shape (n_estimators_, n_outputs): the bound on the
         largest error ``|F_t - g|`` over the training rows that the game gives after
-        each stage, and that error itself, in logits. ``step``, of shape (n_estimators_,):
-        ``eta * max |f_t - g|``; the bound is infinite from the round on in which this
-        exceeds 1.
+        each stage, and that error itself, in logits. ``step``, of shape
+        (n_estimators_,): ``eta * max |f_t - g|``; the bound is infinite from the round
+        on in which this exceeds 1.
 
     eta_ : float
         Step of the game.
@@ -1206,7 +1206,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     tol : float or "auto", default="auto"
         A student is accepted when every edge is at least ``-tol * B``. ``"auto"`` is
-        0.05, and infinity where the objective has no barrier, since such students do
+        0.1, and infinity where the objective has no barrier, since such students do
         not play the game.
 
     max_attempts : int, default=1

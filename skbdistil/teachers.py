@@ -345,8 +345,8 @@ class TeacherResponse(NamedTuple):
         None for other teachers.
 
     module_input : torch.Tensor or None
-        What the module is called with for the first row, on its device. None where
-        there is no module.
+        What the module is called with for the first row, on the device of the module.
+        None where there is no module.
 
     single_output : bool
         Regression: whether the targets are one-dimensional, of shape (n_samples,).
@@ -505,6 +505,7 @@ def teacher_response(
                 "output='proba'; a regression module has output='logits'."
             )
         values = teacher.decision_function(X)
+        module_input = teacher._inputs(_as_array(X)[:1], _floating_dtype(module))
         classes = teacher.classes
     else:
         if frozen:
@@ -537,6 +538,8 @@ def teacher_response(
                 classes = getattr(teacher, "classes_", None)
     if classes is not None:
         classes = np.asarray(classes)
+    if module is not None:
+        module_input = module_input.to(_home_device(module))
 
     scores = _check_scores(values, _num_samples(X), dtype, name, owner)
     if regression:

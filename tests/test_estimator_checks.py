@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skbdistil import BDistilClassifier, BDistilRegressor

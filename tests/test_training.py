@@ -500,20 +500,11 @@ def test_settings_of_the_template_are_used(recording):
 
 
 def test_default_optimizer_is_adamw():
-    seen = []
-
-    class Peek(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.layer(x), ()
-
-    net = _trainer()._prepared_net(Peek(), nn.MSELoss(), _rows()[0], None, 1, None)
+    rows, game = _rows()
+    student = rows.ensemble.new_student(STUDENT)
+    net = _trainer()._prepared_net(student, _loss(rows, game), rows, None, 1, None)
     net.initialize()
-    seen = net.optimizer_
-    assert type(seen) is torch.optim.AdamW
+    assert type(net.optimizer_) is torch.optim.AdamW
 
 
 def test_iterator_of_the_template_is_used():

@@ -131,7 +131,7 @@ fig.savefig("quickstart.png", dpi=120)
 search = GridSearchCV(
     pipeline.set_params(
         bdistilclassifier__n_estimators=3,
-        bdistilclassifier__max_epochs=10,
+        bdistilclassifier__max_epochs=20,
         bdistilclassifier__verbose=0,
     ),
     {
