@@ -224,7 +224,7 @@ class _BaseBDistil(BaseEstimator):
         "connection": "no_validation",
         "objective": [StrOptions({"auto", *OBJECTIVES}), DistillationObjective],
         "eta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
         "max_attempts": [Interval(Integral, 1, None, closed="left")],
         "max_edge_scale": [Interval(Real, 1, None, closed="left")],
         "net": "no_validation",
@@ -925,15 +925,15 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators_ : int
         Number of students found.
 
-    student_edges_ : ndarray of shape (n_estimators_, n_outputs)
+    student_edges_ : ndarray of shape (n_students, n_outputs)
         Edges ``sum_i (K+ - K-)(f - g)`` of each student under the weights of its
         round, in logits.
 
     certificate_ : Certificate
-        ``bound`` and ``actual``, of shape (n_estimators_, n_outputs): the bound on the
+        ``bound`` and ``actual``, of shape (n_students, n_outputs): the bound on the
         largest error ``|F_t - g|`` over the training rows that the game gives after
         each stage, and that error itself, in logits. ``step``, of shape
-        (n_estimators_,): ``eta * max |f_t - g|``; the bound is infinite from the round
+        (n_students,): ``eta * max |f_t - g|``; the bound is infinite from the round
         on in which this exceeds 1.
 
     eta_ : float
@@ -1304,15 +1304,15 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators_ : int
         Number of students found.
 
-    student_edges_ : ndarray of shape (n_estimators_, n_outputs)
+    student_edges_ : ndarray of shape (n_students, n_outputs)
         Edges ``sum_i (K+ - K-)(f - g)`` of each student under the weights of its
         round, of standardised targets.
 
     certificate_ : Certificate
-        ``bound`` and ``actual``, of shape (n_estimators_, n_outputs): the bound on the
+        ``bound`` and ``actual``, of shape (n_students, n_outputs): the bound on the
         largest error ``|F_t - g|`` over the training rows that the game gives after
         each stage, and that error itself, in units
-        of the targets. ``step``, of shape (n_estimators_,):
+        of the targets. ``step``, of shape (n_students,):
         ``eta * max |f_t - g|``; the bound is infinite from the round on in which this
         exceeds 1.
 
@@ -1414,6 +1414,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
     def _as_targets(self, scores):
+        # scikit-learn's regressors predict float64.
+        scores = scores.astype(np.float64)
         return scores[:, 0] if self.single_output_ else scores
 
     def predict(self, X):

@@ -115,6 +115,7 @@ class WeakLearnerSearch:
         """
         best_failed = None
         n_diverged = 0
+        allowed = self._allowed()
         for rung in range(first_rung, len(self.ladder)):
             best = None
             for attempt in range(self.max_attempts):
@@ -128,7 +129,7 @@ class WeakLearnerSearch:
                     best = learner
                 if best.edges.min() >= 0:
                     break
-            if best is not None and best.edges.min() >= -self.tol * self.bound:
+            if best is not None and best.edges.min() >= allowed:
                 return best
             if best is not None and (
                 best_failed is None or best.edges.min() > best_failed.min()
@@ -195,6 +196,11 @@ class WeakLearnerSearch:
             student.head.bias.mul_(scale)
         return True
 
+    def _allowed(self):
+        """Smallest edge of a weak learner."""
+        # Not a product where the tolerance is infinite: the bound may be 0.
+        return -np.inf if np.isinf(self.tol) else -self.tol * self.bound
+
     def _describe(self, edges, n_diverged):
         diverged = (
             f" {n_diverged} attempt(s) diverged to scores that are not finite."
@@ -204,7 +210,7 @@ class WeakLearnerSearch:
         if edges is None:
             return diverged.strip()
         worst = int(edges.argmin())
-        allowed = -self.tol * self.bound
+        allowed = self._allowed()
         return (
             f"The best attempt has an edge of {edges[worst]:.3g} for output {worst}, "
             f"which is {allowed - edges[worst]:.3g} below the {allowed:.3g} that "

@@ -15,7 +15,6 @@ from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.helper import predefined_split
-from skorch.utils import multi_indexing
 from torch.utils.data import DataLoader, Dataset
 
 from skbdistil._random import torch_seed
@@ -72,7 +71,7 @@ class RowData(Dataset):
     Parameters
     ----------
     ensemble : ProgressiveEnsemble
-    x : torch.Tensor of shape (n, *input_shape)
+    x : torch.Tensor of shape (n, ...)
         In the dtype in which the user gave it.
     teacher : torch.Tensor of shape (n, n_outputs)
     residual_sum : torch.Tensor of shape (n, n_outputs)
@@ -130,7 +129,7 @@ class RowData(Dataset):
 
     def __getitem__(self, index):
         if isinstance(index, int):
-            return multi_indexing(self[index : index + 1], 0)
+            return _first_row(self[[index]])
         targets = {name: rows[index] for name, rows in self._targets.items()}
         if self.joint:
             return {"x": self._input(index)}, targets
@@ -205,6 +204,15 @@ class RowData(Dataset):
         """Go back to the first student."""
         self._cache = []
         self.n_previous = 0
+
+
+def _first_row(item):
+    """First row of tensors in nested dicts, lists and tuples."""
+    if isinstance(item, dict):
+        return {name: _first_row(value) for name, value in item.items()}
+    if isinstance(item, list | tuple):
+        return type(item)(map(_first_row, item))
+    return item[0]
 
 
 class JointStudents(torch.nn.Module):
@@ -312,6 +320,13 @@ _OWN_PARAMETERS = {
     "criterion": "objective",
 }
 
+_NOT_OF_THE_TEMPLATE = (
+    "module__",
+    "criterion__",
+    "iterator_train__batch_size",
+    "iterator_valid__batch_size",
+)
+
 
 def check_net(net, owner):
     """Refuse a template whose settings would be overwritten without a word.
@@ -336,6 +351,12 @@ def check_net(net, owner):
                 f"The 'net' parameter of {owner} sets {name}={getattr(net, name)!r}; "
                 f"this is set by the parameter '{ours}' of {owner}. Leave it at "
                 f"skorch's default ({getattr(blank, name)!r}) in the template."
+            )
+    for name in vars(net):
+        if name.startswith(_NOT_OF_THE_TEMPLATE):
+            raise ValueError(
+                f"The 'net' parameter of {owner} sets {name}, which has no effect "
+                f"here: student, objective and batches are those of {owner}."
             )
 
 
@@ -410,18 +431,9 @@ class Trainer:
         else:
             net = clone(self.net)
         disabled = isinstance(net.callbacks, str)
-        own = [] if disabled else list(net.callbacks or [])
-        callbacks = list(own)
-        if not disabled and not any(_is_scheduler(callback) for callback in own):
-            total_steps = max_epochs * n_batches(len(rows), self.batch_size)
-            schedule = LRScheduler(
-                torch.optim.lr_scheduler.OneCycleLR,
-                max_lr=self.learning_rate,
-                total_steps=total_steps,
-                step_every="batch",
-                event_name=None,
-            )
-            callbacks.append(("lr_scheduler", schedule))
+        # Without names of ours, which might be names of the template's.
+        callbacks = [] if disabled else list(net.callbacks or [])
+        scheduled = disabled or any(map(_is_scheduler, callbacks))
         if self.patience is not None:
             stopping = EarlyStopping(
                 patience=self.patience,
@@ -429,9 +441,11 @@ class Trainer:
                 threshold_mode="abs",
                 load_best=True,
             )
-            callbacks.append(("early_stopping", stopping))
+            callbacks.append(stopping)
         if bar is not None:
-            callbacks.append(("progress", _Progress(bar)))
+            callbacks.append(_Progress(bar))
+        # Not by set_params: skorch cannot replace callbacks that are disabled.
+        net.callbacks = callbacks
         net.set_params(
             # skorch takes what makes a module; these are made, and trained in place.
             module=lambda: module,
@@ -443,12 +457,22 @@ class Trainer:
             device=str(self.device),
             verbose=0,
             warm_start=False,
-            callbacks=callbacks,
         )
         if net.iterator_train is DataLoader:
             net.set_params(iterator_train=_BatchIterator)
         if net.iterator_valid is DataLoader:
             net.set_params(iterator_valid=partial(_BatchIterator, shuffle=False))
+        if not scheduled:
+            # An iterator of the template may give another number of batches.
+            steps = len(net.get_iterator(rows, training=True))
+            schedule = LRScheduler(
+                torch.optim.lr_scheduler.OneCycleLR,
+                max_lr=self.learning_rate,
+                total_steps=max_epochs * steps,
+                step_every="batch",
+                event_name=None,
+            )
+            net.callbacks = [*callbacks, schedule]
         # Printing and timing would only cost; the losses are what we report.
         unused = ["print_log", "epoch_timer"] + ["valid_loss"] * (valid is None)
         return net.set_params(**{f"callbacks__{name}": None for name in unused})
@@ -457,7 +481,8 @@ class Trainer:
 def _is_scheduler(callback):
     if isinstance(callback, tuple):
         callback = callback[1]
-    return callback is LRScheduler or isinstance(callback, LRScheduler)
+    kind = callback if isinstance(callback, type) else type(callback)
+    return issubclass(kind, LRScheduler)
 
 
 def _raised_by_callback(stop):

@@ -477,27 +477,34 @@ class ProgressiveEnsemble(nn.Module):
                 "layers."
             )
         sources = []
+        extra = [0] * len(backbone.blocks)
         if len(self):
             students = list(enumerate(self.students))
             if self.connection.earlier == "last":
                 students = students[-1:]
-            extra = [0] * len(backbone.blocks)
             for position in range(shared + 1, len(backbone.blocks)):
                 for _, student in students:
                     block = position - 1 - student.first
                     if block < len(student.backbone.blocks) - 1:
                         extra[position] += student.backbone.widths[position - 1]
             if shared:
-                first = self.students[0].backbone
-                extra[shared] = first.widths[shared - 1] - backbone.widths[shared - 1]
-            backbone = _build_backbone(factory, self.input_shape, extra=tuple(extra))
-            backbone.blocks = backbone.blocks[shared:]
+                ours, theirs = backbone.widths, self.students[0].backbone.widths
+                extra[shared] = theirs[shared - 1] - ours[shared - 1]
             sources = [(index, student.keeps_from) for index, student in students]
-        n_features = backbone.widths[-1]
+        try:
+            backbone = factory(self.input_shape, extra=tuple(extra))
+        except TypeError as error:
+            raise ValueError(
+                "Lateral connections need a backbone that takes the keyword 'extra', "
+                "the channels that each block reads from earlier students. "
+                f"{_describe(backbone)} does not: {error}"
+            ) from error
+        first = shared if len(self) else 0
+        backbone.blocks = backbone.blocks[first:]
         student = _LateralStudent(
             backbone,
-            nn.Linear(n_features, self.n_outputs),
-            first=shared if len(self) else 0,
+            nn.Linear(backbone.widths[-1], self.n_outputs),
+            first=first,
             sources=sources,
             reads_shared=bool(shared and len(self)),
             keeps_from=shared if len(self) else max(shared - 1, 0),
@@ -528,7 +535,7 @@ class ProgressiveEnsemble(nn.Module):
 
         Returns
         -------
-        x : torch.Tensor of shape (2, *input_shape)
+        x : torch.Tensor of shape (2, ...)
         """
         like = next(
             (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
@@ -541,7 +548,7 @@ class ProgressiveEnsemble(nn.Module):
 
         Parameters
         ----------
-        x : torch.Tensor of shape (n, *input_shape)
+        x : torch.Tensor of shape (n, ...)
 
         Returns
         -------
@@ -556,7 +563,7 @@ class ProgressiveEnsemble(nn.Module):
 
         Parameters
         ----------
-        x : torch.Tensor of shape (n, *input_shape)
+        x : torch.Tensor of shape (n, ...)
 
         Returns
         -------
@@ -569,7 +576,7 @@ class ProgressiveEnsemble(nn.Module):
 
         Parameters
         ----------
-        x : torch.Tensor of shape (n, *input_shape)
+        x : torch.Tensor of shape (n, ...)
 
         Yields
         ------
@@ -584,7 +591,7 @@ class ProgressiveEnsemble(nn.Module):
 
         Parameters
         ----------
-        x : torch.Tensor of shape (n, *input_shape)
+        x : torch.Tensor of shape (n, ...)
 
         Returns
         -------
@@ -623,7 +630,7 @@ class StageState:
     Parameters
     ----------
     ensemble : ProgressiveEnsemble
-    x : torch.Tensor of shape (n, *input_shape)
+    x : torch.Tensor of shape (n, ...)
 
     Attributes
     ----------
@@ -706,8 +713,8 @@ def _describe(backbone):
     return f"The backbone {type(backbone).__name__}"
 
 
-def _build_backbone(factory, input_shape, **options):
-    backbone = factory(input_shape, **options)
+def _build_backbone(factory, input_shape):
+    backbone = factory(input_shape)
     if not isinstance(backbone, nn.Module):
         raise ValueError(
             "A student must be a torch.nn.Module. The 'student' factory "

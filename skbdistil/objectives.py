@@ -21,6 +21,9 @@ __all__ = ["DistillationObjective"]
 # gradient, and the logarithm itself is not defined from 1 on.
 _LINEAR_FROM = 0.95
 
+# Largest (K+ - K-) / (K+ + K-) that the barrier sees: its pointwise minimiser in u.
+_LARGEST_LEAD = 0.9
+
 
 def _barrier_logarithm(u):
     """Compute log(1 + u), continued linearly in value and slope for |u| > 0.95."""
@@ -87,8 +90,9 @@ class DistillationObjective(BaseEstimator):
 
     Notes
     -----
-    The pointwise minimiser of the weighted barrier is ``l = 2B tanh(-eta S)``: match
-    the teacher in round 1, later make up for what the ensemble lacks.
+    The pointwise minimiser of the weighted barrier is ``l = 2B tanh(-eta S)``, the
+    hyperbolic tangent being clipped to [-0.9, 0.9]: match the teacher in round 1,
+    later make up for what the ensemble lacks.
 
     References
     ----------
@@ -276,14 +280,14 @@ class StudentLoss(_EnsembleTerms):
             sign = residual_sum.sign()
             return 1 - sign, 1 + sign
         exponent = self.eta * residual_sum
-        log_under = -exponent - self.log_scale
-        log_over = exponent - self.log_scale
         # Capped in the log domain: rows that were not in the game (validation) may
         # have weights beyond the range of floats.
-        log_mass = torch.logaddexp(log_under, log_over)
-        log_cap = math.log(2 * self.objective.mass_cap)
-        excess = (log_mass - log_cap).clamp(min=0)
-        return torch.exp(log_under - excess), torch.exp(log_over - excess)
+        log_mass = torch.logaddexp(exponent, -exponent) - self.log_scale
+        mass = log_mass.clamp(max=math.log(2 * self.objective.mass_cap)).exp()
+        # Where one weight is 39 times the other, the slope of its linear part wins
+        # for ever and the barrier has no minimum; this keeps one, at |u| = 0.9.
+        lead = torch.tanh(-exponent).clamp(-_LARGEST_LEAD, _LARGEST_LEAD)
+        return mass * (1 + lead) / 2, mass * (1 - lead) / 2
 
 
 class JointLoss(_EnsembleTerms):

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
 
         Parameters
         ----------
-        x : torch.Tensor of shape (n, \\*input_shape)
+        x : torch.Tensor of shape (n, ...)
 
         Returns
         -------

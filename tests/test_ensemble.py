@@ -280,7 +280,8 @@ def test_rows_can_leave_before_the_first_stage(ensemble):
 def test_rows_do_not_see_each_other(ensemble):
     x = _rows(ensemble)
     together = list(ensemble.stages(x))
-    alone = [torch.cat(rows) for rows in zip(*map(ensemble.stages, x.split(1)))]
+    by_row = [list(ensemble.stages(row)) for row in x.split(1)]
+    alone = [torch.cat(rows) for rows in zip(*by_row, strict=True)]
     for left, right in zip(together, alone, strict=True):
         _close(left, right)
 
@@ -695,7 +696,7 @@ def test_lateral_needs_blocks(factory, shared, who):
 def test_lateral_maps_must_fit():
     ensemble = ProgressiveEnsemble((1, 9, 9), N_OUTPUTS, connection="lateral")
     ensemble.append(ensemble.new_student(partial(ConvNet2d, channels=(2, 3))))
-    with pytest.raises(ValueError, match="same size in every student.*ConvNet2d"):
+    with pytest.raises(ValueError, match=r"same size in every student.*ConvNet2d"):
         ensemble.new_student(partial(ConvNet2d, channels=(2, 3), stride=1))
     assert len(ensemble) == 1
 

@@ -67,24 +67,36 @@ def _played(n=40, n_outputs=3, eta=0.3, rounds=3, sample_weight=None, seed=0):
 # The barrier
 
 
-def test_weighted_barrier_pulls_towards_the_bounded_correction():
-    """The pointwise minimiser is 2B tanh(-eta S), as long as it is in the domain.
-
-    The domain is abs(u) < 0.95, that is abs(eta S) < atanh(0.95) = 1.83.
-    """
-    eta = 0.5
-    residual_sum = torch.linspace(-3.6, 3.6, 25, dtype=torch.float64)[:, None]
-    teacher = _randn(25, 1)
-    loss = _loss(PURE, eta=eta, log_z=[0.7])
-    # The barrier is convex there: bisection on its slope.
-    low = torch.full_like(teacher, -0.949 * 2 * BOUND)
+def _pointwise_minimiser(loss, teacher, residual_sum, largest):
+    """The l with abs(l) <= largest where the slope of a convex loss changes sign."""
+    low = torch.full_like(teacher, -largest)
     high = -low
     for _ in range(60):
         middle = (low + high) / 2
         rising = _gradient(loss, teacher + middle, teacher, residual_sum) > 0
         low, high = torch.where(rising, low, middle), torch.where(rising, middle, high)
+    return low
+
+
+def test_weighted_barrier_pulls_towards_the_bounded_correction():
+    eta = 0.5
+    residual_sum = torch.linspace(-2.8, 2.8, 25, dtype=torch.float64)[:, None]
+    teacher = _randn(25, 1)
+    loss = _loss(PURE, eta=eta, log_z=[0.7])
+    actual = _pointwise_minimiser(loss, teacher, residual_sum, 2 * BOUND)
     expected = 2 * BOUND * torch.tanh(-eta * residual_sum)
-    torch.testing.assert_close(low, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_weighted_barrier_never_pulls_out_of_the_bound():
+    """However far off the ensemble is: abs(u) < 1 for the best u."""
+    residual_sum = torch.logspace(-2, 6, 33, dtype=torch.float64)[:, None]
+    residual_sum = torch.cat([-residual_sum, residual_sum])
+    teacher = torch.zeros_like(residual_sum)
+    loss = _loss(PURE, eta=1.0, log_z=[0.7])
+    best = _pointwise_minimiser(loss, teacher, residual_sum, 1e3 * BOUND)
+    assert (best.abs() < 2 * BOUND).all()
+    assert (best * residual_sum < 0).all()
 
 
 @pytest.mark.parametrize("end", [-0.95, 0.95])
@@ -127,7 +139,7 @@ def test_round_one_matches_the_teacher(barrier):
 @pytest.mark.parametrize("weighted_rows", [False, True])
 def test_mean_mass_over_the_training_rows_is_two(weighted_rows):
     weight = np.random.default_rng(1).uniform(0.2, 3, 40) if weighted_rows else None
-    game, _, residual_sum = _played(sample_weight=weight)
+    game, _, residual_sum = _played(eta=0.15, sample_weight=weight)
     loss = _loss({"mass_cap": 1e9}, eta=game.eta, log_z=game.log_normalizer)
     under, over = loss._weights(residual_sum)
     rows = torch.ones(40, 1) if weight is None else torch.from_numpy(weight)[:, None]
@@ -166,7 +178,9 @@ def test_barrier_is_the_formula():
     under, over = (torch.from_numpy(k) * 80 for k in game.weights())
     u = (scores - teacher) / (2 * BOUND)
     expected = -(under * torch.log1p(u) + over * torch.log1p(-u)).mean() / 0.3
-    loss = _loss({"distillation": None}, eta=0.2, log_z=game.log_normalizer)
+    loss = _loss(
+        {"distillation": None, "gamma": 0.3}, eta=0.2, log_z=game.log_normalizer
+    )
     torch.testing.assert_close(_value(loss, scores, teacher, residual_sum), expected)
 
 

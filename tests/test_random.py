@@ -61,7 +61,12 @@ def test_torch_seed_gives_the_same_numbers_and_restores_the_generator():
 def test_torch_seed_restores_the_generator_after_an_error():
     torch.manual_seed(11)
     state = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="stop"), torch_seed(5, CPU):
-        torch.randn(3)
-        raise RuntimeError("stop")
+
+    def fail():
+        with torch_seed(5, CPU):
+            torch.randn(3)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert torch.equal(torch.get_rng_state(), state)

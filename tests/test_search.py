@@ -287,9 +287,7 @@ def test_ladder_runs_out_and_says_what_was_missing():
     teacher = np.concatenate([np.ones((16, 1)), SYMMETRIC], axis=1)
     game, rows = _setting(teacher)
     trainer = Scripted([[2.0, 0.0], [2.0, 9.0], [2.0, -9.0], [2.0, 1.0]])
-    search = _search(
-        trainer, rows, ladder=[Nothing, Nothing], tol=0.01, max_attempts=2
-    )
+    search = _search(trainer, rows, ladder=[Nothing, Nothing], tol=0.01, max_attempts=2)
     assert _find(search, game, rows) is None
     edge = _edge_of_zero(game)[1]
     assert f"edge of {edge:.3g} for output 1" in search.failure

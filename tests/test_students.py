@@ -1,6 +1,7 @@
 """Backbones, the "auto" choice and the class ladder."""
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -245,7 +246,7 @@ def test_auto_students_suit_the_shape_and_grow_in_cost(shape, kind):
         assert isinstance(backbone, kind)
         assert backbone(x).shape == (2, backbone.widths[-1])
         macs.append(module_costs(backbone, x).macs)
-    assert all(a < b for a, b in zip(macs, macs[1:], strict=False))
+    assert all(a < b for a, b in pairwise(macs))
 
 
 @pytest.mark.parametrize("shape", [(), (2, 3, 4, 5)])

@@ -178,6 +178,7 @@ def test_all_ways_of_indexing_agree(connection, n_previous, cache_features):
     one = _flat(rows[12])
     for path, tensor in _flat(by_slice).items():
         torch.testing.assert_close(one[path], tensor[2])
+    _assert_same(rows[-38], rows[12], **EXACT)
     assert len(rows) == 50
 
 
@@ -364,7 +365,8 @@ def test_auto_batch_size(n):
 def test_batch_size_is_at_most_the_rows():
     assert resolve_batch_size(10, 10, "Owner") == 10
     with pytest.raises(
-        ValueError, match="'batch_size' parameter of Owner is 11.*only 10 training rows"
+        ValueError,
+        match=r"'batch_size' parameter of Owner is 11.*only 10 training rows",
     ):
         resolve_batch_size(11, 10, "Owner")
 
@@ -528,9 +530,7 @@ def test_iterator_of_the_template_may_yield_more_batches():
     class Loader(DataLoader):
         pass
 
-    student, history = _train(
-        _template(iterator_train=Loader), rows=_rows(n=49), epochs=2
-    )
+    _, history = _train(_template(iterator_train=Loader), rows=_rows(n=49), epochs=2)
     assert len(history) == 2
 
 
@@ -607,7 +607,7 @@ def test_names_of_callbacks_in_the_template_do_not_clash_with_ours():
 
 def test_early_stopping_of_the_template_ends_training():
     stopping = EarlyStopping(monitor="train_loss", patience=2, threshold=0.999)
-    student, history = _train(_template(callbacks=[stopping]), epochs=50)
+    _, history = _train(_template(callbacks=[stopping]), epochs=50)
     assert 2 <= len(history) < 50
 
 

@@ -59,9 +59,9 @@ teacher = TorchTeacher(module, classes=np.arange(10))
 # Six students
 # ------------
 # The estimator is an ordinary classifier, so it stands at the end of a pipeline. The
-# teacher was trained on pixels scaled by ``scaler``; both are used as they are, which is
-# what ``FrozenEstimator`` says of the scaler. ``verbose=1`` shows a progress bar and a
-# line about every round of the boosting game.
+# teacher was trained on pixels scaled by ``scaler``; both are used as they are, which
+# is what ``FrozenEstimator`` says of the scaler. ``verbose=1`` shows a progress bar and
+# a line about every round of the boosting game.
 
 pipeline = make_pipeline(
     FrozenEstimator(scaler),
@@ -97,7 +97,9 @@ for stage in range(len(clf)):
         f"{stage + 1:>8} {macs[stage]:>8} {fraction[stage]:>10.1%} "
         f"{accuracy[stage]:>9.3f} {agreement[stage]:>7.3f}"
     )
-print(f"{'teacher':>8} {clf.teacher_costs_.macs:>8} {1:>10.1%} {teacher_accuracy:>9.3f}")
+print(
+    f"{'teacher':>8} {clf.teacher_costs_.macs:>8} {1:>10.1%} {teacher_accuracy:>9.3f}"
+)
 
 # %%
 # Accuracy against cost

@@ -1,0 +1,1 @@
+"""Scripts that measure the package. They are not installed with it."""

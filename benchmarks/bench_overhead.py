@@ -1,0 +1,358 @@
+"""What the package costs on top of hand-written torch, as ratios in one run.
+
+Run as ``python -m benchmarks.bench_overhead [--quick]``. Everything runs on one
+thread, so that the processor time of the process is what a user waits on an idle
+machine; it is less disturbed by other work than the clock on the wall. What is compared
+runs in turns, and medians are compared.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import log_softmax
+
+from skbdistil import BDistilClassifier
+from skbdistil.students import MLP
+
+N_FEATURES = 784
+N_OUTPUTS = 10
+BATCH_SIZE = 256
+LEARNING_RATE = 0.005
+
+MEMORY_ESTIMATORS = 3
+MEMORY_UNITS = 16
+
+
+def make_rows(n_rows, seed=0):
+    """Float32 rows, and logits of a linear teacher on them."""
+    rng = np.random.RandomState(seed)
+    X = rng.rand(n_rows, N_FEATURES).astype(np.float32)
+    G = (X - 0.5) @ rng.randn(N_FEATURES, N_OUTPUTS).astype(np.float32) / 3
+    return X, G - G.mean(axis=1, keepdims=True)
+
+
+def fit_ours(X, G, *, n_units, n_estimators, epochs):
+    """The estimator, on the same students and teacher scores as `fit_by_hand`."""
+    clf = BDistilClassifier(
+        "precomputed",
+        student=partial(MLP, hidden=(n_units,)),
+        n_estimators=n_estimators,
+        tol=np.inf,
+        max_epochs=epochs,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        device="cpu",
+        random_state=0,
+    )
+    return clf.fit(X, np.arange(len(X)) % N_OUTPUTS, teacher_scores=G)
+
+
+class HandStudent(nn.Module):
+    """One hidden layer, joined densely with the features of earlier students."""
+
+    def __init__(self, n_units, n_earlier):
+        super().__init__()
+        self.backbone = nn.Linear(N_FEATURES, n_units)
+        self.join = nn.Linear((n_earlier + 1) * n_units, n_units) if n_earlier else None
+        self.head = nn.Linear(n_units, N_OUTPUTS)
+
+    def forward(self, x, earlier):
+        features = torch.relu(self.backbone(x))
+        if earlier:
+            features = torch.relu(self.join(torch.cat([features, *earlier], dim=1)))
+        return self.head(features), features
+
+
+def barrier_logarithm(u):
+    inside = u.clamp(-0.95, 0.95)
+    return torch.log1p(inside) + (u - inside) / (1 + inside)
+
+
+def fit_by_hand(X, G, *, n_units, n_estimators, epochs):
+    """The same work in plain torch: boosting weights, KL, barrier, cached features."""
+    X, G = torch.from_numpy(X), torch.from_numpy(G)
+    x = (X - X.mean(0)) / X.std(0)
+    n_rows = len(x)
+    bound = G.abs().max()
+    eta = min(np.sqrt(np.log(2 * n_rows) / n_estimators), 1) / (2 * bound)
+    log_cap = np.log(2 * 10)
+    total = torch.zeros_like(G)  # S
+    cached, students = [], []
+    for t in range(n_estimators):
+        student = HandStudent(n_units, t)
+        optimizer = torch.optim.AdamW(
+            student.parameters(), lr=LEARNING_RATE, fused=True
+        )
+        n_batches = -(-n_rows // BATCH_SIZE)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=LEARNING_RATE, total_steps=epochs * n_batches
+        )
+        # log Z / 2n, of weights whose mean is then 2
+        sums = torch.cat([eta * total, -eta * total]).double().logsumexp(0)
+        log_scale = (sums - np.log(2 * n_rows)).float()
+        for _ in range(epochs):
+            for rows in torch.randperm(n_rows).split(BATCH_SIZE):
+                g, s = G[rows], total[rows]
+                scores, _ = student(x[rows], [h[rows] for h in cached])
+                residual = scores - g
+                log_p = log_softmax(g, dim=1)
+                log_q = log_softmax(g + (s + residual) / (t + 1), dim=1)
+                loss = (log_p.exp() * (log_p - log_q)).sum(1).mean()
+                with torch.no_grad():
+                    under = -eta * s - log_scale
+                    over = eta * s - log_scale
+                    excess = (torch.logaddexp(under, over) - log_cap).clamp(min=0)
+                    under, over = (under - excess).exp(), (over - excess).exp()
+                u = residual / (2 * bound)
+                reward = under * barrier_logarithm(u) + over * barrier_logarithm(-u)
+                loss = loss - reward.mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                loss.item()  # for a history of losses
+        with torch.no_grad():
+            student.head.weight -= student.head.weight.mean(0)
+            student.head.bias -= student.head.bias.mean()
+            scores, features = student(x, cached)
+            total += scores - G
+        cached.append(features)
+        students.append(student)
+    return students
+
+
+def predict_by_hand(ensemble):
+    """A function over plain copies of the students: scaled input to running mean."""
+    mean = -ensemble.input_offset / ensemble.input_factor
+    scale = 1 / ensemble.input_factor
+    parts = []
+    for student in ensemble.students:
+        backbone = nn.Sequential(*student.backbone.blocks[0])
+        join = None
+        if student.join is not None:
+            join = nn.Sequential(student.join.linear, nn.ReLU())
+        parts.append((backbone, join, student.head))
+
+    @torch.inference_mode()
+    def predict(x):
+        x = (x - mean) / scale
+        earlier, total = [], 0
+        for backbone, join, head in parts:
+            features = backbone(x)
+            if join is not None:
+                features = join(torch.cat([features, *earlier], dim=1))
+            earlier.append(features)
+            total = total + head(features)
+        return total / len(parts)
+
+    return predict
+
+
+def in_turns(functions, n_repeats, n_calls=1):
+    """Median seconds of a call of each function, run in turns after a warm-up."""
+    seconds = [[] for _ in functions]
+    for repeat in range(n_repeats + 1):
+        for function, measured in zip(functions, seconds, strict=True):
+            began = time.process_time()
+            for _ in range(n_calls):
+                function()
+            if repeat:
+                measured.append((time.process_time() - began) / n_calls)
+    return [float(np.median(measured)) for measured in seconds]
+
+
+def exponent(sizes, seconds):
+    """Slope of log(seconds) over log(sizes), by least squares."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def print_row(what, ours, by_hand, value, goal):
+    verdict = "" if goal is None else ("met" if value <= goal else "missed")
+    goal = "" if goal is None else f"{goal:.2f}"
+    print(
+        f"{what:<46} {ours:>10} {by_hand:>10} {value:>7.2f} {goal:>5} {verdict}",
+        flush=True,
+    )
+
+
+def print_times(what, ours, by_hand, goal):
+    texts = [f"{seconds * 1e3:.2f} ms" for seconds in (ours, by_hand)]
+    print_row(what, *texts, ours / by_hand, goal)
+
+
+def bench_fit(n_rows, n_repeats):
+    """Time of fit against the hand-written loop."""
+    X, G = make_rows(n_rows)
+    for n_units in (16, 64):
+        options = {"n_units": n_units, "n_estimators": 3, "epochs": 2}
+        ours, by_hand = in_turns(
+            [partial(fit, X, G, **options) for fit in (fit_ours, fit_by_hand)],
+            n_repeats,
+        )
+        print_times(f"fit, {n_rows} rows, 3 x {n_units} units", ours, by_hand, 1.15)
+
+
+def bench_growth(n_rows, n_repeats):
+    """How the time of fit grows with the students and with the rows."""
+    X, G = make_rows(n_rows)
+    numbers = [2, 4, 8]
+    sizes = [n_rows // 4, n_rows // 2, n_rows]
+
+    def both(rows, n_estimators):
+        options = {"n_units": 16, "n_estimators": n_estimators, "epochs": 1}
+        return [partial(fit, *rows, **options) for fit in (fit_ours, fit_by_hand)]
+
+    by_number = [both((X, G), n_estimators) for n_estimators in numbers]
+    by_size = [both((X[:size], G[:size]), 3) for size in sizes]
+    for what, pairs, grid in [
+        ("students (2, 4, 8)", by_number, numbers),
+        (f"rows ({', '.join(map(str, sizes))})", by_size, sizes),
+    ]:
+        seconds = in_turns([fit for pair in pairs for fit in pair], n_repeats)
+        ours, by_hand = (exponent(grid, seconds[side::2]) for side in (0, 1))
+        print_row(
+            f"fit, exponent in {what}", f"{ours:.2f}", f"{by_hand:.2f}", ours, 1.05
+        )
+
+
+def all_stages(clf, rows):
+    """Predictions of every stage."""
+    return list(clf.staged_predict(rows))
+
+
+def bench_predict(n_repeats):
+    """Time of predict against the bare modules, and of all stages against one."""
+    X, G = make_rows(4096)
+    clf = fit_ours(X, G, n_units=16, n_estimators=6, epochs=1)
+    by_hand = predict_by_hand(clf.ensemble_)
+    assert torch.allclose(
+        by_hand(torch.from_numpy(X)),
+        torch.from_numpy(clf.decision_function(X)),
+        atol=1e-4,
+    )
+    without_validation = torch.inference_mode()(clf.ensemble_)
+    for n_rows, goal in [(1, 1.6), (64, 1.35), (4096, 1.1)]:
+        rows = X[:n_rows]
+        x = torch.from_numpy(rows)
+        seconds = in_turns(
+            [
+                partial(clf.predict, rows),
+                partial(without_validation, x),
+                partial(by_hand, x),
+            ],
+            n_repeats,
+            n_calls=max(1, 512 // n_rows),
+        )
+        print_times(f"predict, {n_rows} row(s)", seconds[0], seconds[2], goal)
+        print_times("  ensemble without validation", seconds[1], seconds[2], 1.05)
+    for n_rows in (64, 4096):
+        rows = X[:n_rows]
+        staged, once = in_turns(
+            [partial(all_stages, clf, rows), partial(clf.predict, rows)],
+            n_repeats,
+            n_calls=max(1, 512 // n_rows),
+        )
+        print_times(
+            f"all 6 stages against one predict, {n_rows} rows", staged, once, 1.1
+        )
+
+
+def measure_memory(sizes):
+    """Peak memory of fit by number of rows, X being a read-only memory map."""
+    # So that glibc gives freed arrays back to the system: its heap would keep some,
+    # a number that has little to do with the rows.
+    settings = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "X.npy")
+        X = np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.float32, shape=(max(sizes), N_FEATURES)
+        )
+        for start in range(0, len(X), 10000):
+            chunk = X[start : start + 10000]
+            chunk[:] = np.random.RandomState(start).rand(*chunk.shape)
+        X.flush()
+        del X
+        peaks = [
+            int(
+                subprocess.run(
+                    [sys.executable, "-m", __spec__.name, "--peak", str(path), str(n)],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                    env=os.environ | settings,
+                ).stdout
+            )
+            for n in sizes
+        ]
+    return sizes, peaks
+
+
+def print_memory(sizes, peaks):
+    """What the peak grows by with every row, and what it consists of."""
+    # Pages of the memory map that were read count as the memory of the process,
+    # though the system can take them back at any time.
+    slope = np.polyfit(sizes, peaks, 1)[0]
+    mapped = 4 * N_FEATURES
+    parts = [
+        ("measured", slope),
+        ("pages of the memory map of X", mapped),
+        ("measured without them", slope - mapped),
+        ("g and S, float32", 2 * 4 * N_OUTPUTS),
+        ("features of the students, float32", MEMORY_ESTIMATORS * 4 * MEMORY_UNITS),
+        ("teacher_scores and y of the caller", 4 * N_OUTPUTS + 8),
+    ]
+    print(f"\nPeak memory of fit, bytes per row, at {', '.join(map(str, sizes))} rows")
+    print(f"with {MEMORY_ESTIMATORS} x {MEMORY_UNITS} units:")
+    for what, size in parts:
+        print(f"  {what:<44} {size:>10.0f}")
+
+
+def print_peak(path, n_rows):
+    """In a process of its own: fit on the first rows and print the peak in bytes."""
+    X = np.load(path, mmap_mode="r")[:n_rows]
+    G = np.random.default_rng(0).random((n_rows, N_OUTPUTS), dtype=np.float32)
+    fit_ours(X, G, n_units=MEMORY_UNITS, n_estimators=MEMORY_ESTIMATORS, epochs=1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # In kilobytes but on macOS.
+    print(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="few rows and repeats: does it run?"
+    )
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.peak:
+        print_peak(options.peak[0], int(options.peak[1]))
+        return
+    quick = options.quick
+    # First of all: on Linux a process starts with the peak of the one that started it.
+    memory = measure_memory([5000, 10000, 20000] if quick else [20000, 40000, 80000])
+    n_rows = 4000 if quick else 20000
+    print(__doc__.splitlines()[0])
+    print(
+        f"Rows of {N_FEATURES} float32, batches of {BATCH_SIZE}, one thread, medians.\n"
+    )
+    header = f"{'what':<46} {'ours':>10} {'by hand':>10} {'ratio':>7} {'goal':>5}"
+    print(header)
+    bench_fit(n_rows, 1 if quick else 5)
+    bench_growth(n_rows, 1 if quick else 3)
+    bench_predict(5 if quick else 50)
+    print_memory(*memory)
+
+
+if __name__ == "__main__":
+    main()
