@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -299,14 +300,9 @@ def measure_memory(sizes):
 
 def print_memory(sizes, peaks):
     """What the peak grows by with every row, and what it consists of."""
-    # Pages of the memory map that were read count as the memory of the process,
-    # though the system can take them back at any time.
     slope = np.polyfit(sizes, peaks, 1)[0]
-    mapped = 4 * N_FEATURES
     parts = [
-        ("measured", slope),
-        ("pages of the memory map of X", mapped),
-        ("measured without them", slope - mapped),
+        ("measured, without the memory map of X", slope),
         ("g and S, float32", 2 * 4 * N_OUTPUTS),
         ("features of the students, float32", MEMORY_ESTIMATORS * 4 * MEMORY_UNITS),
         ("teacher_scores and y of the caller", 4 * N_OUTPUTS + 8),
@@ -317,14 +313,38 @@ def print_memory(sizes, peaks):
         print(f"  {what:<44} {size:>10.0f}")
 
 
+def memory_in_use():
+    """Bytes of this process that no file backs, None where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(x.split()[1]) * 1024 for x in lines if "RssAnon" in x), None)
+
+
 def print_peak(path, n_rows):
-    """In a process of its own: fit on the first rows and print the peak in bytes."""
+    """In a process of its own: fit on the first rows and print the peak in bytes.
+
+    The pages of a memory map are left out where that is possible: they count as memory
+    of the process until the system takes them back, whenever that is.
+    """
     X = np.load(path, mmap_mode="r")[:n_rows]
     G = np.random.default_rng(0).random((n_rows, N_OUTPUTS), dtype=np.float32)
+    seen, finished = [0], threading.Event()
+
+    def watch():
+        while not finished.wait(0.002):
+            seen[0] = max(seen[0], memory_in_use() or 0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     fit_ours(X, G, n_units=MEMORY_UNITS, n_estimators=MEMORY_ESTIMATORS, epochs=1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In kilobytes but on macOS.
-    print(peak if sys.platform == "darwin" else peak * 1024)
+    finished.set()
+    watcher.join()
+    if not seen[0]:
+        # In kilobytes but on macOS.
+        unit = 1 if sys.platform == "darwin" else 1024
+        seen[0] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        seen[0] -= X.nbytes
+    print(seen[0])
 
 
 def main():

@@ -125,9 +125,12 @@ class _Boosting:
             if refine == "final":
                 self._refine(refine_epochs, int(seeds[-1]), open_bar)
         except KeyboardInterrupt:
-            if not len(self.ensemble):
+            if not self.history:
                 raise
-            # Whatever was under way is dropped; the game is where the students are.
+            # Whatever was under way is dropped, and the game goes back to where the
+            # finished students are.
+            n_finished = len(self.history)
+            del self.ensemble.students[n_finished:], self.rungs[n_finished:]
             self.replay()
             warnings.warn(
                 f"{owner}.fit was interrupted; the {len(self.ensemble)} finished "
@@ -404,7 +407,12 @@ class _BaseBDistil(BaseEstimator):
         n_outputs = scores.shape[1]
         teacher_costs = _teacher_costs(response)
         if previous is None:
-            mean, scale = _input_scaling(x, sample_weight, owner)
+            mean, scale = _input_scaling(x, sample_weight)
+            if not (_fits(mean, dtype) and _fits(scale, dtype)):
+                raise ValueError(
+                    f"X holds values that are too large for the dtype={self.dtype!r} "
+                    f"of {owner}. Scale them down, or use dtype='float64'."
+                )
             ensemble = ProgressiveEnsemble(
                 input_shape,
                 n_outputs,
@@ -794,7 +802,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
           frozen is an error;
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
-        - None fits a random forest.
+        - None fits extremely randomized trees, at least two rows a leaf.
 
         Its `predict_proba` is preferred to its `decision_function`.
 
@@ -1168,7 +1176,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
           frozen is an error;
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
-        - None fits a random forest.
+        - None fits extremely randomized trees, at least two rows a leaf.
 
         Its `predict` gives one or several targets; a torch teacher's outputs are taken
         as they are.
@@ -1461,7 +1469,13 @@ def _is_fitted(estimator):
     return hasattr(estimator, "ensemble_")
 
 
-def _input_scaling(x, sample_weight, owner):
+def _fits(values, dtype):
+    """Whether numbers stay finite in a dtype."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(dtype)).all())
+
+
+def _input_scaling(x, sample_weight):
     """Mean and standard deviation per feature or channel, to broadcast against a row.
 
     Chunk by chunk in float64, so that a memory map stays one.
