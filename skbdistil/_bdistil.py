@@ -37,12 +37,12 @@ from skbdistil._game import BoostingGame, auto_eta
 from skbdistil._random import derive_seed, draw_seeds, torch_seed
 from skbdistil._search import WeakLearnerSearch
 from skbdistil._training import (
-    CHUNK_ROWS,
     JointStudents,
     RowData,
     Trainer,
     as_tensor,
     check_net,
+    chunk_rows,
     resolve_batch_size,
     resolve_device,
     resolve_epochs,
@@ -577,21 +577,30 @@ class _BaseBDistil(BaseEstimator):
 
     def _ladder(self, ensemble, connection, teacher_costs):
         """Hypothesis classes; "auto" is sized by the cost of the whole ensemble."""
+
+        def stage_costs(factory, n_students):
+            sample = ProgressiveEnsemble(
+                ensemble.input_shape, ensemble.n_outputs, connection=connection
+            )
+            # Only their costs count, but their weights would use up random numbers.
+            with torch_seed(0, torch.device("cpu")):
+                for _ in range(n_students):
+                    sample.append(sample.new_student(factory))
+            return costs.stage_costs(sample, sample.example())
+
         if not (isinstance(self.student, str) and self.student == "auto"):
-            return check_ladder(self.student, type(self).__name__)
+            ladder = check_ladder(self.student, type(self).__name__)
+            for factory in ladder:
+                # A student that cannot be built or counted is found here, not after
+                # the training of others.
+                stage_costs(factory, 1)
+            return ladder
         factories, chosen = auto_students(ensemble.input_shape)
         if teacher_costs is not None:
             chosen = 0
             allowed = _AUTO_COST_SHARE * teacher_costs.macs
             for position, factory in enumerate(factories):
-                sample = ProgressiveEnsemble(
-                    ensemble.input_shape, ensemble.n_outputs, connection=connection
-                )
-                # Only their costs count, but their weights would use up random numbers.
-                with torch_seed(0, torch.device("cpu")):
-                    for _ in range(self.n_estimators):
-                        sample.append(sample.new_student(factory))
-                spent = costs.stage_costs(sample, sample.example())
+                spent = stage_costs(factory, self.n_estimators)
                 if spent.cumulative_macs[-1] > allowed:
                     break
                 chosen = position
@@ -658,20 +667,19 @@ class _BaseBDistil(BaseEstimator):
         n_stages = self._n_stages()
         ensemble, device, dtype = self._ready_ensemble()
         x = as_tensor(x)
-        scores = torch.empty(
-            (n_stages if all_stages else 1, len(x), ensemble.n_outputs), dtype=dtype
-        )
+        n_rows = chunk_rows(self.input_shape_)
+        chunks = []
         with torch.inference_mode():
-            for start in range(0, len(x), CHUNK_ROWS):
-                rows = slice(start, start + CHUNK_ROWS)
-                state = ensemble.start(x[rows].to(device, dtype))
-                for stage in range(n_stages):
+            for start in range(0, len(x), n_rows):
+                state = ensemble.start(x[start : start + n_rows].to(device, dtype))
+                means = []
+                for _ in range(n_stages):
                     state.advance()
                     if all_stages:
-                        scores[stage, rows] = state.mean()
-                if not all_stages:
-                    scores[0, rows] = state.mean()
-        return scores.numpy()
+                        means.append(state.mean())
+                chunks.append(torch.stack(means) if all_stages else state.mean()[None])
+        scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+        return scores.cpu().numpy()
 
     def _n_stages(self):
         if self.n_stages is None:
@@ -691,7 +699,7 @@ class _BaseBDistil(BaseEstimator):
 
     def _ready_ensemble(self):
         """Ensemble on the device asked for: it may come from another machine."""
-        like = next(self.ensemble_.parameters())
+        like = self.ensemble_.input_factor
         device = resolve_device(self.device, like.dtype)
         if device.type != like.device.type:
             self.ensemble_.to(device)
@@ -1275,7 +1283,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         give the students of one longer fit.
 
     dtype : {"float32", "float64"}, default="float32"
-        Type of the students' weights and of what is predicted.
+        Type of the students' weights; predictions are float64 in any case.
 
     device : str or torch.device, default="auto"
         Where students are trained and run. ``"auto"``: CUDA, else MPS, else the CPU.
@@ -1482,14 +1490,15 @@ def _input_scaling(x, sample_weight):
     """
     channels_last = x.ndim <= 3
     scaler = StandardScaler()
-    for start in range(0, len(x), CHUNK_ROWS):
-        chunk = x[start : start + CHUNK_ROWS].astype(np.float64)
+    n_rows = chunk_rows(x.shape[1:])
+    for start in range(0, len(x), n_rows):
+        chunk = x[start : start + n_rows].astype(np.float64)
         weight = None
         if not channels_last:
             chunk = np.moveaxis(chunk, 1, -1)
         if sample_weight is not None:
             n_values = chunk[0].size // chunk.shape[-1]
-            weight = np.repeat(sample_weight[start : start + CHUNK_ROWS], n_values)
+            weight = np.repeat(sample_weight[start : start + n_rows], n_values)
         scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
     shape = (-1,) if channels_last else (-1,) + (1,) * (x.ndim - 2)
     mean, scale = scaler.mean_.reshape(shape), scaler.scale_.reshape(shape)

@@ -6,6 +6,7 @@ tensors in one piece, the features of earlier students computed once per round, 
 telling an interrupt from early stopping.
 """
 
+import math
 import warnings
 from functools import partial
 
@@ -19,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from skbdistil._random import torch_seed
 
-# Rows that are run at once where no gradient is needed.
-CHUNK_ROWS = 4096
+# Rows, and numbers in them, that are run at once where no gradient is needed.
+_CHUNK_ROWS = 4096
+_CHUNK_SIZE = 2**25
 
 # Optimizer steps that max_epochs="auto" guarantees, and epochs it takes at least.
 _MIN_STEPS = 1000
@@ -47,6 +49,21 @@ def resolve_device(device, dtype=torch.float32):
     if torch.backends.mps.is_available() and dtype != torch.float64:
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def chunk_rows(input_shape):
+    """Rows to run at once where no gradient is needed: fewer of large ones.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of a row.
+
+    Returns
+    -------
+    n_rows : int
+    """
+    return max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // math.prod(input_shape)))
 
 
 def as_tensor(array):
@@ -183,8 +200,9 @@ class RowData(Dataset):
         was_training = student.training
         student.eval()
         scores, kept = [], []
-        for start in range(0, len(self), CHUNK_ROWS):
-            inputs, _ = self[start : start + CHUNK_ROWS]
+        n_rows = chunk_rows(self.x.shape[1:])
+        for start in range(0, len(self), n_rows):
+            inputs, _ = self[start : start + n_rows]
             chunk_scores, chunk_kept = student(**inputs)
             scores.append(chunk_scores.cpu())
             if self.cache_features:

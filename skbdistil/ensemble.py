@@ -655,6 +655,8 @@ class StageState:
 
     def __init__(self, ensemble, x):
         self.ensemble = ensemble
+        # A list, since indexing a ModuleList takes as long as a small layer.
+        self._students = list(ensemble.students)
         self.x = ensemble.scale(x)
         self.earlier = []
         self.total = None
@@ -662,7 +664,7 @@ class StageState:
 
     def advance(self):
         """Run the next student."""
-        student = self.ensemble.students[self.n_stages]
+        student = self._students[self.n_stages]
         mean = None
         if student.adds_mean:
             mean = self.total / self.n_stages

@@ -127,7 +127,7 @@ class MLP(Backbone):
 
     def prepare(self, x):
         """Flatten all but the first axis."""
-        return x.flatten(1)
+        return x if x.ndim == 2 else x.flatten(1)
 
 
 class _PooledFeatures(nn.Sequential):

@@ -316,7 +316,7 @@ def test_prediction_of_a_row_does_not_depend_on_the_others(estimator, monkeypatc
     assert_allclose(alone, whole, atol=1e-5, rtol=1e-5)
     order = np.random.RandomState(0).permutation(len(X))
     assert_allclose(predict(X[order]), whole[order], atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(_bdistil, "CHUNK_ROWS", 4)
+    monkeypatch.setattr(_training, "_CHUNK_ROWS", 4)
     assert_allclose(predict(X), whole, atol=1e-5, rtol=1e-5)
     stages = list(getattr(model, f"staged_{method}")(X))
     assert_array_equal(stages[-1], predict(X))
@@ -326,8 +326,7 @@ def test_prediction_of_a_row_does_not_depend_on_the_others(estimator, monkeypatc
 def test_small_chunks_in_fit_change_nothing(estimator, monkeypatch):
     X = rows()
     whole = fitted(estimator, dtype="float64")
-    monkeypatch.setattr(_bdistil, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(_training, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(_training, "_CHUNK_ROWS", 7)
     chunked = fitted(estimator, dtype="float64")
     assert_allclose(
         staged_scores(chunked, X), staged_scores(whole, X), rtol=1e-7, atol=1e-9

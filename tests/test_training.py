@@ -266,7 +266,7 @@ def test_cached_features_do_not_belong_to_a_graph():
 
 
 def test_run_is_in_eval_mode_and_restores_the_mode(monkeypatch):
-    monkeypatch.setattr("skbdistil._training.CHUNK_ROWS", 16)
+    monkeypatch.setattr("skbdistil._training._CHUNK_ROWS", 16)
     ensemble = ProgressiveEnsemble((1, 6, 6), 2, connection="lateral")
     x, teacher = torch.randn(50, 1, 6, 6), torch.randn(50, 2)
     rows = RowData(ensemble, x, teacher, torch.zeros(50, 2), device=CPU)
