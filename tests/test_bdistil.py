@@ -1041,8 +1041,11 @@ class NotANumber(nn.Module):
 
 
 def diverging_after(n_good):
-    """Backbones whose features are NaN once `n_good` students have been built."""
-    built = itertools.count()
+    """Backbones whose features are NaN once `n_good` students have been built.
+
+    The first one that is built is never trained: `fit` counts its cost.
+    """
+    built = itertools.count(-1)
 
     def build(input_shape):
         backbone = MLP(input_shape, hidden=(4,))
