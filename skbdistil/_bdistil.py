@@ -578,7 +578,7 @@ class _BaseBDistil(BaseEstimator):
     def _ladder(self, ensemble, connection, teacher_costs):
         """Hypothesis classes; "auto" is sized by the cost of the whole ensemble."""
 
-        def stage_costs(factory, n_students):
+        def sample_costs(factory, n_students):
             sample = ProgressiveEnsemble(
                 ensemble.input_shape, ensemble.n_outputs, connection=connection
             )
@@ -591,16 +591,16 @@ class _BaseBDistil(BaseEstimator):
         if not (isinstance(self.student, str) and self.student == "auto"):
             ladder = check_ladder(self.student, type(self).__name__)
             for factory in ladder:
-                # A student that cannot be built or counted is found here, not after
-                # the training of others.
-                stage_costs(factory, 1)
+                # Two of them, for the connection: what cannot be built or counted is
+                # found here, not after the training of others.
+                sample_costs(factory, min(2, self.n_estimators))
             return ladder
         factories, chosen = auto_students(ensemble.input_shape)
         if teacher_costs is not None:
             chosen = 0
             allowed = _AUTO_COST_SHARE * teacher_costs.macs
             for position, factory in enumerate(factories):
-                spent = stage_costs(factory, self.n_estimators)
+                spent = sample_costs(factory, self.n_estimators)
                 if spent.cumulative_macs[-1] > allowed:
                     break
                 chosen = position

@@ -38,6 +38,7 @@ from skbdistil import (
     _bdistil,
     _training,
 )
+from skbdistil.ensemble import Connection
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
 from skbdistil.students import MLP
 from skbdistil.teachers import TorchTeacher
@@ -1043,9 +1044,9 @@ class NotANumber(nn.Module):
 def diverging_after(n_good):
     """Backbones whose features are NaN once `n_good` students have been built.
 
-    The first one that is built is never trained: `fit` counts its cost.
+    The first two that are built are never trained: `fit` counts their cost.
     """
-    built = itertools.count(-1)
+    built = itertools.count(-2)
 
     def build(input_shape):
         backbone = MLP(input_shape, hidden=(4,))
@@ -1392,7 +1393,21 @@ def test_bad_labels_and_targets():
 
 
 @ESTIMATORS
-def test_student_whose_cost_cannot_be_counted(estimator):
+@pytest.mark.parametrize("where", ["student", "connection"])
+def test_what_cannot_be_counted_is_found_before_training(estimator, where, monkeypatch):
+    def train(*args, **kwargs):
+        pytest.fail("a student was trained")
+
+    monkeypatch.setattr(_training.Trainer, "train", train)
+
+    class Factor(Connection):
+        def __init__(self, n_features, earlier):
+            super().__init__(n_features, earlier)
+            self.factor = nn.Parameter(torch.ones(1))
+
+        def forward(self, features, earlier):
+            return features * self.factor
+
     class Own(nn.Module):
         def __init__(self, input_shape):
             super().__init__()
@@ -1401,5 +1416,7 @@ def test_student_whose_cost_cannot_be_counted(estimator):
         def forward(self, x):
             return x * self.factor
 
-    with pytest.raises(ValueError, match=r"operations of Own .* cannot be counted"):
-        fitted(estimator, student=Own)
+    option = {"student": Own} if where == "student" else {"connection": Factor}
+    name = "Own" if where == "student" else "Factor"
+    with pytest.raises(ValueError, match=rf"operations of {name} .* cannot be counted"):
+        fitted(estimator, **option)

@@ -1,7 +1,7 @@
 """
-=====================================================
-Quickstart: six students for the price of one teacher
-=====================================================
+============================================
+Quickstart: from one teacher to six students
+============================================
 
 A torch network that reads handwritten digits is distilled into six small students. Any
 number of them can be run, so accuracy is bought with inference cost at the time of
@@ -108,18 +108,20 @@ print(
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 ax.plot(fraction, accuracy, marker="o", label="students, running mean")
 ax.axhline(teacher_accuracy, color="black", linestyle="--", label="teacher")
-for stage in (0, 1, 5):
+for stage, aligned in ((0, "left"), (1, "left"), (5, "right")):
     ax.annotate(
         f"{stage + 1} student{'s' if stage else ''}",
         (fraction[stage], accuracy[stage]),
         textcoords="offset points",
-        xytext=(6, -12),
+        xytext=(8, -15) if aligned == "left" else (0, -30),
+        ha=aligned,
     )
 ax.set(
     xlabel="Multiply-accumulates as a fraction of the teacher's",
     ylabel="Test accuracy",
     title="Digits: six students of 16 units",
 )
+ax.margins(0.08, 0.15)
 ax.xaxis.set_major_formatter("{x:.0%}")
 ax.legend(loc="lower right")
 fig.savefig("quickstart.png", dpi=120)
