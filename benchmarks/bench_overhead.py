@@ -195,7 +195,7 @@ def bench_fit(n_rows, n_repeats):
     """Time of fit against the hand-written loop."""
     X, G = make_rows(n_rows)
     for n_units in (16, 64):
-        options = {"n_units": n_units, "n_estimators": 3, "epochs": 2}
+        options = {"n_units": n_units, "n_estimators": 3, "epochs": 4}
         ours, by_hand = in_turns(
             [partial(fit, X, G, **options) for fit in (fit_ours, fit_by_hand)],
             n_repeats,

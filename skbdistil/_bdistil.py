@@ -1,10 +1,10 @@
 """The estimators: validate, run the boosting loop, predict stage by stage."""
 
 import copy
+import math
 import time
 import warnings
 from contextlib import nullcontext
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -100,10 +100,11 @@ class _Boosting:
 
     def run(self, seeds, *, refine, refine_epochs, open_bar, owner):
         """Play the rounds that are left and refine where that is asked for."""
+        n_before = len(self.ensemble)
         try:
-            for number in range(len(self.ensemble) + 1, len(seeds) + 1):
+            for number in range(n_before + 1, len(seeds) + 1):
                 began = time.perf_counter()
-                with open_bar(number) as bar:
+                with open_bar(self.search.max_epochs, number) as bar:
                     learner = self.search.find(
                         self.game,
                         self.rows,
@@ -122,7 +123,7 @@ class _Boosting:
                 if refine == "rounds":
                     self._refine(refine_epochs, int(seeds[number - 1]), open_bar)
                 self.report(number, self.game, time.perf_counter() - began)
-            if refine == "final":
+            if refine == "final" and len(self.ensemble) > n_before:
                 self._refine(refine_epochs, int(seeds[-1]), open_bar)
         except KeyboardInterrupt:
             if not self.history:
@@ -136,7 +137,7 @@ class _Boosting:
                 f"{owner}.fit was interrupted; the {len(self.ensemble)} finished "
                 "student(s) are kept.",
                 FitInterruptedWarning,
-                stacklevel=2,
+                stacklevel=5,  # the caller of fit
             )
 
     def _stop(self, number, n_rounds, owner):
@@ -154,7 +155,7 @@ class _Boosting:
         warnings.warn(
             f"{message} Boosting stops with {len(self.ensemble)} student(s). {advice}",
             WeakLearnerNotFoundWarning,
-            stacklevel=2,
+            stacklevel=6,  # the caller of fit
         )
 
     def _join(self, student, scores, kept):
@@ -186,7 +187,7 @@ class _Boosting:
             rows.joint = True
         finished = False
         try:
-            with open_bar() as bar:
+            with open_bar(epochs) as bar:
                 self.search.trainer.train(
                     JointStudents(self.ensemble),
                     JointLoss(self.search.objective, self.search.regression),
@@ -211,7 +212,7 @@ class _Boosting:
                 "The refinement diverged to weights that are not finite; the students "
                 "stay as they were before it. Lower 'learning_rate'.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=6,  # the caller of fit
             )
         self.replay()
 
@@ -375,11 +376,16 @@ class _BaseBDistil(BaseEstimator):
         )
         connection = check_connection(self.connection, owner)
         check_net(self.net, owner)
+        if self.n_stages is not None and self.n_stages > self.n_estimators:
+            raise ValueError(
+                f"The 'n_stages' parameter of {owner} must be at most "
+                f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
+            )
 
         x, y = self._validate_fit(X, y, reset=previous is None)
         input_shape = tuple(x.shape[1:])
         if previous is not None:
-            self._check_warm_start(input_shape)
+            self._check_warm_start(input_shape, connection)
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
@@ -394,25 +400,21 @@ class _BaseBDistil(BaseEstimator):
             sample_weight=sample_weight,
             teacher_scores=teacher_scores,
             random_state=int(teacher_seed),
-            dtype=dtype,
+            # Targets may lie far from 0: they are standardised before they are cast.
+            dtype=np.float64 if regression else dtype,
             owner=owner,
         )
         scores, label = self._encode(response, y, sample_weight, previous)
         seeds = draw_seeds(random_state, self.n_estimators)
 
         torch_dtype = getattr(torch, self.dtype)
-        device = resolve_device(self.device, torch_dtype)
+        device = resolve_device(self.device, torch_dtype, owner)
         if sample_weight is not None:
             sample_weight = sample_weight / sample_weight.mean()
         n_outputs = scores.shape[1]
         teacher_costs = _teacher_costs(response)
         if previous is None:
-            mean, scale = _input_scaling(x, sample_weight)
-            if not (_fits(mean, dtype) and _fits(scale, dtype)):
-                raise ValueError(
-                    f"X holds values that are too large for the dtype={self.dtype!r} "
-                    f"of {owner}. Scale them down, or use dtype='float64'."
-                )
+            mean, scale = _input_scaling(x, sample_weight, dtype, owner)
             ensemble = ProgressiveEnsemble(
                 input_shape,
                 n_outputs,
@@ -495,7 +497,7 @@ class _BaseBDistil(BaseEstimator):
             refine_epochs=(
                 max_epochs if self.refine_epochs == "auto" else self.refine_epochs
             ),
-            open_bar=partial(self._open_bar, max_epochs),
+            open_bar=self._open_bar,
             owner=owner,
         )
 
@@ -532,8 +534,14 @@ class _BaseBDistil(BaseEstimator):
             y = column_or_1d(y)
         return x, y
 
-    def _check_warm_start(self, input_shape):
+    def _check_warm_start(self, input_shape, connection):
         owner = type(self).__name__
+        if repr(connection) != repr(self.ensemble_.connection):
+            raise ValueError(
+                f"With warm_start=True, the 'connection' parameter of {owner} must be "
+                f"that of the earlier fit, {self.ensemble_.connection!r}. Got "
+                f"{connection!r}."
+            )
         if input_shape != self.input_shape_:
             raise ValueError(
                 f"With warm_start=True, the rows of X must have the shape that {owner} "
@@ -594,6 +602,12 @@ class _BaseBDistil(BaseEstimator):
                 # Two of them, for the connection: what cannot be built or counted is
                 # found here, not after the training of others.
                 sample_costs(factory, min(2, self.n_estimators))
+            if len(ensemble) and self.rungs_[-1] >= len(ladder):
+                raise ValueError(
+                    f"With warm_start=True, the ladder in the 'student' parameter of "
+                    f"{type(self).__name__} must reach the class of the last student, "
+                    f"number {self.rungs_[-1] + 1}. Got {len(ladder)} class(es)."
+                )
             return ladder
         factories, chosen = auto_students(ensemble.input_shape)
         if teacher_costs is not None:
@@ -617,7 +631,14 @@ class _BaseBDistil(BaseEstimator):
         """Row numbers for training and validation; None for all and none."""
         if not self.early_stopping:
             return None, None
-        stratify = label if is_classifier(self) else None
+        stratify = None
+        if is_classifier(self) and label is not None:
+            n_valid = math.ceil(self.validation_fraction * n_samples)
+            counts = np.bincount(label)
+            counts = counts[counts > 0]
+            # Where classes are too rare to be on both sides, chance decides.
+            if counts.min() > 1 and len(counts) <= min(n_valid, n_samples - n_valid):
+                stratify = label
         return train_test_split(
             np.arange(n_samples),
             test_size=self.validation_fraction,
@@ -625,13 +646,13 @@ class _BaseBDistil(BaseEstimator):
             stratify=stratify,
         )
 
-    def _open_bar(self, max_epochs, number=None):
+    def _open_bar(self, n_epochs, number=None):
         """Progress bar over the epochs of a round, or of a refinement."""
         if not self.verbose:
             return nullcontext()
         what = f"round {number} of {self.n_estimators}" if number else "refinement"
         return tqdm(
-            total=max_epochs,
+            total=n_epochs,
             desc=f"[{type(self).__name__}] {what}",
             unit="epoch",
             leave=False,
@@ -654,7 +675,10 @@ class _BaseBDistil(BaseEstimator):
     # Predicting
 
     def _staged_scores(self, X, *, all_stages):
-        """Running means of shape (n_stages or 1, n_samples, n_outputs)."""
+        """Running means of shape (n_stages or 1, n_samples, n_outputs).
+
+        In the units of the game: those of a regression target need not fit the dtype.
+        """
         x = validate_data(
             self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
         )
@@ -673,11 +697,11 @@ class _BaseBDistil(BaseEstimator):
             for start in range(0, len(x), n_rows):
                 state = ensemble.start(x[start : start + n_rows].to(device, dtype))
                 means = []
-                for _ in range(n_stages):
+                for stage in range(1, n_stages + 1):
                     state.advance()
-                    if all_stages:
-                        means.append(state.mean())
-                chunks.append(torch.stack(means) if all_stages else state.mean()[None])
+                    if all_stages or stage == n_stages:
+                        means.append(state.total / stage)
+                chunks.append(torch.stack(means))
         scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return scores.cpu().numpy()
 
@@ -690,20 +714,22 @@ class _BaseBDistil(BaseEstimator):
                 f"The 'n_stages' parameter of {owner} must be None or an int of at "
                 f"least 1. Got {self.n_stages!r} instead."
             )
-        if self.n_stages > self.n_estimators_:
+        if self.n_stages > max(self.n_estimators, self.n_estimators_):
             raise ValueError(
                 f"The 'n_stages' parameter of {owner} is {self.n_stages}, but the "
                 f"fitted ensemble has only {self.n_estimators_} student(s)."
             )
-        return int(self.n_stages)
+        # Fewer where boosting has stopped early.
+        return min(int(self.n_stages), self.n_estimators_)
 
     def _ready_ensemble(self):
         """Ensemble on the device asked for: it may come from another machine."""
         like = self.ensemble_.input_factor
-        device = resolve_device(self.device, like.dtype)
-        if device.type != like.device.type:
+        device = resolve_device(self.device, like.dtype, type(self).__name__)
+        same_index = device.index in (None, like.device.index)
+        if device.type != like.device.type or not same_index:
             self.ensemble_.to(device)
-        return self.ensemble_, device, like.dtype
+        return self.ensemble_, self.ensemble_.input_factor.device, like.dtype
 
     def staged_score(self, X, y, sample_weight=None):
         """Score of the ensemble after each stage.
@@ -751,11 +777,11 @@ class _BaseBDistil(BaseEstimator):
             Its weights are its own.
         """
         check_is_fitted(self)
-        is_prefix = (
-            isinstance(stages, slice)
-            and stages.start in (None, 0)
-            and stages.step in (None, 1)
-        )
+        if not isinstance(stages, slice):
+            raise TypeError(
+                f"{type(self).__name__} is cut by a slice [:k]. Got {stages!r}."
+            )
+        is_prefix = stages.start in (None, 0) and stages.step in (None, 1)
         n_stages = stages.indices(self.n_estimators_)[1] if is_prefix else 0
         if n_stages < 1:
             raise ValueError(
@@ -763,7 +789,8 @@ class _BaseBDistil(BaseEstimator):
                 f"k at least 1. Got {stages!r}."
             )
         first = slice(n_stages)
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
         other.ensemble_ = copy.deepcopy(self.ensemble_.truncated(n_stages))
         other.n_estimators_ = n_stages
         other.student_edges_ = self.student_edges_[first].copy()
@@ -774,6 +801,10 @@ class _BaseBDistil(BaseEstimator):
         if self.n_stages is not None and self.n_stages > n_stages:
             other.n_stages = None
         return other
+
+    # Students are no items: later ones read what earlier ones computed.
+    __iter__ = None
+    __contains__ = None
 
     def __getstate__(self):
         state = super().__getstate__()
@@ -899,7 +930,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         change the rows (augmentation).
 
     n_stages : int or None, default=None
-        Number of students that predict; None for all. Can be set after `fit`.
+        Number of students that predict, at most `n_estimators`; None for all. Can be
+        set after `fit`. Where boosting stopped early, all there are.
 
     warm_start : bool, default=False
         Whether `fit` adds rounds to the fitted ensemble. Without refinement, with a
@@ -914,8 +946,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine; torch's and NumPy's global
-        generators are left alone.
+        An int gives the same bits on the same machine, unless several fits share a
+        process in threads; torch's and NumPy's global generators are left alone.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1275,7 +1307,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         change the rows (augmentation).
 
     n_stages : int or None, default=None
-        Number of students that predict; None for all. Can be set after `fit`.
+        Number of students that predict, at most `n_estimators`; None for all. Can be
+        set after `fit`. Where boosting stopped early, all there are.
 
     warm_start : bool, default=False
         Whether `fit` adds rounds to the fitted ensemble. Without refinement, with a
@@ -1290,8 +1323,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine; torch's and NumPy's global
-        generators are left alone.
+        An int gives the same bits on the same machine, unless several fits share a
+        process in threads; torch's and NumPy's global generators are left alone.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1405,8 +1438,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             )
 
         def standardised(targets):
-            centred = targets - self.target_mean_
-            return (centred / self.target_scale_).astype(values.dtype)
+            return ((targets - self.target_mean_) / self.target_scale_).astype(
+                self.dtype
+            )
 
         return standardised(values), None if y is None else standardised(y)
 
@@ -1430,9 +1464,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
     def _as_targets(self, scores):
-        # scikit-learn's regressors predict float64.
-        scores = scores.astype(np.float64)
-        return scores[:, 0] if self.single_output_ else scores
+        targets = scores.astype(np.float64) * self.target_scale_ + self.target_mean_
+        return targets[:, 0] if self.single_output_ else targets
 
     def predict(self, X):
         """Targets of each row.
@@ -1477,13 +1510,7 @@ def _is_fitted(estimator):
     return hasattr(estimator, "ensemble_")
 
 
-def _fits(values, dtype):
-    """Whether numbers stay finite in a dtype."""
-    with np.errstate(over="ignore"):
-        return bool(np.isfinite(values.astype(dtype)).all())
-
-
-def _input_scaling(x, sample_weight):
+def _input_scaling(x, sample_weight, dtype, owner):
     """Mean and standard deviation per feature or channel, to broadcast against a row.
 
     Chunk by chunk in float64, so that a memory map stays one.
@@ -1499,10 +1526,30 @@ def _input_scaling(x, sample_weight):
         if sample_weight is not None:
             n_values = chunk[0].size // chunk.shape[-1]
             weight = np.repeat(sample_weight[start : start + n_rows], n_values)
-        scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
+        # What overflows is found below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
+    mean, scale = scaler.mean_, scaler.scale_
+    advice = f"Scale them before {owner}, or use dtype='float64'."
+    with np.errstate(over="ignore"):
+        cast = np.array([mean, scale, 1 / scale]).astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ValueError(
+            f"X holds values whose mean or spread is out of the range of {dtype}. "
+            f"{advice}"
+        )
+    # Rows are cast before they are centred; a hundredth of the spread has to be left.
+    lost = (scaler.var_ > 0) & (np.abs(mean) * np.finfo(dtype).eps > scale / 100)
+    if lost.any():
+        warnings.warn(
+            f"{lost.sum()} feature(s) of X, the first at position {lost.argmax()}, "
+            f"vary too little around a large mean for {dtype}, which loses most of "
+            f"what they say. {advice}",
+            UserWarning,
+            stacklevel=5,
+        )
     shape = (-1,) if channels_last else (-1,) + (1,) * (x.ndim - 2)
-    mean, scale = scaler.mean_.reshape(shape), scaler.scale_.reshape(shape)
-    return mean, scale
+    return mean.reshape(shape), scale.reshape(shape)
 
 
 def _teacher_costs(response):
@@ -1511,8 +1558,9 @@ def _teacher_costs(response):
         return None
     try:
         return costs.module_costs(response.module, response.module_input)
-    except ValueError:
-        # A layer without a formula is no reason not to distil the teacher.
+    except (RuntimeError, TypeError, ValueError):
+        # A layer without a formula, or rows that a skorch dataset reshapes before the
+        # module sees them, are no reason not to distil the teacher.
         return None
 
 

@@ -45,7 +45,7 @@ def torch_seed(seed, device):
     """Seed torch inside the block and restore its generators afterwards.
 
     Layers initialise from torch's global generator, so it cannot be avoided; it can
-    be left as it was found.
+    be left as it was found. All threads of a process share it.
 
     Parameters
     ----------
@@ -53,12 +53,15 @@ def torch_seed(seed, device):
     device : torch.device
         Where it is a CUDA device, its generator is seeded and restored too.
     """
-    cuda = device.type == "cuda"
+    cuda = []
+    if device.type == "cuda":
+        current = torch.cuda.current_device()
+        cuda = [current if device.index is None else device.index]
     # Seeded one by one: seeding all of torch would also reset the generators of
     # devices that are not in use here.
-    with torch.random.fork_rng([device.index or 0] if cuda else []):
+    with torch.random.fork_rng(cuda):
         torch.random.default_generator.manual_seed(seed)
-        if cuda:
-            with torch.cuda.device(device):
+        for index in cuda:
+            with torch.cuda.device(index):
                 torch.cuda.manual_seed(seed)
         yield

@@ -119,6 +119,8 @@ class WeakLearnerSearch:
         for rung in range(first_rung, len(self.ladder)):
             best = None
             for attempt in range(self.max_attempts):
+                if bar is not None:
+                    bar.reset()
                 learner = self._attempt(
                     game, rows, valid, rung, derive_seed(seed, rung, attempt), bar
                 )

@@ -6,6 +6,7 @@ tensors in one piece, the features of earlier students computed once per round, 
 telling an interrupt from early stopping.
 """
 
+import dis
 import math
 import warnings
 from functools import partial
@@ -29,7 +30,7 @@ _MIN_STEPS = 1000
 _MIN_EPOCHS = 8
 
 
-def resolve_device(device, dtype=torch.float32):
+def resolve_device(device, dtype, owner):
     """Turn the `device` parameter into a torch device.
 
     Parameters
@@ -37,13 +38,23 @@ def resolve_device(device, dtype=torch.float32):
     device : str or torch.device
         ``"auto"`` takes CUDA, then MPS (which has no float64), then the CPU.
     dtype : torch.dtype
+    owner : str
+        Name of the estimator, for messages.
 
     Returns
     -------
     device : torch.device
     """
+    if device == "cpu":
+        return torch.device("cpu")
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"The 'device' parameter of {owner} must be 'auto' or a device that "
+                f"torch can use here, such as 'cpu'. Got {device!r}: {error}"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available() and dtype != torch.float64:
@@ -172,9 +183,8 @@ class RowData(Dataset):
         if any(earlier):
             inputs["earlier"] = earlier
         # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
-        if self.ensemble.needs_mean:
-            mean = targets["teacher"] + targets["residual_sum"] / self.n_previous
-            inputs["mean"] = mean.to(self.device)
+        mean = targets["teacher"] + targets["residual_sum"] / self.n_previous
+        inputs["mean"] = mean.to(self.device)
         return inputs
 
     def _run_earlier(self, index):
@@ -509,6 +519,8 @@ def _raised_by_callback(stop):
     while trace.tb_next is not None:
         trace = trace.tb_next
     frame = trace.tb_frame
-    return frame.f_code.co_name.startswith("on_") and isinstance(
+    # Ctrl-C may hit a callback too, but then at any other instruction.
+    instruction = dis.opname[frame.f_code.co_code[trace.tb_lasti]]
+    return instruction == "RAISE_VARARGS" and isinstance(
         frame.f_locals.get("self"), Callback
     )

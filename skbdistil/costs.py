@@ -178,7 +178,7 @@ def stage_costs(ensemble, x):
     Raises
     ------
     ValueError
-        As in :func:`module_costs`.
+        As in :func:`module_costs`, and if a layer of the ensemble is not called.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def stage_costs(ensemble, x):
     array([12, 33])
     """
     n_rows = _n_rows([x])
-    macs, parameters, seen = [], [], set()
+    macs, parameters, seen, ran = [], [], set(), set()
     with _counting(ensemble) as calls:
         # What `start` computes is needed from the first stage on, and counted there.
         state = ensemble.start(x)
@@ -220,7 +220,16 @@ def stage_costs(ensemble, x):
             new = {p for module in used for p in module.parameters()} - seen
             parameters.append(sum(parameter.numel() for parameter in new))
             seen |= new
+            # Attention calls its own output layer by function, and counts it.
+            ran.update(part for module, _ in calls for part in module.modules())
             calls.clear()
+    for path, module in ensemble.named_modules():
+        if module not in ran and _formula(module) not in (None, _no_macs):
+            raise ValueError(
+                f"The operations of {type(module).__name__} at {path!r} cannot be "
+                "counted: it was not called, so either its parameters are used by a "
+                "function, which is not seen, or it is not needed."
+            )
     return StageCosts(
         macs=np.array(macs, dtype=np.int64),
         parameters=np.array(parameters, dtype=np.int64),

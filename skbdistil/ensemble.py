@@ -383,11 +383,6 @@ class ProgressiveEnsemble(nn.Module):
     def __len__(self):
         return len(self.students)
 
-    @property
-    def needs_mean(self):
-        """Whether later students add the running mean of the earlier ones."""
-        return getattr(self.connection, "adds_mean", False)
-
     def train(self, mode=True):
         """Set the mode; frozen students stay in evaluation mode."""
         super().train(mode)

@@ -22,7 +22,7 @@ from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -355,9 +355,13 @@ def test_a_slice_is_a_fitted_copy(estimator):
     assert_array_equal(model.predict(X), before)
     assert len(model[:]) == len(model[0:3]) == len(model[:99]) == 3
     assert len(model[:-1]) == 2
-    for bad in (slice(1, None), slice(0, 0), slice(None, None, 2), 0, slice(-5, -4)):
+    for bad in (slice(1, None), slice(0, 0), slice(None, None, 2), slice(-5, -4)):
         with pytest.raises(ValueError, match=rf"{estimator.__name__} can be cut .*:k"):
             model[bad]
+    with pytest.raises(TypeError, match=r"cut by a slice \[:k\]\. Got 0"):
+        model[0]
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(model)
 
 
 # Fitted attributes
@@ -1337,7 +1341,9 @@ def test_bad_shapes(estimator):
 
 @ESTIMATORS
 def test_bad_stages(estimator):
-    model = fitted(estimator, n_stages=9)
+    with pytest.raises(ValueError, match=r"at most n_estimators=3\. Got 9"):
+        fitted(estimator, n_stages=9)
+    model = fitted(estimator).set_params(n_stages=9)
     with pytest.raises(ValueError, match=r"'n_stages' .* is 9, .* has only 3 student"):
         model.predict(rows())
     for bad in (0, -1, 1.5, "all"):
@@ -1420,3 +1426,132 @@ def test_what_cannot_be_counted_is_found_before_training(estimator, where, monke
     name = "Own" if where == "student" else "Factor"
     with pytest.raises(ValueError, match=rf"operations of {name} .* cannot be counted"):
         fitted(estimator, **option)
+
+
+# What a review found
+
+
+def test_targets_far_from_zero_keep_their_digits():
+    X, rng = rows(300).astype(np.float64), np.random.RandomState(1)
+    y = 1e7 + X @ rng.randn(N_FEATURES)
+    reg = BDistilRegressor(Ridge(), **{**SMALL, "max_epochs": 200}).fit(X, y)
+    assert reg.teacher_score_ > 0.99
+    assert reg.score(X, y) > 0.9
+    assert len(np.unique(reg.predict(X))) > 250
+
+
+@ESTIMATORS
+def test_rows_that_the_dtype_cannot_hold(estimator):
+    X = rows().astype(np.float64)
+    given = {
+        "teacher": "precomputed",
+        "y": np.arange(N_ROWS) % 3 if estimator is BDistilClassifier else None,
+        "fit": {"teacher_scores": np.random.RandomState(0).randn(N_ROWS, 3)},
+    }
+    with pytest.raises(ValueError, match=r"out of the range of float32\. Scale them"):
+        fitted(estimator, X=X * 1e200, **given)
+    with pytest.raises(ValueError, match=r"out of the range of float32\. Scale them"):
+        fitted(estimator, X=X * 1e-200, **given)
+    far = X.copy()
+    far[:, 2] += 1e8
+    with pytest.warns(
+        UserWarning, match=r"1 feature\(s\) of X, .* position 2, vary"
+    ) as w:
+        fitted(estimator, X=far, **given)
+    assert w[0].filename == __file__
+    constant = X.copy()
+    constant[:, 2] = 1e8
+    fitted(estimator, X=constant, **given)
+    fitted(estimator, X=far, dtype="float64", **given)
+
+
+@ESTIMATORS
+def test_warm_start_keeps_the_architecture(estimator):
+    model = fitted(estimator, warm_start=True)
+    with pytest.raises(ValueError, match=r"'connection' parameter .* earlier fit"):
+        model.set_params(connection=None, n_estimators=4).fit(rows())
+    model.set_params(connection="dense").rungs_[-1] = 1
+    with pytest.raises(ValueError, match=r"'student' parameter .* number 2\. Got 1"):
+        model.fit(rows())
+
+
+@ESTIMATORS
+def test_warm_start_without_new_rounds_refines_nothing(estimator):
+    model = fitted(estimator, warm_start=True, refine="final")
+    before = bits(model)
+    with pytest.warns(UserWarning, match="does not fit new students") as warned:
+        model.fit(rows())
+    assert bits(model) == before
+    assert warned[0].filename == __file__
+
+
+@ESTIMATORS
+def test_warnings_point_at_the_caller(estimator):
+    with pytest.warns(WeakLearnerNotFoundWarning) as warned:
+        model = fitted(estimator, student=diverging_after(1))
+    assert warned[0].filename == __file__
+    # A number of stages that was asked for and not reached is no reason to fail.
+    model.set_params(n_stages=3)
+    assert len(list(model.staged_predict(rows()))) == len(model) < 3
+
+
+@ESTIMATORS
+def test_progress_bars_reach_their_totals(estimator, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, total, desc, **kwargs):
+            self.total, self.desc, self.n = total, desc, 0
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self):
+            self.n += 1
+
+        def reset(self):
+            self.n = 0
+
+        @staticmethod
+        def write(line):
+            pass
+
+    monkeypatch.setattr(_bdistil, "tqdm", Bar)
+    fitted(estimator, verbose=1, refine="final", refine_epochs=3, max_attempts=2)
+    assert [(bar.n, bar.total) for bar in bars] == [(2, 2)] * 3 + [(3, 3)]
+    assert "refinement" in bars[-1].desc
+    assert all(f"round {k} of 3" in bars[k - 1].desc for k in (1, 2, 3))
+
+
+def test_early_stopping_with_a_class_of_one_row():
+    y = np.zeros(N_ROWS, dtype=int)
+    y[: N_ROWS // 2], y[0] = 1, 2
+    clf = BDistilClassifier(
+        torch_teacher(BDistilClassifier), **{**SMALL, "early_stopping": True}
+    )
+    assert len(clf.fit(rows(), y)) == 3
+
+
+@pytest.mark.parametrize("connection", [None, "dense", "lateral"])
+def test_auto_students_cost_at_most_half_of_the_teacher(connection):
+    teacher = TorchTeacher(
+        nn.Sequential(nn.Linear(N_FEATURES, 256), nn.ReLU(), nn.Linear(256, 3)),
+        classes=np.arange(3),
+    )
+    options = {**SMALL, "student": "auto", "connection": connection}
+    if connection == "lateral":
+        X = np.random.RandomState(0).randn(40, 1, 8, 8).astype(np.float32)
+        teacher = TorchTeacher(
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 2048), nn.Linear(2048, 3)),
+            classes=np.arange(3),
+        )
+    else:
+        X = rows()
+    clf = BDistilClassifier(teacher, **options).fit(X)
+    fraction = clf.stage_costs_.cumulative_macs[-1] / clf.teacher_costs_.macs
+    # The next wider class would cost more; widths differ by a factor of about 1.4.
+    assert 0.5 / 2.2 < fraction <= 0.5

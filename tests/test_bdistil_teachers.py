@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.dataset import Dataset
 from torch import nn
 
 from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
@@ -839,3 +840,32 @@ def test_failed_fit_leaves_nothing(X, y, G):
         clf.fit(X[:, :2], y, teacher_scores=G[:5])
     assert_array_equal(clf.predict_proba(X), predicted)
     assert_allclose(softmax(clf.decision_function(X), axis=1), predicted, rtol=1e-6)
+
+
+def test_frozen_net_whose_dataset_reshapes_rows_has_no_costs():
+    class Reshaped(Dataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x.reshape(1, 2, -1), y
+
+    class Network(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.LazyLinear(2))
+
+    X = np.random.RandomState(0).randn(40, 6).astype(np.float32)
+    y = (X[:, 0] > 0).astype(np.int64)
+    net = NeuralNetClassifier(
+        Network,
+        criterion=nn.CrossEntropyLoss,
+        dataset=Reshaped,
+        train_split=None,
+        max_epochs=1,
+        verbose=0,
+    )
+    with torch.random.fork_rng([]):
+        net.initialize().module_(torch.zeros(2, 1, 2, 3))
+        net.partial_fit(X, y)
+    clf = BDistilClassifier(
+        FrozenEstimator(net), n_estimators=1, max_epochs=1, random_state=0
+    )
+    assert clf.fit(X, y).teacher_costs_ is None

@@ -549,3 +549,31 @@ def test_indexed_with_slices_only():
     costs = StageCosts(macs=np.array([1, 2]), parameters=np.array([3, 4]))
     with pytest.raises(TypeError, match=r"StageCosts is indexed with a slice.* got 0"):
         costs[0]
+
+
+def test_a_layer_whose_weights_a_function_uses_is_no_zero():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return nn.functional.linear(x, self.layer.weight)
+
+    class State:
+        def __init__(self, students, x):
+            self.students, self.x = iter(students), x
+
+        def step(self):
+            return next(self.students)(self.x)
+
+    class Ensemble(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.students = nn.ModuleList([Functional()])
+
+        def start(self, x):
+            return State(self.students, x)
+
+    with pytest.raises(ValueError, match=r"Linear at 'students\.0\.layer' cannot be"):
+        stage_costs(Ensemble(), torch.zeros(1, 4))

@@ -589,7 +589,6 @@ def test_user_connection_may_add_the_mean():
     for _ in range(3):
         _append(ensemble, partial(MLP, hidden=(4,)))
         ensemble.double()
-    assert ensemble.needs_mean
     x = _rows(ensemble)
     total = mean = 0
     for k, (student, stage) in enumerate(

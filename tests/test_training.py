@@ -1,6 +1,7 @@
 """Training through skorch, fed with whole batches."""
 
 import copy
+import signal
 from functools import partial
 
 import numpy as np
@@ -381,8 +382,10 @@ def test_auto_epochs_guarantee_optimizer_steps(n, batch_size):
 
 
 def test_device_names():
-    assert resolve_device("cpu") == CPU
-    assert resolve_device(CPU) == CPU
+    assert resolve_device("cpu", torch.float32, "Owner") == CPU
+    assert resolve_device(CPU, torch.float32, "Owner") == CPU
+    with pytest.raises(ValueError, match=r"'device' parameter of Owner .* Got 'foo'"):
+        resolve_device("foo", torch.float32, "Owner")
     expected = (
         "cuda"
         if torch.cuda.is_available()
@@ -390,8 +393,8 @@ def test_device_names():
         if torch.backends.mps.is_available()
         else "cpu"
     )
-    assert resolve_device("auto").type == expected
-    assert resolve_device("auto", torch.float64).type != "mps"
+    assert resolve_device("auto", torch.float32, "Owner").type == expected
+    assert resolve_device("auto", torch.float64, "Owner").type != "mps"
 
 
 # The template
@@ -634,13 +637,11 @@ def test_an_interrupt_is_not_early_stopping():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_an_interrupt_of_user_code_called_by_a_callback_propagates():
+def test_ctrl_c_that_hits_a_callback_propagates():
     class Slow(Callback):
         def on_epoch_end(self, net, **kwargs):
-            self.work()
-
-        def work(self):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+            return sum(range(1000))
 
     with pytest.raises(KeyboardInterrupt):
         _train(_template(callbacks=[Slow()]))
