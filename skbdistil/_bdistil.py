@@ -411,23 +411,79 @@ class _BaseBDistil(BaseEstimator):
         device = resolve_device(self.device, torch_dtype, owner)
         if sample_weight is not None:
             sample_weight = sample_weight / sample_weight.mean()
-        n_outputs = scores.shape[1]
         teacher_costs = _teacher_costs(response)
         if previous is None:
             mean, scale = _input_scaling(x, sample_weight, dtype, owner)
             ensemble = ProgressiveEnsemble(
                 input_shape,
-                n_outputs,
-                connection=connection,
+                scores.shape[1],
+                # Not the parameter itself, which may be changed after the fit.
+                connection=copy.copy(connection),
                 input_mean=torch.from_numpy(mean),
                 input_scale=torch.from_numpy(scale),
                 **self._output_scaling(),
             ).to(device, torch_dtype)
         else:
             ensemble = copy.deepcopy(previous).to(device, torch_dtype)
-        ladder = self._ladder(ensemble, connection, teacher_costs)
+        boosting = self._boosting(
+            ensemble,
+            x,
+            scores,
+            label=label,
+            sample_weight=sample_weight,
+            objective=objective,
+            ladder=self._ladder(ensemble, teacher_costs),
+            split_seed=int(split_seed),
+            device=device,
+        )
+        if previous is not None:
+            boosting.rungs = list(self.rungs_)
+            boosting.history = list(self.training_history_)
+            boosting.replay()
+        boosting.run(
+            seeds,
+            refine=self.refine,
+            refine_epochs=(
+                boosting.search.max_epochs
+                if self.refine_epochs == "auto"
+                else self.refine_epochs
+            ),
+            open_bar=self._open_bar,
+            owner=owner,
+        )
 
-        train, valid = self._split(len(x), label, int(split_seed))
+        self.ensemble_ = ensemble.eval()
+        self.n_estimators_ = len(ensemble)
+        self.input_shape_ = input_shape
+        self.eta_ = boosting.game.eta
+        self.bound_ = boosting.search.bound
+        self.student_edges_ = boosting.game.student_edges
+        self.certificate_ = self._certificate(boosting.game)
+        self.rungs_ = boosting.rungs
+        self.training_history_ = boosting.history
+        self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
+        self.teacher_costs_ = teacher_costs
+        self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
+        return self
+
+    def _boosting(
+        self,
+        ensemble,
+        x,
+        scores,
+        *,
+        label,
+        sample_weight,
+        objective,
+        ladder,
+        split_seed,
+        device,
+    ):
+        """The boosting loop, with its game, rows and search, ready to run."""
+        owner = type(self).__name__
+        regression = not is_classifier(self)
+        dtype = getattr(torch, self.dtype)
+        train, valid = self._split(len(x), label, split_seed)
         train_scores = _take(scores, train)
         train_weight = _take(sample_weight, train)
         n_samples = len(train_scores)
@@ -448,13 +504,13 @@ class _BaseBDistil(BaseEstimator):
                 as_tensor(_take(x, rows)),
                 torch.from_numpy(scores),
                 residual_sum,
-                sample_weight=_to_tensor(weight, torch_dtype),
-                label=_to_tensor(used_label, torch_dtype if regression else None),
+                sample_weight=_to_tensor(weight, dtype),
+                label=_to_tensor(used_label, dtype if regression else None),
                 device=device,
                 cache_features=self.cache_features,
             )
 
-        boosting = _Boosting(
+        return _Boosting(
             ensemble,
             game,
             row_data(
@@ -466,7 +522,7 @@ class _BaseBDistil(BaseEstimator):
                 valid,
                 scores[valid],
                 _take(sample_weight, valid),
-                torch.zeros((len(valid), n_outputs), dtype=torch_dtype),
+                torch.zeros((len(valid), scores.shape[1]), dtype=dtype),
             ),
             WeakLearnerSearch(
                 ladder=ladder,
@@ -487,33 +543,6 @@ class _BaseBDistil(BaseEstimator):
             ),
             self._report,
         )
-        if previous is not None:
-            boosting.rungs = list(self.rungs_)
-            boosting.history = list(self.training_history_)
-            boosting.replay()
-        boosting.run(
-            seeds,
-            refine=self.refine,
-            refine_epochs=(
-                max_epochs if self.refine_epochs == "auto" else self.refine_epochs
-            ),
-            open_bar=self._open_bar,
-            owner=owner,
-        )
-
-        self.ensemble_ = ensemble.eval()
-        self.n_estimators_ = len(ensemble)
-        self.input_shape_ = input_shape
-        self.eta_ = eta
-        self.bound_ = bound
-        self.student_edges_ = game.student_edges
-        self.certificate_ = self._certificate(game)
-        self.rungs_ = boosting.rungs
-        self.training_history_ = boosting.history
-        self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
-        self.teacher_costs_ = teacher_costs
-        self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
-        return self
 
     def _validate_fit(self, X, y, *, reset):
         options = {"dtype": _INPUT_DTYPES, "order": "C", "allow_nd": True}
@@ -583,12 +612,14 @@ class _BaseBDistil(BaseEstimator):
             teacher_scores,
         )
 
-    def _ladder(self, ensemble, connection, teacher_costs):
+    def _ladder(self, ensemble, teacher_costs):
         """Hypothesis classes; "auto" is sized by the cost of the whole ensemble."""
 
         def sample_costs(factory, n_students):
             sample = ProgressiveEnsemble(
-                ensemble.input_shape, ensemble.n_outputs, connection=connection
+                ensemble.input_shape,
+                ensemble.n_outputs,
+                connection=ensemble.connection,
             )
             # Only their costs count, but their weights would use up random numbers.
             with torch_seed(0, torch.device("cpu")):
@@ -1216,7 +1247,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
           frozen is an error;
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
-        - None fits extremely randomized trees, at least two rows a leaf.
+        - None fits extremely randomized trees, at least five rows a leaf.
 
         Its `predict` gives one or several targets; a torch teacher's outputs are taken
         as they are.

@@ -404,8 +404,8 @@ def teacher_response(
         An unfitted scikit-learn estimator is cloned and fitted on `X` and `y`. A
         fitted one is given as ``FrozenEstimator(fitted)``, also for a skorch net. A
         bare module is taken for ``TorchTeacher(module)``. `"precomputed"` takes
-        `teacher_scores`. `None` fits extremely randomized trees with two rows per leaf
-        at least, to the flattened rows.
+        `teacher_scores`. `None` fits extremely randomized trees to the flattened
+        rows, with at least two rows per leaf, five for a regression.
 
     X : array-like of shape (n_samples, ...)
         Training rows as the user passed them, so that a teacher fitted with feature
@@ -520,11 +520,13 @@ def teacher_response(
                 module = teacher.module_
                 module_input = torch.from_numpy(np.array(X[:1]))
         elif teacher is None:
-            # Extremely randomized trees use all rows in every tree. Leaves of one row
-            # would give probabilities of 0 and 1 on the training rows, where the
-            # students learn.
-            trees = ExtraTreesRegressor if regression else ExtraTreesClassifier
-            teacher = trees(min_samples_leaf=2)
+            # Extremely randomized trees use all rows in every tree. With small leaves
+            # they know these by heart, with probabilities of 0 and 1 or the noise of
+            # the targets, and that is what the students would learn.
+            if regression:
+                teacher = ExtraTreesRegressor(min_samples_leaf=5)
+            else:
+                teacher = ExtraTreesClassifier(min_samples_leaf=2)
             X = _as_array(X).reshape(_num_samples(X), -1)
         with warnings.catch_warnings():
             # skorch makes tensors of rows that may be read-only, and only reads them.
