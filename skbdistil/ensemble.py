@@ -74,6 +74,8 @@ class Connection(nn.Module):
 class Dense(Connection):
     """``h'_t = relu(Linear([h_t, h'_1, ..., h'_{t-1}]))``.
 
+    The linear map starts as the identity on ``h_t``.
+
     Parameters
     ----------
     n_features : int
@@ -94,6 +96,9 @@ class Dense(Connection):
     def __init__(self, n_features, earlier):
         super().__init__(n_features, earlier)
         self.linear = nn.Linear(n_features + sum(earlier), n_features)
+        # Training starts from a student that has its own features as they are.
+        with torch.no_grad():
+            self.linear.weight[:, :n_features] = torch.eye(n_features)
 
     def forward(self, features, earlier):
         return torch.relu(self.linear(torch.cat([features, *earlier], dim=1)))

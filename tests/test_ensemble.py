@@ -709,3 +709,15 @@ def test_connection_must_keep_the_shape():
     ensemble.append(ensemble.new_student(partial(MLP, hidden=(4,))))
     with pytest.raises(ValueError, match=r"Wrong must .*\(n, 4\).*\(2, 8\)"):
         ensemble.new_student(partial(MLP, hidden=(4,)))
+
+
+@pytest.mark.parametrize("connection", ["dense", "residual", "last"])
+def test_a_new_connection_hands_on_the_students_own_features(connection):
+    ensemble = ProgressiveEnsemble((6,), N_OUTPUTS, connection=connection)
+    for _ in range(2):
+        _append(ensemble, partial(MLP, hidden=(4,)))
+    student = ensemble.new_student(partial(MLP, hidden=(4,)))
+    own = torch.rand(5, 4)
+    absent = [torch.zeros(5, 4)] * 2
+    bias = student.join.linear.bias
+    assert torch.equal(student.join(own, absent), torch.relu(own + bias))
