@@ -297,7 +297,7 @@ def n_batches(n_rows, batch_size):
 
 
 def resolve_batch_size(batch_size, n_rows, owner):
-    """Batch size in rows, about fifty batches an epoch where it is ``"auto"``.
+    """Batch size in rows; ``"auto"`` grows from 32 to 256 with the number of rows.
 
     Parameters
     ----------
@@ -443,8 +443,15 @@ class Trainer:
                 if not _raised_by_callback(stop):
                     raise
             net.notify("on_train_end", X=rows, y=None)
-        keys = ("epoch", "train_loss", "valid_loss")
-        return [{key: row[key] for key in keys if key in row} for row in net.history]
+        return [
+            {"epoch": row["epoch"]}
+            | {
+                key: float(row[key])
+                for key in ("train_loss", "valid_loss")
+                if key in row
+            }
+            for row in net.history
+        ]
 
     def _prepared_net(self, module, criterion, rows, valid, max_epochs, bar):
         if self.net is None:

@@ -47,11 +47,7 @@ classifier = partial(BDistilClassifier, **SETTINGS)
 regressor = partial(BDistilRegressor, **SETTINGS)
 
 
-@pytest.fixture(autouse=True)
-def same_modules_every_time():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 @pytest.fixture

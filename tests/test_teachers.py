@@ -39,11 +39,7 @@ from skbdistil.teachers import TorchTeacher, teacher_response
 N, D, L = 40, 4, 3
 
 
-@pytest.fixture(autouse=True)
-def same_modules_every_time():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 @pytest.fixture
