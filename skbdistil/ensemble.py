@@ -228,16 +228,7 @@ def check_connection(connection, owner):
     )
 
 
-class _BaseStudent(nn.Module):
-    """What both kinds of students share."""
-
-    def train(self, mode=True):
-        """Set the mode; all parts of a student are always in the same one."""
-        # skorch asks before every batch, and going through the parts takes a while.
-        return self if mode == self.training else super().train(mode)
-
-
-class _Student(_BaseStudent):
+class _Student(nn.Module):
     """Backbone, connection of the last features, and head.
 
     ``forward(x, earlier, mean)`` returns the scores ``(n, n_outputs)`` and what is
@@ -263,7 +254,7 @@ class _Student(_BaseStudent):
         return scores, (features,) if self.keeps else ()
 
 
-class _LateralStudent(_BaseStudent):
+class _LateralStudent(nn.Module):
     """A student composed block by block; `forward` as for :class:`_Student`.
 
     Parameters
