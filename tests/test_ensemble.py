@@ -721,3 +721,11 @@ def test_a_new_connection_hands_on_the_students_own_features(connection):
     absent = [torch.zeros(5, 4)] * 2
     bias = student.join.linear.bias
     assert torch.equal(student.join(own, absent), torch.relu(own + bias))
+
+
+def test_a_part_left_in_training_mode_is_put_back():
+    ensemble = ProgressiveEnsemble((1, 8, 8), N_OUTPUTS)
+    _append(ensemble, partial(ConvNet2d, channels=(2,)))
+    ensemble.students[0].backbone.train()
+    ensemble.eval()
+    assert not any(module.training for module in ensemble.modules())
