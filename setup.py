@@ -47,6 +47,7 @@ setup(
         "scikit-learn>=1.6",
         "scipy>=1.10",
         "skorch>=1.3.1",
+        "threadpoolctl>=3.1",
         "torch>=2.4",
         "tqdm>=4.14",
     ],

@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 from skbdistil import costs
 from skbdistil._game import BoostingGame, auto_eta
 from skbdistil._random import derive_seed, draw_seeds, torch_seed
+from skbdistil._repr_html import visual_block
 from skbdistil._search import WeakLearnerSearch
 from skbdistil._training import (
     JointStudents,
@@ -49,12 +50,14 @@ from skbdistil._training import (
 )
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+from skbdistil.metrics import check_costs, stage_within
 from skbdistil.objectives import (
     OBJECTIVES,
     DistillationObjective,
     JointLoss,
     check_objective,
 )
+from skbdistil.stages import stage_cost
 from skbdistil.students import auto_students, check_ladder
 from skbdistil.teachers import teacher_response
 
@@ -788,6 +791,41 @@ class _BaseBDistil(BaseEstimator):
 
     # A fitted ensemble as a sequence of stages
 
+    def stage_for(self, budget, unit="macs", X=None):
+        """Largest stage within a budget.
+
+        To predict with it: ``clf.set_params(n_stages=clf.stage_for(budget))``, or
+        ``clf[:clf.stage_for(budget)]`` for a copy without the later students.
+
+        Parameters
+        ----------
+        budget : float
+            Largest cost of a prediction, in the unit.
+
+        unit : {"macs", "parameters", "weight_bytes", "activation_bytes", \
+                "latency"} or callable, default="macs"
+            Unit of the cost, as for :func:`skbdistil.stages.stage_cost`: what is
+            counted in :attr:`stage_costs_`, the seconds of a prediction of one row
+            measured on `X`, or a function of the fitted estimator that returns the
+            cumulative costs of its stages.
+
+        X : array-like of shape (n_samples, ...), default=None
+            Rows to measure the latency on.
+
+        Returns
+        -------
+        stage : int
+            From 1 to the number of students.
+
+        Raises
+        ------
+        ValueError
+            If not even the first stage is within the budget, or the unit is none of
+            these.
+        """
+        check_is_fitted(self)
+        return stage_within(check_costs(stage_cost(self, unit, X=X)), budget)
+
     def __len__(self):
         """Return the number of students of the fitted ensemble."""
         check_is_fitted(self)
@@ -844,6 +882,9 @@ class _BaseBDistil(BaseEstimator):
             # So that what was fitted on a GPU can be loaded without one.
             state["ensemble_"] = copy.deepcopy(ensemble).cpu()
         return state
+
+    def _sk_visual_block_(self):
+        return visual_block(self)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -1028,7 +1069,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates per sample and parameters of each stage.
+        Multiply-accumulates, parameters and bytes of each stage.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
         The same of a torch teacher; None where they cannot be counted.
@@ -1410,7 +1451,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates per sample and parameters of each stage.
+        Multiply-accumulates, parameters and bytes of each stage.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
         The same of a torch teacher; None where they cannot be counted.

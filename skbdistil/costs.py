@@ -1,21 +1,35 @@
-"""What a prediction costs: multiply-accumulates and parameters, stage by stage.
+"""What a prediction costs: operations, memory and time, stage by stage.
 
 Multiply-accumulates are counted while the network runs on an example, with one
 formula per layer type. `torch.utils.flop_counter.FlopCounterMode` is not used: it
 finds no operations in an LSTM.
 """
 
+import gc
 import inspect
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["Costs", "StageCosts", "module_costs", "stage_costs"]
+__all__ = [
+    "Costs",
+    "Latency",
+    "StageCosts",
+    "compare_latencies",
+    "measure_latency",
+    "module_costs",
+    "stage_costs",
+]
 
 
 class Costs(NamedTuple):
@@ -27,16 +41,19 @@ class Costs(NamedTuple):
         Multiply-accumulates per sample.
     parameters : int
         Number of parameters, shared ones counted once.
+    weight_bytes : int
+        Bytes of the parameters and buffers, shared ones counted once.
 
     Examples
     --------
     >>> from skbdistil.costs import Costs
-    >>> Costs(macs=12, parameters=15)
-    Costs(macs=12, parameters=15)
+    >>> Costs(macs=12, parameters=15, weight_bytes=60)
+    Costs(macs=12, parameters=15, weight_bytes=60)
     """
 
     macs: int
     parameters: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -50,6 +67,12 @@ class StageCosts:
         head included.
     parameters : ndarray of shape (n_stages,), dtype int64
         Number of parameters that each stage adds to those before it.
+    weight_bytes : ndarray of shape (n_stages,), dtype int64
+        Bytes of parameters and buffers that each stage adds.
+    activation_bytes : ndarray of shape (n_stages,), dtype int64
+        Bytes per sample that each stage leaves in memory for later ones: what
+        connections cost beside their operations. 0 without connections. Also the
+        last stage leaves them, since more stages may be added.
 
     See Also
     --------
@@ -59,27 +82,56 @@ class StageCosts:
     --------
     >>> import numpy as np
     >>> from skbdistil.costs import StageCosts
-    >>> costs = StageCosts(macs=np.array([60, 70, 80]), parameters=np.array([6, 7, 8]))
+    >>> costs = StageCosts(
+    ...     macs=np.array([60, 70, 80]),
+    ...     parameters=np.array([6, 7, 8]),
+    ...     weight_bytes=np.array([24, 28, 32]),
+    ...     activation_bytes=np.array([16, 16, 16]),
+    ... )
     >>> costs.cumulative_macs
     array([ 60, 130, 210])
-    >>> costs[:2].cumulative_parameters
-    array([ 6, 13])
+    >>> costs[:2].cumulative("weight_bytes")
+    array([24, 52])
     >>> len(costs)
     3
     """
 
     macs: np.ndarray
     parameters: np.ndarray
+    weight_bytes: np.ndarray
+    activation_bytes: np.ndarray
+
+    def cumulative(self, unit):
+        """Cost up to and including each stage.
+
+        Parameters
+        ----------
+        unit : {"macs", "parameters", "weight_bytes", "activation_bytes"}
+            Name of the attribute to sum up.
+
+        Returns
+        -------
+        costs : ndarray of shape (n_stages,)
+
+        Raises
+        ------
+        ValueError
+            If `unit` is none of these.
+        """
+        units = [field.name for field in fields(self)]
+        if unit not in units:
+            raise ValueError(f"'unit' must be one of {units}. Got {unit!r} instead.")
+        return np.cumsum(getattr(self, unit))
 
     @property
     def cumulative_macs(self):
         """Multiply-accumulates per sample up to and including each stage."""
-        return np.cumsum(self.macs)
+        return self.cumulative("macs")
 
     @property
     def cumulative_parameters(self):
         """Number of parameters up to and including each stage."""
-        return np.cumsum(self.parameters)
+        return self.cumulative("parameters")
 
     def __len__(self):
         return len(self.macs)
@@ -90,11 +142,62 @@ class StageCosts:
                 f"{type(self).__name__} is indexed with a slice of stages, got "
                 f"{stages!r}."
             )
-        return type(self)(macs=self.macs[stages], parameters=self.parameters[stages])
+        return type(self)(
+            **{field.name: getattr(self, field.name)[stages] for field in fields(self)}
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured time of a prediction, and how it was measured.
+
+    Attributes
+    ----------
+    median, low, high : float
+        Median, 10th and 90th percentile over the repeats, in seconds per sample.
+    batch_size : int
+        Rows per call; the time of a call is divided by it.
+    n_repeats : int
+        Number of calls timed.
+    n_threads : int
+        Threads that torch could use.
+    device : str or None
+        Device of a torch module; None for another callable, which is not asked.
+    what : str
+        Name of what was called.
+
+    See Also
+    --------
+    measure_latency : Measure it.
+
+    Examples
+    --------
+    >>> from skbdistil.costs import Latency
+    >>> print(Latency(2e-4, 1.8e-4, 3e-4, 1, 50, 2, "cpu", "MLP"))
+    MLP on cpu: 0.2 ms per sample (10 % to 90 %: 0.18 to 0.3 ms), 50 calls with 1 \
+row(s), up to 2 thread(s)
+    """
+
+    median: float
+    low: float
+    high: float
+    batch_size: int
+    n_repeats: int
+    n_threads: int
+    device: str | None
+    what: str
+
+    def __str__(self):
+        where = "" if self.device is None else f" on {self.device}"
+        return (
+            f"{self.what}{where}: {self.median * 1e3:.3g} ms per sample (10 % to 90 %: "
+            f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g} ms), {self.n_repeats} calls "
+            f"with {self.batch_size} row(s), up to {self.n_threads} thread(s)"
+        )
 
 
 def module_costs(module, *inputs):
-    """Count the multiply-accumulates per sample and the parameters of a network.
+    """Count the multiply-accumulates, parameters and bytes of a network.
 
     The network runs once on `inputs`, in evaluation mode and without gradients;
     its training flags and hooks are left as they were.
@@ -114,7 +217,8 @@ def module_costs(module, *inputs):
         - `macs`: multiply-accumulates per sample, that is, those of the whole
           batch divided by the number of rows of the first input;
         - `parameters`: number of parameters, shared ones counted once, and those
-          of layers that did not run included.
+          of layers that did not run included;
+        - `weight_bytes`: bytes of these parameters and of the buffers.
 
     Raises
     ------
@@ -146,19 +250,20 @@ def module_costs(module, *inputs):
     >>> from skbdistil.costs import module_costs
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
-    Costs(macs=56, parameters=67)
+    Costs(macs=56, parameters=67, weight_bytes=268)
     """
     n_rows = _n_rows(inputs)
     with _counting(module) as calls:
         module(*inputs)
     return Costs(
         macs=_per_row(calls, n_rows),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        parameters=_n_elements(module.parameters()),
+        weight_bytes=_n_bytes([*module.parameters(), *module.buffers()]),
     )
 
 
 def stage_costs(ensemble, x):
-    """Count the multiply-accumulates per sample and the parameters of each stage.
+    """Count the multiply-accumulates, parameters and bytes of each stage.
 
     Parameters
     ----------
@@ -172,8 +277,8 @@ def stage_costs(ensemble, x):
     -------
     costs : StageCosts
         Costs of the stages. A parameter that several stages use, as in a shared
-        first block, is counted with the first of them. Operations belong to the
-        stage that runs them.
+        first block, is counted with the first of them, and so are the buffers of the
+        ensemble itself. Operations belong to the stage that runs them.
 
     Raises
     ------
@@ -196,30 +301,35 @@ def stage_costs(ensemble, x):
     ...         return PairState(self.students, x)
     >>> class PairState:
     ...     def __init__(self, students, x):
-    ...         self.remaining, self.features = iter(students), x
+    ...         self.remaining, self.x, self.earlier = iter(students), x, []
     ...
     ...     def step(self):
-    ...         scores = next(self.remaining)(self.features)
-    ...         self.features = torch.cat([self.features, scores], dim=1)
+    ...         kept = [tensor for (tensor,) in self.earlier]
+    ...         scores = next(self.remaining)(torch.cat([self.x, *kept], dim=1))
+    ...         self.earlier.append((scores,))
     >>> costs = stage_costs(Pair(), torch.zeros(1, 4))
     >>> costs.macs, costs.parameters
     (array([12, 21]), array([15, 24]))
+    >>> costs.activation_bytes  # 3 float32 each
+    array([12, 12])
     >>> costs.cumulative_macs
     array([12, 33])
     """
     n_rows = _n_rows([x])
-    macs, parameters, seen, ran = [], [], set(), set()
+    macs, weights, activation_bytes, seen, ran = [], [], [], set(), set()
     with _counting(ensemble) as calls:
         # What `start` computes is needed from the first stage on, and counted there.
         state = ensemble.start(x)
+        used = set(ensemble.buffers(recurse=False))
         for student in ensemble.students:
             state.step()
             macs.append(_per_row(calls, n_rows))
+            activation_bytes.append(_n_bytes(state.earlier[-1]) // n_rows)
             # A connection need not be a submodule of the student that it serves.
-            used = [student, *(module for module, _ in calls)]
-            new = {p for module in used for p in module.parameters()} - seen
-            parameters.append(sum(parameter.numel() for parameter in new))
-            seen |= new
+            for module in (student, *(module for module, _ in calls)):
+                used.update(module.parameters(), module.buffers())
+            weights.append(used - seen)
+            seen |= used
             # Attention calls its own output layer by function, and counts it.
             ran.update(part for module, _ in calls for part in module.modules())
             calls.clear()
@@ -232,8 +342,241 @@ def stage_costs(ensemble, x):
             )
     return StageCosts(
         macs=np.array(macs, dtype=np.int64),
-        parameters=np.array(parameters, dtype=np.int64),
+        parameters=np.array(
+            [
+                _n_elements(w for w in new if isinstance(w, nn.Parameter))
+                for new in weights
+            ],
+            dtype=np.int64,
+        ),
+        weight_bytes=np.array([_n_bytes(new) for new in weights], dtype=np.int64),
+        activation_bytes=np.array(activation_bytes, dtype=np.int64),
     )
+
+
+def measure_latency(
+    predict, X, *, batch_size=1, n_warmup=5, n_repeats=50, n_threads=None
+):
+    """Measure the time of a prediction.
+
+    Parameters
+    ----------
+    predict : callable or torch.nn.Module
+        Called with batches of rows: the method of an estimator, or a module, which
+        is put into evaluation mode and called in inference mode with tensors of its
+        dtype on its device.
+
+    X : array-like of shape (n_samples, ...)
+        Rows; every call gets the next `batch_size` of them, in a circle.
+
+    batch_size : int, default=1
+        Rows per call, at most `n_samples`. Small batches are bound by the overhead
+        of the call, large ones by arithmetic and memory: measure what will be run.
+
+    n_warmup : int, default=5
+        Calls before those that are timed.
+
+    n_repeats : int, default=50
+        Calls that are timed, at least 1.
+
+    n_threads : int or None, default=None
+        Limit on the threads of torch, BLAS and OpenMP during the measurement; None
+        leaves them as they are.
+
+    Returns
+    -------
+    latency : Latency
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    See Also
+    --------
+    compare_latencies : Several side by side.
+
+    Notes
+    -----
+    Accelerators are synchronised before every reading of the clock. The garbage
+    collector rests while calls are timed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skbdistil.costs import measure_latency
+    >>> latency = measure_latency(nn.Linear(4, 2), np.zeros((10, 4)), n_repeats=5)
+    >>> latency.low <= latency.median <= latency.high
+    True
+    >>> latency.batch_size, latency.device
+    (1, 'cpu')
+    """
+    (latency,) = compare_latencies(
+        [predict],
+        X,
+        batch_size=batch_size,
+        n_warmup=n_warmup,
+        n_repeats=n_repeats,
+        n_threads=n_threads,
+    )
+    return latency
+
+
+def compare_latencies(
+    predicts, X, *, batch_size=1, n_warmup=5, n_repeats=50, n_threads=None
+):
+    """Measure the times of several predictions side by side.
+
+    They take turns, so that a change in the load of the machine strikes all of them.
+
+    Parameters
+    ----------
+    predicts : list of callables or torch.nn.Module
+        As `predict` in :func:`measure_latency`, as are the other parameters.
+
+    X : array-like of shape (n_samples, ...)
+        Rows.
+
+    batch_size : int, default=1
+        Rows per call.
+
+    n_warmup : int, default=5
+        Calls of each before those that are timed.
+
+    n_repeats : int, default=50
+        Timed calls of each.
+
+    n_threads : int or None, default=None
+        Limit on the number of threads.
+
+    Returns
+    -------
+    latencies : list of Latency
+        One for each of `predicts`.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or there is nothing to measure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skbdistil.costs import compare_latencies
+    >>> small, large = nn.Linear(4, 2), nn.Linear(4, 2000)
+    >>> len(compare_latencies([small, large], np.zeros((10, 4)), n_repeats=5))
+    2
+    """
+    n_samples = _num_samples(X)
+    _check_count("batch_size", batch_size, 1, n_samples)
+    _check_count("n_warmup", n_warmup, 0)
+    _check_count("n_repeats", n_repeats, 1)
+    if n_threads is not None:
+        _check_count("n_threads", n_threads, 1)
+    if not predicts:
+        raise ValueError("'predicts' is empty; give at least one callable.")
+    batches = [
+        _safe_indexing(X, np.arange(start, start + batch_size) % n_samples)
+        for start in range(0, n_samples, batch_size)[: n_warmup + n_repeats]
+    ]
+    calls = [_timed_call(predict, batches) for predict in predicts]
+    seconds = np.empty((n_repeats, len(calls)))
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with _limited_threads(n_threads):
+            for repeat in range(-n_warmup, n_repeats):
+                for position, call in enumerate(calls):
+                    elapsed = call((repeat + n_warmup) % len(batches))
+                    if repeat >= 0:
+                        seconds[repeat, position] = elapsed
+            used_threads = torch.get_num_threads()
+    finally:
+        if collecting:
+            gc.enable()
+    quantiles = np.quantile(seconds / batch_size, [0.5, 0.1, 0.9], axis=0)
+    return [
+        Latency(
+            *(float(quantile) for quantile in quantiles[:, position]),
+            batch_size=int(batch_size),
+            n_repeats=int(n_repeats),
+            n_threads=used_threads,
+            device=_device_name(predict),
+            what=_describe(predict),
+        )
+        for position, predict in enumerate(predicts)
+    ]
+
+
+def _check_count(name, value, low, high=None):
+    if not isinstance(value, Integral) or value < low or (high and value > high):
+        allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"'{name}' must be an int {allowed}. Got {value!r} instead.")
+
+
+def _timed_call(predict, batches):
+    """Function that runs the batch at a position and returns the seconds."""
+    context = nullcontext
+    if isinstance(predict, nn.Module):
+        like = next(predict.parameters(), torch.zeros(()))
+        batches = [torch.as_tensor(np.asarray(batch)).to(like) for batch in batches]
+        context = torch.inference_mode
+        predict.eval()
+
+    def call(position):
+        batch = batches[position]
+        _synchronize()
+        began = time.perf_counter()
+        with context():
+            predict(batch)
+        _synchronize()
+        return time.perf_counter() - began
+
+    return call
+
+
+def _synchronize():
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    if torch.backends.mps.is_available():
+        torch.mps.synchronize()
+
+
+@contextmanager
+def _limited_threads(n_threads):
+    if n_threads is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        with threadpool_limits(n_threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device_name(predict):
+    if not isinstance(predict, nn.Module):
+        return None
+    return str(next(predict.parameters(), torch.zeros(())).device)
+
+
+def _describe(predict):
+    owner = getattr(predict, "__self__", None)
+    if owner is not None:
+        return f"{type(owner).__name__}.{predict.__name__}"
+    return getattr(predict, "__name__", type(predict).__name__)
+
+
+def _n_elements(tensors):
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _n_bytes(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _n_rows(inputs):

@@ -28,6 +28,8 @@ from sklearn.utils.validation import (
 from skorch import NeuralNet
 from torch import nn
 
+from skbdistil.costs import module_costs
+
 __all__ = ["TeacherResponse", "TorchTeacher", "teacher_response"]
 
 # Share of the uniform distribution mixed into probabilities before their logarithm,
@@ -228,6 +230,26 @@ class TorchTeacher(BaseEstimator):
         """
         columns = self._class_columns(X)
         return self._column_labels(columns.shape[1])[columns.argmax(axis=1)]
+
+    def costs(self, X):
+        """Multiply-accumulates, parameters and bytes of the module.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of any shape, as for :meth:`decision_function`; the first is used.
+
+        Returns
+        -------
+        costs : :class:`~skbdistil.costs.Costs`
+
+        Raises
+        ------
+        ValueError
+            As in :func:`skbdistil.costs.module_costs`.
+        """
+        inputs = self._inputs(_as_array(X)[:1], _floating_dtype(self.module))
+        return module_costs(self.module, inputs.to(_home_device(self.module)))
 
     def _class_columns(self, X):
         return _class_columns(self.decision_function(X), self.output == "proba")

@@ -464,6 +464,52 @@ def test_costs_by_hand(estimator):
     assert estimator(None, **SMALL).fit(X, y).teacher_costs_ is None
 
 
+@ESTIMATORS
+@pytest.mark.parametrize("unit", ["macs", "weight_bytes", "activation_bytes"])
+def test_stage_for_budget(estimator, unit):
+    model = fitted(estimator, n_outputs=3)
+    costs = model.stage_costs_.cumulative(unit)
+    for stage, cost in enumerate(costs, start=1):
+        assert model.stage_for(cost, unit) == stage
+        # Between two stages, the lower one.
+        assert model.stage_for(cost + 0.5, unit) == stage
+    assert model.stage_for(np.inf, unit) == len(model)
+    with pytest.raises(
+        ValueError,
+        match=f"budget of {costs[0] - 1:g}: the cheapest one costs {costs[0]:g}",
+    ):
+        model.stage_for(costs[0] - 1, unit)
+    # All students are asked, whatever number is in use.
+    assert model.set_params(n_stages=1).stage_for(np.inf, unit) == len(model)
+
+
+def test_stage_for_budget_of_your_own():
+    model = fitted(BDistilClassifier, n_outputs=3)
+    assert model.stage_for(2.5, lambda clf: np.arange(1, len(clf) + 1)) == 2
+    X = rows()
+    assert model.stage_for(1e9, "latency", X) == len(model)
+    with pytest.raises(ValueError, match="the cheapest one costs"):
+        model.stage_for(0, "latency", X)
+    with pytest.raises(ValueError, match="unit of cost must be one of"):
+        model.stage_for(1, "joule")
+    for budget in (np.nan, "10", None):
+        with pytest.raises(ValueError, match="'budget' must be a number"):
+            model.stage_for(budget)
+    with pytest.raises(NotFittedError):
+        BDistilClassifier().stage_for(1)
+
+
+def test_budget_is_kept_by_the_estimator():
+    model = fitted(BDistilClassifier, n_outputs=3)
+    costs = model.stage_costs_
+    stage = model.stage_for(costs.cumulative_macs[1])
+    short = model[:stage]
+    assert_array_equal(short.stage_costs_.cumulative_macs, costs.cumulative_macs[:2])
+    X = rows()
+    expected = short.predict_proba(X)
+    assert_array_equal(model.set_params(n_stages=stage).predict_proba(X), expected)
+
+
 def test_teacher_that_cannot_be_counted_has_no_costs():
     class Odd(nn.Module):
         def __init__(self):

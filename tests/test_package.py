@@ -32,6 +32,14 @@ def test_import_is_light(module):
     assert not {"torch", "skorch", "sklearn", "scipy", "numpy"} & set(loaded)
 
 
+def test_metrics_need_numpy_only():
+    loaded = run_python(
+        "import json, sys, skbdistil.metrics\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    assert not {"torch", "skorch", "sklearn", "scipy"} & set(loaded)
+
+
 def test_every_public_name_resolves_in_a_fresh_process():
     # One process for all of them: each import of torch takes seconds.
     resolved = run_python(

@@ -524,6 +524,21 @@ def test_module_whose_cost_counts(X, y, kind):
         assert module is None
 
 
+def test_costs_of_the_module():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    images = np.zeros((5, 2, 2), dtype=np.uint8)
+    assert TorchTeacher(module).costs(images) == (4 * 3, 4 * 3 + 3, 8 * (4 * 3 + 3))
+    # Teacher and student may see different rows.
+    halved = TorchTeacher(nn.Linear(2, 3), transform=lambda X: X[:, 0] / 255)
+    assert halved.costs(images).macs == 2 * 3
+
+
+def test_costs_of_a_module_that_cannot_be_counted():
+    teacher = TorchTeacher(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
+    with pytest.raises(ValueError, match=r"operations of .* cannot be counted"):
+        teacher.costs(np.zeros((1, 2)))
+
+
 @pytest.mark.parametrize("n_classes", [2, 3, 10])
 def test_probabilities_are_recovered(n_classes):
     rng = np.random.RandomState(0)

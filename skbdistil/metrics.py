@@ -1,0 +1,387 @@
+"""Numbers from the trade between accuracy and cost. NumPy only.
+
+Scores are better when they are greater. Costs are cumulative: what a prediction costs
+that ends with the stage.
+"""
+
+from numbers import Real
+
+import numpy as np
+
+__all__ = [
+    "accuracy_cost_area",
+    "accuracy_cost_curve",
+    "cost_at_score",
+    "pareto_optimal",
+    "score_at_cost",
+]
+
+
+def accuracy_cost_curve(
+    y_true, staged_predictions, costs, *, metric=None, sample_weight=None
+):
+    """Score and cost of a prediction that ends with each stage.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        True labels or targets.
+
+    staged_predictions : iterable of array-like of shape (n_samples, ...)
+        Predictions of each stage, in the form that `metric` takes: labels, or what
+        ``staged_predict_proba`` yields.
+
+    costs : array-like of shape (n_stages,)
+        Cumulative cost of each stage, in any unit. Costs of further stages may
+        follow: an ensemble may be told to use fewer than it has.
+
+    metric : callable or None, default=None
+        ``metric(y_true, predictions)``, greater being better, or a scorer made by
+        :func:`sklearn.metrics.make_scorer`, whose sign and arguments are used. None
+        is accuracy.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Sample weights, passed on to `metric` as a keyword.
+
+    Returns
+    -------
+    costs : ndarray of shape (n_stages,)
+        Cumulative cost of each stage.
+
+    scores : ndarray of shape (n_stages,)
+        Score of each stage.
+
+    Raises
+    ------
+    ValueError
+        If there are no stages, more stages than costs, or a cost that is negative,
+        not finite, or less than that of the stage before.
+
+    See Also
+    --------
+    skbdistil.inspection.AccuracyCostDisplay : Draws the curve.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import accuracy_cost_curve
+    >>> staged = [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]
+    >>> costs, scores = accuracy_cost_curve([0, 1, 1, 0], staged, [10, 25, 45])
+    >>> costs
+    array([10., 25., 45.])
+    >>> scores
+    array([0.5 , 0.75, 1.  ])
+    """
+    y_true = np.asarray(y_true)
+    metric = _as_function(metric)
+    weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+    scores = []
+    for stage, predicted in enumerate(staged_predictions, start=1):
+        predicted = np.asarray(predicted)
+        if len(predicted) != len(y_true):
+            raise ValueError(
+                f"'staged_predictions' has {len(predicted)} rows at stage {stage}, and "
+                f"'y_true' has {len(y_true)}."
+            )
+        scores.append(metric(y_true, predicted, **weight))
+    if not scores:
+        raise ValueError("'staged_predictions' is empty; give at least one stage.")
+    costs = check_costs(costs)
+    if len(costs) < len(scores):
+        raise ValueError(
+            f"'costs' has {len(costs)} value(s) for {len(scores)} stages; give one per "
+            "stage."
+        )
+    return costs[: len(scores)], np.asarray(scores, dtype=np.float64)
+
+
+def accuracy_cost_area(costs, scores, *, cost_range, scale="log"):
+    """Mean score over a range of budgets.
+
+    The area under the curve that gives, for each budget, the best score within it,
+    divided by the width of the range. So its unit is that of the score, and it is the
+    score to be expected for a budget drawn from the range: uniformly, or uniformly in
+    its logarithm.
+
+    Parameters
+    ----------
+    costs : array-like of shape (n_stages,)
+        Cumulative costs.
+
+    scores : array-like of shape (n_stages,)
+        Scores, greater being better.
+
+    cost_range : tuple of two floats
+        Smallest and largest budget. The smallest is at least the cost of the first
+        stage, since below it there is no score. Areas can be compared if their ranges
+        are the same.
+
+    scale : {"log", "linear"}, default="log"
+        Whether budgets count by their logarithm.
+
+    Returns
+    -------
+    area : float
+
+    Raises
+    ------
+    ValueError
+        If costs, scores, range or scale are not as above.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import accuracy_cost_area
+    >>> accuracy_cost_area([1, 10], [0.5, 1.0], cost_range=(1, 100))
+    0.75
+    >>> accuracy_cost_area([1, 10], [0.5, 1.0], cost_range=(1, 19), scale="linear")
+    0.75
+    """
+    costs, scores = _check_curve(costs, scores)
+    if scale not in ("log", "linear"):
+        raise ValueError(f"'scale' must be 'log' or 'linear'. Got {scale!r} instead.")
+    low, high = (float(bound) for bound in cost_range)
+    if not (low < high < np.inf):
+        raise ValueError(
+            "'cost_range' must be two finite costs, the smaller one first. Got "
+            f"{cost_range!r} instead."
+        )
+    if low < costs[0]:
+        raise ValueError(
+            f"'cost_range' starts at {low:g}, below the cheapest stage's cost of "
+            f"{costs[0]:g}, where there is no score."
+        )
+    if scale == "log" and low <= 0:
+        raise ValueError("'cost_range' must start above 0 with scale='log'.")
+    # The score within the budget changes at the costs of the stages only.
+    edges = np.array([low, *costs[(costs > low) & (costs < high)], high])
+    heights = [score_at_cost(costs, scores, edge) for edge in edges[:-1]]
+    widths = np.diff(np.log(edges) if scale == "log" else edges)
+    return float(np.average(heights, weights=widths))
+
+
+def cost_at_score(costs, scores, target):
+    """Cost of the first stage that reaches a score.
+
+    Parameters
+    ----------
+    costs : array-like of shape (n_stages,)
+        Cumulative costs.
+
+    scores : array-like of shape (n_stages,)
+        Scores, greater being better.
+
+    target : float
+        Score to be reached.
+
+    Returns
+    -------
+    cost : float
+        Infinity if no stage reaches it.
+
+    Raises
+    ------
+    ValueError
+        If costs and scores are no curve, or `target` is NaN.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import cost_at_score
+    >>> cost_at_score([10, 25, 45], [0.5, 0.75, 1.0], 0.7)
+    25.0
+    >>> cost_at_score([10, 25, 45], [0.5, 0.75, 0.9], 1.0)
+    inf
+    """
+    costs, scores = _check_curve(costs, scores)
+    if np.isnan(target):
+        raise ValueError("'target' must be a score. Got NaN.")
+    reached = scores >= target
+    return float(costs[reached.argmax()]) if reached.any() else np.inf
+
+
+def score_at_cost(costs, scores, budget):
+    """Best score among the stages within a budget.
+
+    Parameters
+    ----------
+    costs : array-like of shape (n_stages,)
+        Cumulative costs.
+
+    scores : array-like of shape (n_stages,)
+        Scores, greater being better.
+
+    budget : float
+        Largest cost allowed.
+
+    Returns
+    -------
+    score : float
+
+    Raises
+    ------
+    ValueError
+        If costs and scores are no curve, or no stage is within the budget.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import score_at_cost
+    >>> score_at_cost([10, 25, 45], [0.5, 0.75, 1.0], 44)
+    0.75
+    """
+    costs, scores = _check_curve(costs, scores)
+    return float(scores[: stage_within(costs, budget)].max())
+
+
+def pareto_optimal(costs, scores):
+    """Mark the points that no other one beats in cost or score without losing in both.
+
+    Parameters
+    ----------
+    costs : array-like of shape (n_points,)
+        Costs in any order: concatenate those of the estimators to compare.
+
+    scores : array-like of shape (n_points,)
+        Scores, greater being better.
+
+    Returns
+    -------
+    optimal : ndarray of shape (n_points,), dtype bool
+        False where another point costs no more and scores no less, and differs.
+
+    Raises
+    ------
+    ValueError
+        If there are no points, their numbers differ, or one is NaN or of negative or
+        infinite cost.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import pareto_optimal
+    >>> pareto_optimal([10, 20, 30, 20], [0.7, 0.9, 0.8, 0.6])
+    array([ True,  True, False, False])
+    """
+    costs = _check_vector(costs)
+    scores = _check_scores(scores, costs)
+    # By cost, and the better score first: a point is beaten by the best before it.
+    order = np.lexsort((-scores, costs))
+    costs, scores = costs[order], scores[order]
+    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(scores)[:-1]])
+    same = np.concatenate([[False], (np.diff(costs) == 0) & (np.diff(scores) == 0)])
+    # Equal points stand or fall together, with the first of them.
+    first_of_group = np.flatnonzero(~same)[np.cumsum(~same) - 1]
+    optimal = np.empty(len(costs), dtype=bool)
+    optimal[order] = (scores > best_before)[first_of_group]
+    return optimal
+
+
+def check_costs(costs, n_stages=None):
+    """Cumulative costs of stages as an array.
+
+    Parameters
+    ----------
+    costs : array-like of shape (n_stages,)
+    n_stages : int or None, default=None
+        Number of costs that there must be; None for any.
+
+    Returns
+    -------
+    costs : ndarray of shape (n_stages,), dtype float64
+
+    Raises
+    ------
+    ValueError
+        If there are none or too few or many, or one is negative, not finite, or less
+        than the one before.
+    """
+    costs = _check_vector(costs)
+    if n_stages is not None and len(costs) != n_stages:
+        raise ValueError(
+            f"'costs' has {len(costs)} value(s) for {n_stages} stage(s); give one per "
+            "stage."
+        )
+    if (np.diff(costs) < 0).any():
+        raise ValueError(
+            "'costs' must be cumulative, each at least that of the stage before. Got "
+            f"{costs}."
+        )
+    return costs
+
+
+def stage_within(costs, budget):
+    """Number of the last stage within a budget.
+
+    Parameters
+    ----------
+    costs : ndarray of shape (n_stages,)
+        As :func:`check_costs` returns them.
+    budget : float
+
+    Returns
+    -------
+    stage : int
+        From 1 on.
+
+    Raises
+    ------
+    ValueError
+        If not even the first stage is within it.
+    """
+    if not isinstance(budget, Real) or np.isnan(budget):
+        raise ValueError(f"'budget' must be a number. Got {budget!r} instead.")
+    stage = int(np.searchsorted(costs, budget, side="right"))
+    if stage == 0:
+        raise ValueError(
+            f"No stage is within the budget of {budget:g}: the cheapest one costs "
+            f"{costs[0]:g}."
+        )
+    return stage
+
+
+def _as_function(metric):
+    if metric is None:
+        return _accuracy
+    # A scorer of scikit-learn takes an estimator; the function inside is wanted here.
+    if hasattr(metric, "_score_func"):
+
+        def signed(y_true, predicted, **weight):
+            score = metric._score_func(y_true, predicted, **metric._kwargs, **weight)
+            return metric._sign * score
+
+        return signed
+    if not callable(metric):
+        raise ValueError(
+            "'metric' must be None, a callable(y_true, predictions) or a scorer of "
+            f"scikit-learn. Got {metric!r} instead."
+        )
+    return metric
+
+
+def _accuracy(y_true, predicted, sample_weight=None):
+    return np.average(y_true == predicted, weights=sample_weight)
+
+
+def _check_curve(costs, scores):
+    costs = check_costs(costs)
+    return costs, _check_scores(scores, costs)
+
+
+def _check_scores(scores, costs):
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.shape != costs.shape:
+        raise ValueError(
+            "'scores' must have one value per cost. Got shape "
+            f"{scores.shape} for {len(costs)} cost(s)."
+        )
+    if np.isnan(scores).any():
+        raise ValueError("'scores' must not be NaN.")
+    return scores
+
+
+def _check_vector(costs):
+    costs = np.asarray(costs, dtype=np.float64)
+    if costs.ndim != 1 or len(costs) == 0:
+        raise ValueError(
+            "'costs' must be one number for each of at least one stage. Got shape "
+            f"{costs.shape}."
+        )
+    if not np.isfinite(costs).all() or (costs < 0).any():
+        raise ValueError(f"'costs' must be finite and not negative. Got {costs}.")
+    return costs

@@ -1,0 +1,74 @@
+"""The estimator in a notebook."""
+
+import re
+from functools import partial
+from html import unescape
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from skbdistil import BDistilClassifier, TorchTeacher
+from skbdistil.students import MLP
+
+STUDENT = partial(MLP, hidden=(4,))
+
+
+def texts(estimator):
+    """Visible labels of the diagram, in order."""
+    html = re.sub(r"<(style|script).*?</\1>", "", estimator._repr_html_(), flags=re.S)
+    labels = re.findall(r"<label[^>]*>(.*?)</label>", html, flags=re.S)
+    return [
+        re.sub(r"\s+", " ", unescape(re.sub("<[^>]+>", " ", label))).strip()
+        for label in labels
+    ]
+
+
+def fitted(teacher):
+    X = np.random.RandomState(0).randn(40, 3)
+    y = (X[:, 0] > 0).astype(int)
+    return BDistilClassifier(
+        teacher, student=STUDENT, n_estimators=2, max_epochs=1, tol=np.inf
+    ).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("student", "name"),
+    [("auto", "auto"), (MLP, "MLP"), (STUDENT, "MLP"), ([STUDENT, MLP], "MLP, MLP")],
+)
+def test_unfitted(student, name):
+    found = texts(BDistilClassifier(student=student))
+    assert found[0].startswith("BDistilClassifier")
+    assert found[1:] == ["Teacher", "default", "At most 6 student(s)", name]
+
+
+def test_teachers():
+    assert "precomputed" in texts(BDistilClassifier("precomputed"))
+    assert "Linear" in texts(BDistilClassifier(nn.Linear(3, 2)))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
+    found = " ".join(texts(BDistilClassifier(pipeline)))
+    assert "StandardScaler" in found
+    assert "LogisticRegression" in found
+
+
+def test_fitted_shows_what_was_counted():
+    found = texts(fitted(TorchTeacher(nn.Linear(3, 2), classes=[0, 1])))
+    assert "Teacher: 6 multiply-accumulates (MACs), 8 parameters" in found
+    # 3 * 4 + 4 * 2, and for the second 8 * 4 more, which joins its features and those
+    # of the first.
+    assert "2 student(s): 72 multiply-accumulates (MACs), 88 parameters" in found
+    assert {"1: 20 MACs", "2: 52 MACs"} <= set(found)
+
+
+def test_fitted_without_costs_of_the_teacher():
+    found = texts(fitted(LogisticRegression()))
+    assert found[1] == "Teacher"
+    assert found[2].startswith("LogisticRegression")
+
+
+def test_in_a_pipeline():
+    found = " ".join(texts(make_pipeline(StandardScaler(), BDistilClassifier())))
+    assert "bdistilclassifier: BDistilClassifier Teacher default" in found
