@@ -14,7 +14,19 @@ _MODULE_OF = {
     "DistillationObjective": "skbdistil.objectives",
     "TorchTeacher": "skbdistil.teachers",
 }
-_SUBMODULES = ["costs", "ensemble", "exceptions", "objectives", "students", "teachers"]
+_SUBMODULES = [
+    "costs",
+    "early_exit",
+    "ensemble",
+    "exceptions",
+    "inspection",
+    "metrics",
+    "model_selection",
+    "objectives",
+    "stages",
+    "students",
+    "teachers",
+]
 
 __all__ = [
     *_MODULE_OF,

@@ -713,31 +713,42 @@ class _BaseBDistil(BaseEstimator):
 
         In the units of the game: those of a regression target need not fit the dtype.
         """
-        x = validate_data(
-            self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
-        )
-        owner = type(self).__name__
-        if x.shape[1:] != self.input_shape_:
-            raise ValueError(
-                f"{owner} was fitted on rows of shape {self.input_shape_}, and X has "
-                f"rows of shape {x.shape[1:]}."
-            )
         n_stages = self._n_stages()
-        ensemble, device, dtype = self._ready_ensemble()
-        x = as_tensor(x)
-        n_rows = chunk_rows(self.input_shape_)
         chunks = []
-        with torch.inference_mode():
-            for start in range(0, len(x), n_rows):
-                state = ensemble.start(x[start : start + n_rows].to(device, dtype))
-                means = []
+        for _, state in self._chunk_states(X):
+            means = []
+            with torch.inference_mode():
                 for stage in range(1, n_stages + 1):
                     state.advance()
                     if all_stages or stage == n_stages:
                         means.append(state.total / stage)
                 chunks.append(torch.stack(means))
-        scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+        with torch.inference_mode():
+            scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return scores.cpu().numpy()
+
+    def _chunk_states(self, X):
+        """Begin a pass over the students for each chunk of rows.
+
+        Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
+        """
+        x = validate_data(
+            self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
+        )
+        if x.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on rows of shape "
+                f"{self.input_shape_}, and X has rows of shape {x.shape[1:]}."
+            )
+        ensemble, device, dtype = self._ready_ensemble()
+        x = as_tensor(x)
+        n_rows = chunk_rows(self.input_shape_)
+        for start in range(0, len(x), n_rows):
+            rows = slice(start, min(start + n_rows, len(x)))
+            # Not around the yield: the mode would leak to the caller.
+            with torch.inference_mode():
+                state = ensemble.start(x[rows].to(device, dtype))
+            yield rows, state
 
     def _n_stages(self):
         if self.n_stages is None:

@@ -4,7 +4,11 @@ They derive from builtins only, so that modules which run on a device can import
 them without scikit-learn or torch.
 """
 
-__all__ = ["FitInterruptedWarning", "WeakLearnerNotFoundWarning"]
+__all__ = [
+    "FitInterruptedWarning",
+    "NothingCertifiedWarning",
+    "WeakLearnerNotFoundWarning",
+]
 
 
 class WeakLearnerNotFoundWarning(UserWarning):
@@ -32,4 +36,16 @@ class FitInterruptedWarning(UserWarning):
     >>> from skbdistil.exceptions import FitInterruptedWarning
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("ignore", FitInterruptedWarning)
+    """
+
+
+class NothingCertifiedWarning(UserWarning):
+    """No early exit could be guaranteed, so every row uses the full ensemble.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import NothingCertifiedWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", NothingCertifiedWarning)
     """

@@ -101,7 +101,7 @@ def staged(estimator, X, method="predict"):
     final = final_estimator(estimator)
     if not hasattr(final, f"staged_{method}"):
         raise TypeError(f"{type(final).__name__} has no stages of {method!r}.")
-    return getattr(final, f"staged_{method}")(_transformed(estimator, X))
+    return getattr(final, f"staged_{method}")(transformed(estimator, X))
 
 
 def stage_cost(estimator, unit="macs", *, X=None):
@@ -318,8 +318,20 @@ def _inside(estimator):
     return None
 
 
-def _transformed(estimator, X):
-    """X as the estimator with the stages gets it."""
+def transformed(estimator, X):
+    """Rows as the estimator with the stages gets them.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted estimator.
+    X : array-like of shape (n_samples, ...)
+
+    Returns
+    -------
+    X : array-like of shape (n_samples, ...)
+        After the transforms of pipelines.
+    """
     while (step := _inside(estimator)) is not None:
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             X = estimator[:-1].transform(X)

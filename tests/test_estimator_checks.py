@@ -6,6 +6,7 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.students import MLP
 
 # Enough to pass the checks of accuracy; the teacher is the default one, fitted inside,
@@ -26,6 +27,12 @@ EXPECTED_FAILURES = {
         "not. scikit-learn exempts AdaBoost from this check for a like reason."
     )
 }
+EXPECTED_FAILURES_OF_EARLY_EXIT = {
+    "check_classifiers_one_label_sample_weights": (
+        "fit hands sample_weight on, without a parameter of that name. What comes back "
+        "is the inner estimator's message, which names the classes and not the weights."
+    )
+}
 
 
 # Some checks have labels that are noise: the students rightly fail to follow a forest.
@@ -35,8 +42,18 @@ EXPECTED_FAILURES = {
         estimator(dtype=dtype, **SETTINGS)
         for estimator in (BDistilClassifier, BDistilRegressor)
         for dtype in ("float64", "float32")
+    ]
+    + [
+        EarlyExitClassifier(
+            BDistilClassifier(dtype=dtype, **SETTINGS), cv=cv, random_state=0
+        )
+        for dtype, cv in (("float64", 0.2), ("float32", 2))
     ],
-    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+    expected_failed_checks=lambda estimator: (
+        EXPECTED_FAILURES_OF_EARLY_EXIT
+        if isinstance(estimator, EarlyExitClassifier)
+        else EXPECTED_FAILURES
+    ),
 )
 def test_estimator_checks(estimator, check):
     check(estimator)

@@ -1,0 +1,260 @@
+"""Choice of thresholds for early exit, from staged scores of rows held out.
+
+Rows are described by the values of the rule at each stage but the last, shape
+(T - 1, n), and by their loss at every stage, shape (T, n).
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import binom
+from sklearn.isotonic import IsotonicRegression
+
+from skbdistil._exit_rules import exit_stages
+
+# Thresholds that are tried, from none to all rows leaving at the first stage.
+_N_POINTS = 200
+
+
+class ExitPath(NamedTuple):
+    """Thresholds from careful to cheap, and what they give.
+
+    Attributes
+    ----------
+    thresholds : ndarray of shape (n_points, T - 1)
+        Those of the first point are infinite: no row leaves early.
+    costs : ndarray of shape (n_points,)
+        Mean cost per row.
+    scores : ndarray of shape (n_points,)
+        Mean score per row.
+    losses : ndarray of shape (n_points,)
+        Mean loss per row.
+    """
+
+    thresholds: np.ndarray
+    costs: np.ndarray
+    scores: np.ndarray
+    losses: np.ndarray
+
+
+def shared_thresholds(values):
+    """One threshold for all stages: quantiles of the values, falling.
+
+    Parameters
+    ----------
+    values : ndarray of shape (T - 1, n)
+
+    Returns
+    -------
+    thresholds : ndarray of shape (n_points, T - 1)
+    """
+    grid = np.linspace(0, 1, _N_POINTS)
+    levels = np.unique(np.quantile(values, grid, method="inverted_cdf"))
+    return _with_infinity(np.repeat(levels[::-1, np.newaxis], len(values), axis=1))
+
+
+def stage_thresholds(values, losses):
+    """Thresholds per stage, where rows at the threshold have the same expected loss.
+
+    The expected loss given the value is a monotone function of it, fitted for each
+    stage by isotonic regression. A point of the path is a bound on it.
+
+    Parameters
+    ----------
+    values : ndarray of shape (T - 1, n)
+    losses : ndarray of shape (T, n)
+
+    Returns
+    -------
+    thresholds : ndarray of shape (n_points, T - 1)
+    """
+    risks = []
+    for value, loss in zip(values, losses[:-1], strict=True):
+        regression = IsotonicRegression(increasing=False)
+        risks.append(regression.fit(value, loss).predict(value))
+    grid = np.linspace(0, 1, _N_POINTS)
+    levels = np.unique(np.quantile(risks, grid, method="inverted_cdf"))
+    return _with_infinity(
+        [
+            [
+                value[risk <= level].min(initial=np.inf)
+                for value, risk in zip(values, risks, strict=True)
+            ]
+            for level in levels
+        ]
+    )
+
+
+def _with_infinity(thresholds):
+    thresholds = np.asarray(thresholds, dtype=float)
+    return np.vstack([np.full_like(thresholds[:1], np.inf), thresholds])
+
+
+def exit_path(thresholds, values, losses, correct, costs):
+    """What each point of a path gives on rows.
+
+    Parameters
+    ----------
+    thresholds : ndarray of shape (n_points, T - 1)
+    values : ndarray of shape (T - 1, n)
+    losses, correct : ndarray of shape (T, n)
+    costs : ndarray of shape (T,)
+        Cumulative.
+
+    Returns
+    -------
+    path : ExitPath
+    """
+    rows = np.arange(losses.shape[1])
+    stages = [exit_stages(values, point) - 1 for point in thresholds]
+    return ExitPath(
+        np.asarray(thresholds),
+        *(
+            np.array([measure[stage].mean() for stage in stages])
+            if measure is costs
+            else np.array([measure[stage, rows].mean() for stage in stages])
+            for measure in (costs, correct, losses)
+        ),
+    )
+
+
+def cheapest_point(path, max_drop):
+    """Point of the smallest mean cost with a score within `max_drop` of the first.
+
+    Parameters
+    ----------
+    path : ExitPath
+    max_drop : float
+
+    Returns
+    -------
+    point : int
+    """
+    # Rounding must not shut out a drop of exactly `max_drop`.
+    allowed = path.scores[0] - path.scores <= max_drop + 1e-12
+    return int(np.where(allowed, path.costs, np.inf).argmin())
+
+
+def best_point(path, max_cost):
+    """Point of the best score within a mean cost.
+
+    Parameters
+    ----------
+    path : ExitPath
+    max_cost : float
+
+    Returns
+    -------
+    point : int
+
+    Raises
+    ------
+    ValueError
+        If the cheapest point is dearer.
+    """
+    allowed = path.costs <= max_cost
+    if not allowed.any():
+        raise ValueError(
+            f"No thresholds are within max_cost={max_cost:g}: where all rows leave "
+            f"first, the mean cost is {path.costs.min():g}."
+        )
+    return int(np.where(allowed, path.scores, -np.inf).argmax())
+
+
+def certified_point(path, n_samples, max_drop, delta):
+    """Last point of the path that a fixed sequence of tests certifies.
+
+    Each point is tested for a mean loss above `max_drop` by the binomial tail, at level
+    `delta`, from the first on until one is not rejected [1]_.
+
+    Parameters
+    ----------
+    path : ExitPath
+        Thresholds that do not depend on the rows it was evaluated on, which are
+        exchangeable with those to come. Losses are 0 or 1 per row.
+    n_samples : int
+        Number of these rows.
+    max_drop : float
+    delta : float
+
+    Returns
+    -------
+    point : int
+        0 if none but the first, without early exit, is certified.
+
+    References
+    ----------
+    .. [1] A. N. Angelopoulos, S. Bates, E. J. Candes, M. I. Jordan, L. Lei, "Learn then
+       Test: Calibrating Predictive Algorithms to Achieve Risk Control", section 2,
+       arXiv:2110.01052.
+    """
+    n_losses = np.rint(path.losses * n_samples)
+    rejected = binom.cdf(n_losses, n_samples, max_drop) <= delta
+    # The first point is without loss, and needs no test.
+    rejected[0] = True
+    return len(rejected) - 1 if rejected.all() else int(rejected.argmin()) - 1
+
+
+def rows_needed(max_drop, delta):
+    """Rows without any loss that certify a drop of at most `max_drop`.
+
+    Parameters
+    ----------
+    max_drop : float
+    delta : float
+
+    Returns
+    -------
+    n_samples : int or inf
+    """
+    if max_drop == 0:
+        return math.inf
+    return math.ceil(math.log(delta) / math.log1p(-max_drop))
+
+
+def fit_temperatures(scores, label):
+    """Temperature of each stage with the largest likelihood.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (T, n, L)
+    label : ndarray of shape (n,)
+        Columns of the true classes.
+
+    Returns
+    -------
+    temperatures : ndarray of shape (T,)
+        Between 1/20 and 20.
+    """
+    rows = np.arange(len(label))
+
+    def best(stage):
+        def loss(logarithm):
+            return -log_softmax(stage / np.exp(logarithm), axis=1)[rows, label].mean()
+
+        return np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+
+    return np.array([best(stage) for stage in scores])
+
+
+def calibration_error(proba, label):
+    """Expected calibration error of the top probability, in 15 bins of equal width.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n, L)
+    label : ndarray of shape (n,)
+
+    Returns
+    -------
+    error : float
+        Between 0 and 1.
+    """
+    confidence = proba.max(axis=1)
+    correct = proba.argmax(axis=1) == label
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=15)
+    return float(np.abs(gaps).sum() / len(label))

@@ -1,0 +1,130 @@
+"""When a row may leave: rules on the scores of the stages so far. NumPy only.
+
+A rule takes the running means ``F_1, ..., F_t`` of the rows that are left, an array of
+shape (t, n, L) of logits, and returns one value per row. A row leaves at the first
+stage whose value reaches the threshold of that stage, and at the last one in any case.
+"""
+
+import numpy as np
+
+__all__ = ["RULES", "check_rule", "exit_stages", "label_probabilities", "rule_values"]
+
+
+def top_probability(stages):
+    """Probability of the label, from 1 / L to 1."""
+    return label_probabilities(stages[-1]).max(axis=1)
+
+
+def margin(stages):
+    """Probability of the label less that of the second best, from 0 to 1."""
+    proba = label_probabilities(stages[-1])
+    second, first = np.partition(proba, -2, axis=1)[:, -2:].T
+    return first - second
+
+
+def certainty(stages):
+    """1 less the entropy of the probabilities in units of ln L, from 0 to 1."""
+    proba = label_probabilities(stages[-1])
+    # 0 log 0 is 0.
+    logarithms = np.log(np.where(proba > 0, proba, 1))
+    entropy = -np.sum(proba * logarithms, axis=1)
+    return 1 - entropy / np.log(proba.shape[1])
+
+
+def patience(stages):
+    """Number of stages in a row, the present one included, with the present label."""
+    labels = stages.argmax(axis=2)
+    same = np.logical_and.accumulate(labels[::-1] == labels[-1], axis=0)
+    return same.sum(axis=0).astype(float)
+
+
+def agreement(stages):
+    """Share of the students so far whose own label is that of their mean."""
+    n_stages = len(stages)
+    totals = stages * np.arange(1, n_stages + 1).reshape(-1, 1, 1)
+    students = np.diff(totals, axis=0, prepend=0)
+    votes = students.argmax(axis=2) == stages[-1].argmax(axis=1)
+    return votes.mean(axis=0)
+
+
+#: Rules by their names.
+RULES = {
+    "confidence": top_probability,
+    "margin": margin,
+    "entropy": certainty,
+    "patience": patience,
+    "agreement": agreement,
+}
+
+# Those that look at probabilities, so that a temperature makes a difference.
+_PROBABILISTIC = ("confidence", "margin", "entropy")
+
+
+def check_rule(rule, owner):
+    """Refuse what is neither the name of a rule nor a callable."""
+    if not callable(rule) and rule not in RULES:
+        raise ValueError(
+            f"The 'rule' parameter of {owner} must be one of {sorted(RULES)} or a "
+            f"callable. Got {rule!r} instead."
+        )
+
+
+def rule_values(rule, stages, temperature=1.0):
+    """Values of a rule.
+
+    Parameters
+    ----------
+    rule : str or callable
+    stages : ndarray of shape (t, n, L)
+        Running means of the stages so far.
+    temperature : float, default=1.0
+        What the logits of the last of these are divided by, for rules that look at
+        probabilities.
+
+    Returns
+    -------
+    values : ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If the values of a callable are not one number per row.
+    """
+    if not callable(rule):
+        if rule in _PROBABILISTIC:
+            stages = stages[-1:] / temperature
+        return RULES[rule](stages)
+    values = np.asarray(rule(stages), dtype=float)
+    if values.shape != stages.shape[1:2]:
+        raise ValueError(
+            "The 'rule' callable must return one value per row, of shape "
+            f"{stages.shape[1:2]}. Got shape {values.shape}."
+        )
+    if np.isnan(values).any():
+        raise ValueError("The 'rule' callable returned NaN.")
+    return values
+
+
+def exit_stages(values, thresholds):
+    """Stage at which each row leaves.
+
+    Parameters
+    ----------
+    values : ndarray of shape (T - 1, n)
+        Values of the rule at each stage but the last.
+    thresholds : ndarray of shape (T - 1,)
+
+    Returns
+    -------
+    stages : ndarray of shape (n,)
+        From 1 to T.
+    """
+    leaves = np.ones((len(values) + 1, *values.shape[1:]), dtype=bool)
+    leaves[:-1] = values >= np.asarray(thresholds)[:, np.newaxis]
+    return leaves.argmax(axis=0) + 1
+
+
+def label_probabilities(scores):
+    """Softmax of logits of shape (n, L)."""
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
