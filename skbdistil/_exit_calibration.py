@@ -51,9 +51,8 @@ def shared_thresholds(values):
     -------
     thresholds : ndarray of shape (n_points, T - 1)
     """
-    grid = np.linspace(0, 1, _N_POINTS)
-    levels = np.unique(np.quantile(values, grid, method="inverted_cdf"))
-    return _with_infinity(np.repeat(levels[::-1, np.newaxis], len(values), axis=1))
+    levels = _quantiles(values)[::-1]
+    return _with_infinity([np.full(len(values), level) for level in levels], values)
 
 
 def stage_thresholds(values, losses):
@@ -75,22 +74,26 @@ def stage_thresholds(values, losses):
     for value, loss in zip(values, losses[:-1], strict=True):
         regression = IsotonicRegression(increasing=False)
         risks.append(regression.fit(value, loss).predict(value))
-    grid = np.linspace(0, 1, _N_POINTS)
-    levels = np.unique(np.quantile(risks, grid, method="inverted_cdf"))
-    return _with_infinity(
+    points = [
         [
-            [
-                value[risk <= level].min(initial=np.inf)
-                for value, risk in zip(values, risks, strict=True)
-            ]
-            for level in levels
+            value[risk <= level].min(initial=np.inf)
+            for value, risk in zip(values, risks, strict=True)
         ]
-    )
+        for level in _quantiles(risks)
+    ]
+    return _with_infinity(points, values)
 
 
-def _with_infinity(thresholds):
-    thresholds = np.asarray(thresholds, dtype=float)
-    return np.vstack([np.full_like(thresholds[:1], np.inf), thresholds])
+def _quantiles(numbers):
+    numbers = np.ravel(numbers)
+    if not len(numbers):
+        return numbers
+    grid = np.linspace(0, 1, _N_POINTS)
+    return np.unique(np.quantile(numbers, grid, method="inverted_cdf"))
+
+
+def _with_infinity(points, values):
+    return np.array([np.full(len(values), np.inf), *points])
 
 
 def exit_path(thresholds, values, losses, correct, costs):

@@ -39,8 +39,13 @@ def patience(stages):
 
 
 def agreement(stages):
-    """Share of the students so far whose own label is that of their mean."""
+    """Share of the students so far whose own label is that of their mean.
+
+    0 at the first stage: a single student has nobody to agree with.
+    """
     n_stages = len(stages)
+    if n_stages == 1:
+        return np.zeros(stages.shape[1])
     totals = stages * np.arange(1, n_stages + 1).reshape(-1, 1, 1)
     students = np.diff(totals, axis=0, prepend=0)
     votes = students.argmax(axis=2) == stages[-1].argmax(axis=1)

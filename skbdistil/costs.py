@@ -191,8 +191,8 @@ row(s), up to 2 thread(s)
         where = "" if self.device is None else f" on {self.device}"
         return (
             f"{self.what}{where}: {self.median * 1e3:.3g} ms per sample (10 % to 90 %: "
-            f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g} ms), {self.n_repeats} calls "
-            f"with {self.batch_size} row(s), up to {self.n_threads} thread(s)"
+            f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g} ms), {self.n_repeats} "
+            f"calls with {self.batch_size} row(s), up to {self.n_threads} thread(s)"
         )
 
 
@@ -363,8 +363,8 @@ def measure_latency(
     ----------
     predict : callable or torch.nn.Module
         Called with batches of rows: the method of an estimator, or a module, which
-        is put into evaluation mode and called in inference mode with tensors of its
-        dtype on its device.
+        is called in evaluation and inference mode with tensors of its dtype on its
+        device. Its training flags are left as they were.
 
     X : array-like of shape (n_samples, ...)
         Rows; every call gets the next `batch_size` of them, in a circle.
@@ -470,6 +470,8 @@ def compare_latencies(
     2
     """
     n_samples = _num_samples(X)
+    if n_samples == 0:
+        raise ValueError("'X' has no rows to measure with.")
     _check_count("batch_size", batch_size, 1, n_samples)
     _check_count("n_warmup", n_warmup, 0)
     _check_count("n_repeats", n_repeats, 1)
@@ -482,11 +484,12 @@ def compare_latencies(
         for start in range(0, n_samples, batch_size)[: n_warmup + n_repeats]
     ]
     calls = [_timed_call(predict, batches) for predict in predicts]
+    modules = [predict for predict in predicts if isinstance(predict, nn.Module)]
     seconds = np.empty((n_repeats, len(calls)))
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with _limited_threads(n_threads):
+        with _evaluating(modules), _limited_threads(n_threads):
             for repeat in range(-n_warmup, n_repeats):
                 for position, call in enumerate(calls):
                     elapsed = call((repeat + n_warmup) % len(batches))
@@ -521,9 +524,8 @@ def _timed_call(predict, batches):
     context = nullcontext
     if isinstance(predict, nn.Module):
         like = next(predict.parameters(), torch.zeros(()))
-        batches = [torch.as_tensor(np.asarray(batch)).to(like) for batch in batches]
+        batches = [_as_tensor(batch).to(like) for batch in batches]
         context = torch.inference_mode
-        predict.eval()
 
     def call(position):
         batch = batches[position]
@@ -537,6 +539,11 @@ def _timed_call(predict, batches):
     return call
 
 
+def _as_tensor(batch):
+    # Copied, since the arrays of data frames may be read-only.
+    return batch if isinstance(batch, torch.Tensor) else torch.tensor(np.asarray(batch))
+
+
 def _synchronize():
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -545,14 +552,29 @@ def _synchronize():
 
 
 @contextmanager
+def _evaluating(roots):
+    """Put modules and all inside them into evaluation mode, and back."""
+    modules = [module for root in roots for module in root.modules()]
+    flags = [module.training for module in modules]
+    try:
+        # Flag by flag: `train` may be overridden, as where students stay frozen.
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+@contextmanager
 def _limited_threads(n_threads):
     if n_threads is None:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(int(n_threads))
     try:
-        with threadpool_limits(n_threads):
+        with threadpool_limits(int(n_threads)):
             yield
     finally:
         torch.set_num_threads(before)
@@ -616,7 +638,6 @@ def _counting(root):
         inputs = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         calls.append((module, counted[module](module, inputs, output)))
 
-    training = [(module, module.training) for module in root.modules()]
     # The fused inference path of nn.TransformerEncoderLayer calls no submodules.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     handles = []
@@ -626,16 +647,11 @@ def _counting(root):
             handles.append(
                 module.register_forward_hook(count, prepend=True, with_kwargs=True)
             )
-        # Flag by flag: `train` may be overridden, as where students stay frozen.
-        for module, _ in training:
-            module.training = False
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
+        with _evaluating([root]), torch.no_grad():
             yield calls
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, flag in training:
-            module.training = flag
         for handle in handles:
             handle.remove()
 

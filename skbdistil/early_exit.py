@@ -14,6 +14,7 @@ from sklearn.base import (
     MetaEstimatorMixin,
     _fit_context,
     clone,
+    is_classifier,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, train_test_split
@@ -486,7 +487,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _scored(self, estimator, X, y, owner):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
-        if not hasattr(final_estimator(estimator), "ensemble_"):
+        final = final_estimator(estimator)
+        if not (hasattr(final, "ensemble_") and is_classifier(final)):
             raise TypeError(
                 f"The 'estimator' parameter of {owner} must be a BDistilClassifier, or "
                 f"a pipeline that ends in one. Got {self.estimator!r} instead."

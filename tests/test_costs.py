@@ -1,4 +1,7 @@
+import gc
 import itertools
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,11 +9,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
+from sklearn.dummy import DummyClassifier
+from threadpoolctl import threadpool_info
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
-from skbdistil.costs import Costs, StageCosts, module_costs, stage_costs
+from skbdistil import costs as costs_module
+from skbdistil.costs import (
+    Costs,
+    Latency,
+    StageCosts,
+    compare_latencies,
+    measure_latency,
+    module_costs,
+    stage_costs,
+)
+from skbdistil.ensemble import Lateral, ProgressiveEnsemble
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 
 class Call(nn.Module):
@@ -35,7 +51,9 @@ def macs(module, *shape):
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(bias):
     layer = nn.Linear(4, 3, bias=bias)
-    assert module_costs(layer, torch.zeros(2, 4)) == Costs(4 * 3, 4 * 3 + 3 * bias)
+    n_parameters = 4 * 3 + 3 * bias
+    expected = Costs(4 * 3, n_parameters, 4 * n_parameters)
+    assert module_costs(layer, torch.zeros(2, 4)) == expected
     # Further axes are positions: 5 of them.
     assert macs(layer, 2, 5, 4) == 5 * 4 * 3
 
@@ -122,14 +140,14 @@ def test_recurrent_cells(cell, n_gates):
 
 def test_embeddings():
     indices = torch.zeros(2, 4, dtype=torch.long)
-    assert module_costs(nn.Embedding(10, 3), indices) == Costs(0, 30)
-    assert module_costs(nn.EmbeddingBag(10, 3), indices) == Costs(0, 30)
+    assert module_costs(nn.Embedding(10, 3), indices) == Costs(0, 30, 120)
+    assert module_costs(nn.EmbeddingBag(10, 3), indices) == Costs(0, 30, 120)
     weighted = Call(
         nn.EmbeddingBag(10, 3, mode="sum"),
         lambda bag, indices: bag(indices, per_sample_weights=torch.ones(2, 4)),
     )
     # 4 weighted lookups of 3 numbers
-    assert module_costs(weighted, indices) == Costs(4 * 3, 30)
+    assert module_costs(weighted, indices) == Costs(4 * 3, 30, 120)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -179,26 +197,28 @@ def test_transformer_encoder_fast_path():
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"),
+    ("layer", "shape", "n_parameters", "buffer_bytes"),
     [
-        (nn.BatchNorm1d(4), (4,)),
-        (nn.BatchNorm2d(4), (4, 3, 3)),
-        (nn.BatchNorm3d(4), (4, 3, 3, 3)),
-        (nn.SyncBatchNorm(4), (4, 3)),
-        (nn.InstanceNorm1d(4, affine=True), (4, 3)),
-        (nn.InstanceNorm2d(4, affine=True), (4, 3, 3)),
-        (nn.InstanceNorm3d(4, affine=True), (4, 3, 3, 3)),
-        (nn.LayerNorm(4), (4,)),
-        (nn.GroupNorm(2, 4), (4, 3)),
-        (nn.RMSNorm(4), (4,)),
-        (nn.PReLU(4), (4,)),
-        (nn.ReLU(), (4,)),
-        (nn.AvgPool1d(2), (4, 4)),
+        # running mean and variance of 4 channels, and an int64 that counts batches
+        (nn.BatchNorm1d(4), (4,), 8, 4 * 8 + 8),
+        (nn.BatchNorm2d(4), (4, 3, 3), 8, 4 * 8 + 8),
+        (nn.BatchNorm3d(4), (4, 3, 3, 3), 8, 4 * 8 + 8),
+        (nn.SyncBatchNorm(4), (4, 3), 8, 4 * 8 + 8),
+        (nn.BatchNorm1d(4, track_running_stats=False), (4,), 8, 0),
+        (nn.InstanceNorm1d(4, affine=True), (4, 3), 8, 0),
+        (nn.InstanceNorm2d(4, affine=True), (4, 3, 3), 8, 0),
+        (nn.InstanceNorm3d(4, affine=True), (4, 3, 3, 3), 8, 0),
+        (nn.LayerNorm(4), (4,), 8, 0),
+        (nn.GroupNorm(2, 4), (4, 3), 8, 0),
+        (nn.RMSNorm(4), (4,), 4, 0),
+        (nn.PReLU(4), (4,), 4, 0),
+        (nn.ReLU(), (4,), 0, 0),
+        (nn.AvgPool1d(2), (4, 4), 0, 0),
     ],
 )
-def test_elementwise_layers_are_left_out(layer, shape):
-    n_parameters = sum(p.numel() for p in layer.parameters())
-    assert module_costs(layer, torch.zeros(2, *shape)) == Costs(0, n_parameters)
+def test_elementwise_layers_are_left_out(layer, shape, n_parameters, buffer_bytes):
+    expected = Costs(0, n_parameters, 4 * n_parameters + buffer_bytes)
+    assert module_costs(layer, torch.zeros(2, *shape)) == expected
 
 
 # An independent count
@@ -271,18 +291,40 @@ def test_number_of_rows_does_not_matter(network, shape, expected, n_rows):
 
 def test_calls_count_and_parameters_do_not():
     layer = nn.Linear(4, 4)
-    assert module_costs(nn.Sequential(layer, layer), torch.zeros(1, 4)) == Costs(32, 20)
+    x = torch.zeros(1, 4)
+    assert module_costs(nn.Sequential(layer, layer), x) == Costs(32, 20, 80)
     # Tied: two layers, one weight.
     other = nn.Linear(4, 4)
     other.weight = layer.weight
-    assert module_costs(nn.Sequential(layer, other), torch.zeros(1, 4)) == Costs(32, 24)
+    assert module_costs(nn.Sequential(layer, other), x) == Costs(32, 24, 96)
 
 
 def test_layers_that_do_not_run_have_parameters_only():
     network = Call(
         nn.Sequential(nn.Linear(4, 3), nn.Linear(4, 2)), lambda f, x: f[0](x)
     )
-    assert module_costs(network, torch.zeros(1, 4)) == Costs(12, 15 + 10)
+    assert module_costs(network, torch.zeros(1, 4)) == Costs(12, 25, 100)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "n_bytes"),
+    [(torch.float16, 2), (torch.bfloat16, 2), (torch.float32, 4), (torch.float64, 8)],
+)
+def test_bytes_follow_the_dtype(dtype, n_bytes):
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).to(dtype)
+    costs = module_costs(network, torch.zeros(1, 4, dtype=dtype))
+    # 15 + 6 parameters, 6 running statistics; the int64 counter stays one
+    assert costs == Costs(12, 21, n_bytes * (21 + 6) + 8)
+
+
+def test_shared_buffers_are_counted_once():
+    norm = nn.BatchNorm1d(4)
+    other = nn.BatchNorm1d(4)
+    other.running_mean = norm.running_mean
+    x = torch.zeros(1, 4)
+    assert module_costs(nn.Sequential(norm, norm), x).weight_bytes == 4 * 16 + 8
+    expected = 2 * (4 * 16 + 8) - 4 * 4
+    assert module_costs(nn.Sequential(norm, other), x).weight_bytes == expected
 
 
 def test_subclass_with_the_forward_of_its_base():
@@ -443,6 +485,8 @@ def test_everything_is_restored(fails, fastpath):
 
 # Stages
 
+UNITS = ("macs", "parameters", "weight_bytes", "activation_bytes")
+
 
 class FakeEnsemble(nn.Module):
     """Students of 3 scores; the later ones may read the scores of the one before."""
@@ -459,22 +503,27 @@ class FakeEnsemble(nn.Module):
 
 class FakeState:
     def __init__(self, ensemble, x):
-        self.ensemble, self.x, self.scores = ensemble, x, []
+        self.ensemble, self.x, self.earlier = ensemble, x, []
 
     def step(self):
-        t = len(self.scores)
+        t = len(self.earlier)
         scores = self.ensemble.students[t](self.x)
         if t and self.ensemble.connections:
-            joined = torch.cat([scores, self.scores[-1]], dim=1)
+            joined = torch.cat([scores, *self.earlier[-1]], dim=1)
             scores = self.ensemble.connections[t - 1](joined)
-        self.scores.append(scores)
-        return torch.stack(self.scores).mean(dim=0)
+        self.earlier.append((scores,) if self.ensemble.connections else ())
 
 
-def assert_costs(costs, macs, parameters):
+def assert_costs(costs, macs, parameters, *, buffer_bytes=0, activation_bytes=0):
+    """All four costs, of networks whose parameters are float32."""
     assert_array_equal(costs.macs, macs)
     assert_array_equal(costs.parameters, parameters)
-    assert costs.macs.dtype == costs.parameters.dtype == np.int64
+    assert_array_equal(costs.weight_bytes, 4 * np.array(parameters) + buffer_bytes)
+    assert_array_equal(
+        costs.activation_bytes, np.broadcast_to(activation_bytes, len(costs))
+    )
+    for unit in UNITS:
+        assert getattr(costs, unit).dtype == np.int64
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 7])
@@ -487,33 +536,261 @@ def test_stages_are_counted_alone(n_rows):
     ensemble = FakeEnsemble(students)
     ensemble.train()
     costs = stage_costs(ensemble, torch.zeros(n_rows, 4))
-    assert_costs(costs, [12, 20 + 15, 12], [15, 25 + 10 + 18, 15])
+    assert_costs(
+        costs,
+        [12, 20 + 15, 12],
+        [15, 25 + 10 + 18, 15],
+        buffer_bytes=[0, 4 * 10 + 8, 0],
+    )
     assert all(module.training for module in ensemble.modules())
 
 
-def test_connections_belong_to_their_stage():
+@pytest.mark.parametrize("n_rows", [1, 2, 7])
+def test_connections_belong_to_their_stage(n_rows):
+    normalised = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
     ensemble = FakeEnsemble(
         [nn.Linear(4, 3) for _ in range(3)],
-        connections=[nn.Linear(6, 3), nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 3))],
+        connections=[nn.Linear(6, 3), normalised],
     )
-    costs = stage_costs(ensemble, torch.zeros(2, 4))
-    assert_costs(costs, [12, 12 + 18, 12 + 18], [15, 15 + 21, 15 + 12 + 21])
+    costs = stage_costs(ensemble, torch.zeros(n_rows, 4))
+    assert_costs(
+        costs,
+        [12, 12 + 18, 12 + 18],
+        [15, 15 + 21, 15 + 12 + 21],
+        buffer_bytes=[0, 0, 4 * 12 + 8],
+        activation_bytes=4 * 3,
+    )
     n_parameters = sum(p.numel() for p in ensemble.parameters())
     assert costs.cumulative_parameters[-1] == n_parameters
 
 
 def test_what_starts_belongs_to_the_first_stage():
     students = [nn.Linear(4, 3) for _ in range(2)]
-    costs = stage_costs(FakeEnsemble(students, stem=nn.Linear(6, 4)), torch.zeros(2, 6))
-    assert_costs(costs, [24 + 12, 12], [28 + 15, 15])
+    stem = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    ensemble = FakeEnsemble(students, stem=stem)
+    ensemble.register_buffer("centre", torch.zeros(6, dtype=torch.float64))
+    costs = stage_costs(ensemble, torch.zeros(2, 6))
+    assert_costs(
+        costs,
+        [24 + 12, 12],
+        [28 + 8 + 15, 15],
+        buffer_bytes=[(4 * 8 + 8) + 8 * 6, 0],
+    )
 
 
-def test_shared_parameters_belong_to_their_first_stage():
-    block = nn.Linear(4, 4)
+def test_shared_parameters_and_buffers_belong_to_their_first_stage():
+    block = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     students = [nn.Sequential(block, nn.Linear(4, 3)) for _ in range(2)]
     # Run again, but not stored again.
     costs = stage_costs(FakeEnsemble(students), torch.zeros(1, 4))
-    assert_costs(costs, [16 + 12, 16 + 12], [20 + 15, 15])
+    assert_costs(
+        costs, [16 + 12, 16 + 12], [20 + 8 + 15, 15], buffer_bytes=[4 * 8 + 8, 0]
+    )
+
+
+# Of three students, each with 3 scores: what the backbone of one costs by itself, and
+# what is added to it for every earlier student whose maps it reads block by block.
+BACKBONES = {
+    "MLP": SimpleNamespace(
+        factory=partial(MLP, hidden=(5, 4)),
+        input_shape=(2, 3),
+        macs=6 * 5 + 5 * 4,
+        parameters=6 * 5 + 5 + 5 * 4 + 4,
+        buffer_bytes=0,
+        n_features=4,
+        n_in_maps=5,
+        lateral_macs=5 * 4,
+        lateral_parameters=5 * 4,
+    ),
+    # Maps of 3 channels and (10 + 2 - 3) // 2 + 1 = 5 steps, then 4 and 3; 2 cells.
+    "ConvNet1d": SimpleNamespace(
+        factory=partial(ConvNet1d, channels=(3, 4), kernel_size=3),
+        input_shape=(10, 2),
+        macs=(3 * 5) * 2 * 3 + (4 * 3) * 3 * 3 + (4 * 2) * 4,
+        parameters=3 * 2 * 3 + 2 * 3 + 4 * 3 * 3 + 2 * 4 + (4 * 2) * 4 + 4,
+        buffer_bytes=4 * (2 * 3 + 2 * 4) + 2 * 8,
+        n_features=4,
+        n_in_maps=3 * 5 + 4 * 3,
+        lateral_macs=(4 * 3) * 3 * 3 + (4 * 2) * 4,
+        lateral_parameters=4 * 3 * 3 + (4 * 2) * 4,
+    ),
+    # Maps of 2 channels and 4 x 3 pixels, then 3 and 2 x 2; 2 x 2 cells.
+    "ConvNet2d": SimpleNamespace(
+        factory=partial(ConvNet2d, channels=(2, 3), n_features=5),
+        input_shape=(8, 6),
+        macs=(2 * 12) * 9 + (3 * 4) * 2 * 9 + (3 * 4) * 5,
+        parameters=2 * 9 + 2 * 2 + 3 * 2 * 9 + 2 * 3 + (3 * 4) * 5 + 5,
+        buffer_bytes=4 * (2 * 2 + 2 * 3) + 2 * 8,
+        n_features=5,
+        n_in_maps=2 * 12 + 3 * 4,
+        lateral_macs=(3 * 4) * 2 * 9 + (3 * 4) * 5,
+        lateral_parameters=3 * 2 * 9 + (3 * 4) * 5,
+    ),
+    # Three gates; two vectors of biases each.
+    "RecurrentNet": SimpleNamespace(
+        factory=partial(RecurrentNet, hidden=(6, 4)),
+        input_shape=(7, 5),
+        macs=7 * 3 * (6 * 5 + 6 * 6) + 7 * 3 * (4 * 6 + 4 * 4),
+        parameters=3 * (6 * 5 + 6 * 6 + 2 * 6) + 3 * (4 * 6 + 4 * 4 + 2 * 4),
+        buffer_bytes=0,
+        n_features=4,
+        n_in_maps=7 * 6,
+        lateral_macs=7 * 3 * (4 * 6),
+        lateral_parameters=3 * (4 * 6),
+    ),
+}
+
+
+def three_students(factory, input_shape, connection, **scaling):
+    ensemble = ProgressiveEnsemble(
+        input_shape, n_outputs=3, connection=connection, **scaling
+    )
+    for _ in range(3):
+        ensemble.append(ensemble.new_student(factory))
+    return ensemble
+
+
+def assert_sums_to_the_whole(costs, ensemble, x):
+    whole = module_costs(ensemble, x)
+    for unit in ("macs", "parameters", "weight_bytes"):
+        assert costs.cumulative(unit)[-1] == getattr(whole, unit)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    ("connection", "n_read"),
+    [
+        (None, [0, 0, 0]),
+        # features of the earlier students that the map of a connection reads
+        ("dense", [0, 1, 2]),
+        ("residual", [0, 1, 2]),
+        ("last", [0, 1, 1]),
+    ],
+)
+def test_students_joined_by_their_features(name, connection, n_read):
+    backbone = BACKBONES[name]
+    ensemble = three_students(backbone.factory, backbone.input_shape, connection)
+    x = torch.zeros(2, *backbone.input_shape)
+    costs = stage_costs(ensemble, x)
+    d = backbone.n_features
+    joined = np.array([(1 + n) * d * d if n else 0 for n in n_read])
+    biases = np.array([d if n else 0 for n in n_read])
+    assert_costs(
+        costs,
+        backbone.macs + joined + d * 3,
+        backbone.parameters + joined + biases + d * 3 + 3,
+        buffer_bytes=backbone.buffer_bytes,
+        activation_bytes=0 if connection is None else 4 * d,
+    )
+    assert_sums_to_the_whole(costs, ensemble, x)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    ("connection", "n_read"), [("lateral", [0, 1, 2]), (Lateral("last"), [0, 1, 1])]
+)
+def test_students_joined_block_by_block(name, connection, n_read):
+    backbone = BACKBONES[name]
+    ensemble = three_students(backbone.factory, backbone.input_shape, connection)
+    x = torch.zeros(2, *backbone.input_shape)
+    costs = stage_costs(ensemble, x)
+    n_read, head = np.array(n_read), backbone.n_features * 3
+    assert_costs(
+        costs,
+        backbone.macs + n_read * backbone.lateral_macs + head,
+        backbone.parameters + n_read * backbone.lateral_parameters + head + 3,
+        buffer_bytes=backbone.buffer_bytes,
+        # The map of the last block is read by the head only.
+        activation_bytes=4 * backbone.n_in_maps,
+    )
+    assert_sums_to_the_whole(costs, ensemble, x)
+
+
+def test_blocks_that_are_shared():
+    factory = partial(MLP, hidden=(5, 4, 3))
+    ensemble = three_students(factory, (6,), Lateral(shared_blocks=1))
+    x = torch.zeros(2, 6)
+    costs = stage_costs(ensemble, x)
+    # Block 0 is run once and kept; later students keep what block 1 gives.
+    assert_costs(
+        costs,
+        [
+            6 * 5 + 5 * 4 + 4 * 3 + 3 * 3,
+            5 * 4 + (4 + 4) * 3 + 3 * 3,
+            5 * 4 + (4 + 8) * 3 + 3 * 3,
+        ],
+        [
+            (6 * 5 + 5) + (5 * 4 + 4) + (4 * 3 + 3) + (3 * 3 + 3),
+            (5 * 4 + 4) + ((4 + 4) * 3 + 3) + (3 * 3 + 3),
+            (5 * 4 + 4) + ((4 + 8) * 3 + 3) + (3 * 3 + 3),
+        ],
+        activation_bytes=[4 * (5 + 4), 4 * 4, 4 * 4],
+    )
+    assert_sums_to_the_whole(costs, ensemble, x)
+
+
+def test_depthwise_convolutions():
+    factory = partial(ConvNet2d, channels=(4,), separable=True, n_features=3)
+    ensemble = three_students(factory, (2, 8, 6), None)
+    # Each of 2 channels by itself, then across: 4 x 3 pixels.
+    macs = (2 * 12) * 9 + (4 * 12) * 2 + (4 * 4) * 3 + 3 * 3
+    parameters = 2 * 9 + 4 * 2 + 2 * 4 + ((4 * 4) * 3 + 3) + (3 * 3 + 3)
+    costs = stage_costs(ensemble, torch.zeros(1, 2, 8, 6))
+    assert_costs(costs, [macs] * 3, [parameters] * 3, buffer_bytes=4 * 2 * 4 + 8)
+
+
+def test_lstm_students():
+    ensemble = three_students(partial(RecurrentNet, cell="lstm"), (7, 5), None)
+    macs = 7 * 4 * (16 * 5 + 16 * 16) + 16 * 3
+    parameters = 4 * (16 * 5 + 16 * 16 + 2 * 16) + 16 * 3 + 3
+    costs = stage_costs(ensemble, torch.zeros(1, 7, 5))
+    assert_costs(costs, [macs] * 3, [parameters] * 3)
+
+
+def test_scaling_of_inputs_and_outputs_belongs_to_the_first_stage():
+    ensemble = three_students(
+        partial(MLP, hidden=(4,)),
+        (6,),
+        "last",
+        input_mean=torch.zeros(6),
+        input_scale=torch.ones(6),
+        output_mean=torch.zeros(3),
+        output_scale=torch.ones(3),
+    )
+    x = torch.zeros(2, 6)
+    costs = stage_costs(ensemble, x)
+    assert_costs(
+        costs,
+        [24 + 12, 24 + 32 + 12, 24 + 32 + 12],
+        [28 + 15, 28 + 36 + 15, 28 + 36 + 15],
+        buffer_bytes=[4 * (6 + 6 + 3 + 3), 0, 0],
+        activation_bytes=4 * 4,
+    )
+    assert_sums_to_the_whole(costs, ensemble, x)
+
+
+def test_double_precision_doubles_the_bytes():
+    backbone = BACKBONES["MLP"]
+    ensemble = three_students(backbone.factory, backbone.input_shape, "dense")
+    single = stage_costs(ensemble, torch.zeros(1, 2, 3))
+    double = stage_costs(ensemble.double(), torch.zeros(1, 2, 3).double())
+    assert_array_equal(double.macs, single.macs)
+    assert_array_equal(double.parameters, single.parameters)
+    assert_array_equal(double.weight_bytes, 2 * single.weight_bytes)
+    assert_array_equal(double.activation_bytes, 2 * single.activation_bytes)
+
+
+@pytest.mark.parametrize("connection", [None, "residual", "lateral"])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_stages_cost_the_same_in_a_shorter_ensemble(connection, n_rows):
+    backbone = BACKBONES["ConvNet1d"]
+    ensemble = three_students(backbone.factory, backbone.input_shape, connection)
+    x = torch.zeros(n_rows, *backbone.input_shape)
+    costs = stage_costs(ensemble, x)
+    for n_stages in (1, 2, 3):
+        shorter = stage_costs(ensemble.truncated(n_stages), x)
+        for unit in UNITS:
+            assert_array_equal(getattr(shorter, unit), getattr(costs[:n_stages], unit))
 
 
 def test_stages_of_an_unknown_type():
@@ -526,6 +803,17 @@ def test_no_stages():
     costs = stage_costs(FakeEnsemble([]), torch.zeros(1, 4))
     assert_costs(costs, [], [])
     assert len(costs) == 0
+    assert_array_equal(costs.cumulative("weight_bytes"), [])
+
+
+def four_costs(macs):
+    macs = np.array(macs, dtype=np.int64)
+    return StageCosts(
+        macs=macs,
+        parameters=macs + 1,
+        weight_bytes=4 * (macs + 1),
+        activation_bytes=macs + 2,
+    )
 
 
 @given(
@@ -533,22 +821,37 @@ def test_no_stages():
     stages=st.slices(6),
 )
 def test_cumulative_and_sliced(macs, stages):
-    macs = np.array(macs, dtype=np.int64)
-    costs = StageCosts(macs=macs, parameters=macs + 1)
+    costs = four_costs(macs)
     assert len(costs) == len(macs)
-    assert_array_equal(np.diff(costs.cumulative_macs, prepend=0), costs.macs)
-    assert_array_equal(
-        np.diff(costs.cumulative_parameters, prepend=0), costs.parameters
-    )
-    assert_costs(costs[stages], macs[stages], macs[stages] + 1)
-    for k in range(len(macs) + 1):
-        assert_array_equal(costs[:k].cumulative_macs, costs.cumulative_macs[:k])
+    assert_array_equal(costs.cumulative_macs, costs.cumulative("macs"))
+    assert_array_equal(costs.cumulative_parameters, costs.cumulative("parameters"))
+    for unit in UNITS:
+        alone, cumulative = getattr(costs, unit), costs.cumulative(unit)
+        assert_array_equal(np.diff(cumulative, prepend=0), alone)
+        assert_array_equal(getattr(costs[stages], unit), alone[stages])
+        for k in range(len(macs) + 1):
+            assert_array_equal(costs[:k].cumulative(unit), cumulative[:k])
 
 
 def test_indexed_with_slices_only():
-    costs = StageCosts(macs=np.array([1, 2]), parameters=np.array([3, 4]))
     with pytest.raises(TypeError, match=r"StageCosts is indexed with a slice.* got 0"):
-        costs[0]
+        four_costs([1, 2])[0]
+
+
+@pytest.mark.parametrize("unit", ["flops", "cumulative_macs", "__len__", None])
+def test_unknown_unit(unit):
+    with pytest.raises(ValueError, match="'unit' must be one of") as raised:
+        four_costs([1, 2]).cumulative(unit)
+    assert repr(list(UNITS)) in str(raised.value)
+    assert str(raised.value).endswith(f"Got {unit!r} instead.")
+
+
+def test_costs_are_not_changed():
+    costs = four_costs([1, 2])
+    with pytest.raises(AttributeError):
+        costs.macs = np.array([3, 4])
+    costs.cumulative("macs")[:] = 0
+    assert_array_equal(costs.macs, [1, 2])
 
 
 def test_a_layer_whose_weights_a_function_uses_is_no_zero():
@@ -560,20 +863,359 @@ def test_a_layer_whose_weights_a_function_uses_is_no_zero():
         def forward(self, x):
             return nn.functional.linear(x, self.layer.weight)
 
-    class State:
-        def __init__(self, students, x):
-            self.students, self.x = iter(students), x
-
-        def step(self):
-            return next(self.students)(self.x)
-
-    class Ensemble(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.students = nn.ModuleList([Functional()])
-
-        def start(self, x):
-            return State(self.students, x)
-
     with pytest.raises(ValueError, match=r"Linear at 'students\.0\.layer' cannot be"):
-        stage_costs(Ensemble(), torch.zeros(1, 4))
+        stage_costs(FakeEnsemble([Functional()]), torch.zeros(1, 4))
+
+
+# Time
+
+
+class Clock:
+    """Stands still unless it is told to move on."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def perf_counter(self):
+        return self.now
+
+    def takes(self, seconds):
+        """Callable that takes the next of these times in each call."""
+        seconds = iter(seconds)
+
+        def predict(batch):
+            self.now += next(seconds)
+
+        return predict
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(costs_module, "time", clock)
+    return clock
+
+
+def test_percentiles(clock):
+    # 1 to 11 s, of which two repeats lie below the 10th percentile or at it
+    seconds = np.random.RandomState(0).permutation(np.arange(1.0, 12.0))
+    latency = measure_latency(
+        clock.takes(seconds), np.zeros((3, 1)), n_warmup=0, n_repeats=11
+    )
+    assert (latency.median, latency.low, latency.high) == (6.0, 2.0, 10.0)
+
+
+def test_time_is_given_per_sample(clock):
+    latency = measure_latency(
+        clock.takes([8.0] * 4), np.zeros((9, 1)), batch_size=4, n_warmup=1, n_repeats=3
+    )
+    assert (latency.median, latency.low, latency.high) == (2.0, 2.0, 2.0)
+
+
+def test_calls_for_warming_up_are_not_timed(clock):
+    slow_start = clock.takes([100.0, 50.0, 1.0, 1.0, 1.0])
+    latency = measure_latency(slow_start, np.zeros((3, 1)), n_warmup=2, n_repeats=3)
+    assert latency.high == 1.0
+
+
+@given(
+    seconds=st.lists(st.floats(0, 1e3), min_size=1, max_size=30),
+    batch_size=st.integers(1, 5),
+)
+def test_percentiles_are_in_order(seconds, batch_size):
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(costs_module, "time", clock)
+        latency = measure_latency(
+            clock.takes(seconds),
+            np.zeros((5, 1)),
+            batch_size=batch_size,
+            n_warmup=0,
+            n_repeats=len(seconds),
+        )
+    assert latency.low <= latency.median <= latency.high
+    # The clock adds and subtracts, so that its steps are rounded.
+    assert min(seconds) - 1e-9 <= latency.low * batch_size
+    assert latency.high * batch_size <= max(seconds) + 1e-9
+
+
+def test_several_take_turns(clock):
+    calls = []
+
+    def takes(name, seconds):
+        predict = clock.takes(seconds)
+
+        def named(batch):
+            calls.append((name, batch[0, 0]))
+            predict(batch)
+
+        return named
+
+    X = np.arange(3.0).reshape(-1, 1)
+    latencies = compare_latencies(
+        [takes("a", [9.0, 1.0, 2.0]), takes("b", [9.0, 10.0, 20.0])],
+        X,
+        n_warmup=1,
+        n_repeats=2,
+    )
+    # Both see the same rows, one after the other.
+    assert calls == [(name, row) for row in range(3) for name in "ab"]
+    assert [latency.median for latency in latencies] == [1.5, 15.0]
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "batch_size", "expected"),
+    [
+        (3, 1, [[0], [1], [2], [0], [1], [2], [0]]),
+        (4, 2, [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3], [0, 1]]),
+        # Rows from the start fill the last batch.
+        (5, 2, [[0, 1], [2, 3], [4, 0], [0, 1], [2, 3], [4, 0], [0, 1]]),
+        (3, 3, [[0, 1, 2]] * 7),
+        (9, 1, [[0], [1], [2], [3], [4], [5], [6]]),
+    ],
+)
+@pytest.mark.parametrize("n_warmup", [0, 2, 6])
+def test_rows_of_the_batches(n_samples, batch_size, expected, n_warmup):
+    seen = []
+    X = np.arange(n_samples).reshape(-1, 1)
+    measure_latency(
+        lambda batch: seen.append(batch.ravel().tolist()),
+        X,
+        batch_size=batch_size,
+        n_warmup=n_warmup,
+        n_repeats=7 - n_warmup,
+    )
+    assert seen == expected
+
+
+def test_what_a_latency_tells():
+    latency = measure_latency(nn.Linear(4, 2), np.zeros((9, 4)), batch_size=3)
+    assert isinstance(latency, Latency)
+    assert (latency.batch_size, latency.n_repeats) == (3, 50)
+    assert latency.n_threads == torch.get_num_threads()
+    assert (latency.device, latency.what) == ("cpu", "Linear")
+    assert 0 < latency.low <= latency.median <= latency.high
+    for name in ("median", "low", "high"):
+        assert type(getattr(latency, name)) is float
+
+
+def named(batch):
+    pass
+
+
+class Named:
+    def __call__(self, batch):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("predict", "what"),
+    [
+        (DummyClassifier().fit([[0.0]], [1]).predict, "DummyClassifier.predict"),
+        (named, "named"),
+        (Named(), "Named"),
+        (partial(named), "partial"),
+    ],
+)
+def test_callables_are_not_asked_for_their_device(predict, what):
+    latency = measure_latency(predict, np.zeros((3, 1)), n_warmup=0, n_repeats=1)
+    assert (latency.what, latency.device) == (what, None)
+
+
+def test_latency_as_text():
+    latency = Latency(2.5e-3, 1e-3, 4e-3, 8, 20, 1, "cuda:0", "MLP")
+    assert str(latency) == (
+        "MLP on cuda:0: 2.5 ms per sample (10 % to 90 %: 1 to 4 ms), 20 calls with "
+        "8 row(s), up to 1 thread(s)"
+    )
+    unplaced = Latency(2.5e-3, 1e-3, 4e-3, 8, 20, 1, None, "predict")
+    assert str(unplaced).startswith("predict: 2.5 ms")
+
+
+def blas_and_openmp_threads():
+    return [(lib["filepath"], lib["num_threads"]) for lib in threadpool_info()]
+
+
+@pytest.fixture
+def two_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.parametrize("fails", [False, True])
+def test_threads_are_limited_during_the_measurement(fails):
+    seen = []
+
+    def predict(batch):
+        seen.append((torch.get_num_threads(), blas_and_openmp_threads()))
+        if fails:
+            raise RuntimeError("on purpose")
+
+    before = blas_and_openmp_threads()
+    measure = partial(
+        measure_latency, predict, np.zeros((3, 1)), n_repeats=1, n_threads=1
+    )
+    if fails:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            measure()
+    else:
+        assert measure().n_threads == 1
+    for torch_threads, libraries in seen:
+        assert torch_threads == 1
+        assert {n_threads for _, n_threads in libraries} <= {1}
+    assert torch.get_num_threads() == 2
+    assert blas_and_openmp_threads() == before
+
+
+@pytest.mark.usefixtures("two_torch_threads")
+def test_threads_are_left_as_they_are():
+    seen = []
+    latency = measure_latency(
+        lambda batch: seen.append(torch.get_num_threads()), np.zeros((3, 1))
+    )
+    assert set(seen) == {2}
+    assert latency.n_threads == 2
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_collector_rests(enabled, fails):
+    seen = []
+
+    def predict(batch):
+        seen.append(gc.isenabled())
+        if fails:
+            raise RuntimeError("on purpose")
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        if fails:
+            with pytest.raises(RuntimeError, match="on purpose"):
+                measure_latency(predict, np.zeros((3, 1)))
+        else:
+            measure_latency(predict, np.zeros((3, 1)))
+        after = gc.isenabled()
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert set(seen) == {False}
+    assert after == enabled
+
+
+class Observed(nn.Module):
+    """Records what it is called with."""
+
+    def __init__(self, dtype=torch.float32, fails=False):
+        super().__init__()
+        self.layer = nn.Linear(4, 2, dtype=dtype)
+        self.norm = nn.BatchNorm1d(2, dtype=dtype).eval()
+        self.fails = fails
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append((x, self.training or self.layer.training))
+        assert torch.is_inference_mode_enabled()
+        if self.fails:
+            raise RuntimeError("on purpose")
+        return self.norm(self.layer(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        np.asarray,
+        lambda rows: np.asarray(rows, dtype=np.float32),
+        lambda rows: np.asarray(rows, dtype=np.int64),
+        torch.tensor,
+        lambda rows: torch.tensor(rows, requires_grad=True),
+        list,
+    ],
+)
+def test_modules_get_tensors_of_their_dtype(dtype, convert):
+    module = Observed(dtype)
+    rows = np.arange(12.0).reshape(3, 4)
+    measure_latency(module, convert(rows), batch_size=2, n_warmup=0, n_repeats=2)
+    for (x, _), expected in zip(module.seen, [rows[:2], rows[[2, 0]]], strict=True):
+        assert x.dtype == dtype
+        assert x.device == torch.device("cpu")
+        assert_array_equal(x.detach().numpy(), expected)
+
+
+def test_modules_without_parameters_get_single_precision():
+    seen = []
+    module = Call(nn.Identity(), lambda layer, x: seen.append(x.dtype))
+    assert measure_latency(module, np.zeros((3, 4))).device == "cpu"
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_flags_are_restored(fails):
+    module = Observed(fails=fails)
+    flags = [part.training for part in module.modules()]
+    assert set(flags) == {False, True}
+    measure = partial(compare_latencies, [module, module], np.zeros((3, 4)))
+    if fails:
+        with pytest.raises(RuntimeError, match="on purpose"):
+            measure()
+    else:
+        measure()
+    assert not any(training for _, training in module.seen)
+    assert [part.training for part in module.modules()] == flags
+
+
+def test_frames_stay_frames():
+    pandas = pytest.importorskip("pandas")
+    X = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "z"]})
+    seen = []
+    measure_latency(seen.append, X, batch_size=2, n_warmup=0, n_repeats=2)
+    pandas.testing.assert_frame_equal(seen[0], X.iloc[[0, 1]])
+    pandas.testing.assert_frame_equal(seen[1], X.iloc[[2, 0]])
+    # A module gets the numbers.
+    module = Observed()
+    numbers = pandas.DataFrame(np.arange(12.0).reshape(3, 4))
+    measure_latency(module, numbers, n_warmup=0, n_repeats=1)
+    assert_array_equal(module.seen[0][0].numpy(), [[0.0, 1.0, 2.0, 3.0]])
+
+
+@pytest.mark.parametrize("measure", [measure_latency, compare_latencies])
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"batch_size": 0}, r"'batch_size' must be an int from 1 to 3\. Got 0"),
+        ({"batch_size": 4}, r"'batch_size' must be an int from 1 to 3\. Got 4"),
+        ({"batch_size": 1.0}, r"'batch_size' must be an int from 1 to 3\. Got 1\.0"),
+        ({"n_warmup": -1}, r"'n_warmup' must be an int at least 0\. Got -1 instead\."),
+        ({"n_warmup": None}, r"'n_warmup' must be an int at least 0\. Got None"),
+        ({"n_repeats": 0}, r"'n_repeats' must be an int at least 1\. Got 0 instead\."),
+        ({"n_threads": 0}, r"'n_threads' must be an int at least 1\. Got 0 instead\."),
+        ({"n_threads": "1"}, r"'n_threads' must be an int at least 1\. Got '1'"),
+    ],
+)
+def test_numbers_out_of_range(measure, parameters, match):
+    predict = named if measure is measure_latency else [named]
+    with pytest.raises(ValueError, match=match):
+        measure(predict, np.zeros((3, 1)), **parameters)
+
+
+def test_integers_of_numpy():
+    one = np.int64(1)
+    latency = measure_latency(
+        named,
+        np.zeros((3, 1)),
+        batch_size=one,
+        n_warmup=one,
+        n_repeats=one,
+        n_threads=one,
+    )
+    assert (latency.batch_size, latency.n_repeats, latency.n_threads) == (1, 1, 1)
+
+
+def test_nothing_to_measure():
+    with pytest.raises(ValueError, match="'predicts' is empty; give at least one"):
+        compare_latencies([], np.zeros((3, 1)))
+    with pytest.raises(ValueError, match="'X' has no rows to measure with"):
+        measure_latency(named, np.zeros((0, 1)))

@@ -1,0 +1,509 @@
+import re
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    fbeta_score,
+    get_scorer,
+    log_loss,
+    make_scorer,
+    mean_squared_error,
+    r2_score,
+)
+
+from skbdistil.metrics import (
+    accuracy_cost_area,
+    accuracy_cost_curve,
+    check_costs,
+    cost_at_score,
+    pareto_optimal,
+    score_at_cost,
+    stage_within,
+)
+
+# Scores and costs on a coarse grid, so that ties are common.
+scores_of = st.integers(-4, 4).map(lambda score: score / 4)
+
+
+@st.composite
+def curves(draw, first_cost=0):
+    """Cumulative costs and scores of 1 to 8 stages, in no order of the scores."""
+    increments = draw(st.lists(st.integers(0, 3), min_size=1, max_size=8))
+    scores = draw(
+        st.lists(scores_of, min_size=len(increments), max_size=len(increments))
+    )
+    return first_cost + np.cumsum(increments).astype(float), np.array(scores)
+
+
+@pytest.fixture(scope="module")
+def staged():
+    """Labels, weights, and the labels and probabilities of four stages."""
+    rng = np.random.RandomState(0)
+    y = rng.randint(3, size=60)
+    sample_weight = rng.uniform(0.5, 2.0, size=60)
+    logits = rng.normal(size=(60, 3))
+    proba = [
+        np.exp(logits + strength * np.eye(3)[y]) for strength in (0.0, 1.0, 2.0, 4.0)
+    ]
+    proba = [p / p.sum(axis=1, keepdims=True) for p in proba]
+    return y, sample_weight, [p.argmax(axis=1) for p in proba], proba
+
+
+COSTS = [10, 25, 25, 45]
+
+
+# accuracy_cost_curve
+
+
+def test_accuracy_is_the_default(staged):
+    y, sample_weight, labels, _ = staged
+    costs, scores = accuracy_cost_curve(y, labels, COSTS)
+    assert_array_equal(costs, COSTS)
+    assert costs.dtype == scores.dtype == np.float64
+    assert_allclose(scores, [accuracy_score(y, stage) for stage in labels])
+    _, scores = accuracy_cost_curve(y, labels, COSTS, sample_weight=sample_weight)
+    expected = [accuracy_score(y, p, sample_weight=sample_weight) for p in labels]
+    assert_allclose(scores, expected)
+
+
+def test_labels_that_are_text():
+    y = ["no", "yes", "no", "no"]
+    _, scores = accuracy_cost_curve(y, [["no"] * 4, y], [1, 2])
+    assert_array_equal(scores, [0.75, 1.0])
+
+
+def test_metric_is_a_function(staged):
+    y, _, labels, _ = staged
+    _, scores = accuracy_cost_curve(y, labels, COSTS, metric=balanced_accuracy_score)
+    assert_allclose(scores, [balanced_accuracy_score(y, stage) for stage in labels])
+
+
+def test_weights_reach_the_metric_as_a_keyword_if_given():
+    seen = []
+
+    def metric(y_true, predictions, **weight):
+        assert isinstance(y_true, np.ndarray)
+        assert isinstance(predictions, np.ndarray)
+        seen.append(weight)
+        return 1.0
+
+    accuracy_cost_curve([0, 1], [[0, 1]], [1], metric=metric)
+    accuracy_cost_curve([0, 1], [[0, 1]], [1], metric=metric, sample_weight=[1, 2])
+    assert seen == [{}, {"sample_weight": [1, 2]}]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("scorer", "function", "uses_proba"),
+    [
+        (get_scorer("accuracy"), accuracy_score, False),
+        (
+            make_scorer(fbeta_score, beta=2.0, average="macro"),
+            lambda y, labels, **weight: fbeta_score(
+                y, labels, beta=2.0, average="macro", **weight
+            ),
+            False,
+        ),
+        # Signs are turned.
+        (
+            get_scorer("neg_log_loss"),
+            lambda y, proba, **weight: -log_loss(y, proba, **weight),
+            True,
+        ),
+        (
+            make_scorer(mean_squared_error, greater_is_better=False),
+            lambda y, labels, **weight: -mean_squared_error(y, labels, **weight),
+            False,
+        ),
+    ],
+)
+def test_metric_is_a_scorer(staged, scorer, function, uses_proba, weighted):
+    y, sample_weight, labels, proba = staged
+    weight = {"sample_weight": sample_weight} if weighted else {}
+    predictions = proba if uses_proba else labels
+    _, scores = accuracy_cost_curve(y, predictions, COSTS, metric=scorer, **weight)
+    assert_allclose(scores, [function(y, stage, **weight) for stage in predictions])
+
+
+def test_several_targets():
+    y = np.arange(8.0).reshape(4, 2)
+    _, scores = accuracy_cost_curve(y, [y + 1, y], [1, 2], metric=r2_score)
+    assert_allclose(scores, [r2_score(y, y + 1), 1.0])
+
+
+def test_costs_of_stages_that_are_not_used(staged):
+    y, _, labels, _ = staged
+    costs, scores = accuracy_cost_curve(y, labels[:2], COSTS)
+    assert_array_equal(costs, [10, 25])
+    assert len(scores) == 2
+
+
+def test_stages_may_come_from_a_generator(staged):
+    y, _, labels, _ = staged
+    alive = []
+
+    def stages():
+        for stage in labels:
+            alive.append("predicted")
+            yield stage
+
+    def metric(y_true, predictions):
+        alive.append("scored")
+        return accuracy_score(y_true, predictions)
+
+    _, scores = accuracy_cost_curve(y, stages(), COSTS, metric=metric)
+    assert_array_equal(scores, accuracy_cost_curve(y, labels, COSTS)[1])
+    # One stage at a time: predictions of all of them need not fit into memory.
+    assert alive == ["predicted", "scored"] * 4
+
+
+def test_refused_predictions():
+    with pytest.raises(ValueError, match="'staged_predictions' is empty; give at"):
+        accuracy_cost_curve([0, 1], [], [1])
+    message = "'staged_predictions' has 3 rows at stage 2, and 'y_true' has 2."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        accuracy_cost_curve([0, 1], [[0, 1], [0, 1, 1]], [1, 2])
+    message = "'costs' has 1 value(s) for 2 stages; give one per stage."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        accuracy_cost_curve([0, 1], [[0, 1], [0, 1]], [1])
+
+
+@pytest.mark.parametrize("metric", ["accuracy", 3])
+def test_refused_metric(metric):
+    message = (
+        "'metric' must be None, a callable(y_true, predictions) or a scorer of "
+        f"scikit-learn. Got {metric!r} instead."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        accuracy_cost_curve([0, 1], [[0, 1]], [1], metric=metric)
+
+
+# accuracy_cost_area
+
+# Every range starts at the cost of the first stage or above it.
+ranges = st.tuples(
+    st.floats(0, 10), st.floats(0.25, 10), st.sampled_from(["log", "linear"])
+)
+
+
+def area(curve, low, high, scale):
+    return accuracy_cost_area(*curve, cost_range=(low, high), scale=scale)
+
+
+@given(curve=curves(first_cost=1), range_=ranges, score=scores_of)
+def test_area_of_a_constant_score_is_the_score(curve, range_, score):
+    costs, _ = curve
+    offset, width, scale = range_
+    low = costs[0] + offset
+    constant = (costs, np.full(len(costs), score))
+    assert_allclose(area(constant, low, low + width, scale), score, atol=1e-12)
+
+
+@given(curve=curves(first_cost=1), range_=ranges)
+def test_area_lies_between_the_scores_at_its_ends(curve, range_):
+    offset, width, scale = range_
+    low = curve[0][0] + offset
+    mean = area(curve, low, low + width, scale)
+    assert score_at_cost(*curve, low) - 1e-12 <= mean
+    assert mean <= score_at_cost(*curve, low + width) + 1e-12
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_area_is_a_mean_over_budgets(scale):
+    costs, scores = [1, 3, 3, 8, 90], [0.5, 0.4, 0.7, 0.6, 0.9]
+    space = np.geomspace if scale == "log" else np.linspace
+    budgets = space(2, 100, 20_001)
+    expected = np.mean([score_at_cost(costs, scores, budget) for budget in budgets])
+    assert_allclose(area((costs, scores), 2, 100, scale), expected, atol=1e-4)
+
+
+@given(curve=curves(first_cost=1), range_=ranges)
+def test_log_area_is_the_linear_area_of_log_costs(curve, range_):
+    costs, scores = curve
+    offset, width, _ = range_
+    low, high = costs[0] + offset, costs[0] + offset + width
+    # Strictly inside: the logarithm rounds, so that edges might fall apart.
+    assume(not np.isin([low, high], costs[1:]).any())
+    assume(low > costs[0])
+    expected = area((np.log(costs), scores), np.log(low), np.log(high), "linear")
+    assert_allclose(area(curve, low, high, "log"), expected, atol=1e-9)
+
+
+@given(curve=curves(first_cost=1), range_=ranges, factor=st.integers(-20, 20))
+def test_log_area_does_not_depend_on_the_unit_of_cost(curve, range_, factor):
+    costs, scores = curve
+    offset, width, scale = range_
+    low, high = costs[0] + offset, costs[0] + offset + width
+    # Powers of two scale exactly.
+    unit = 2.0**factor
+    scaled = area((unit * costs, scores), unit * low, unit * high, scale)
+    assert_allclose(scaled, area(curve, low, high, scale), atol=1e-9)
+
+
+@given(curve=curves(first_cost=1), range_=ranges, further=st.floats(0.25, 10))
+def test_areas_of_adjacent_ranges_add_up(curve, range_, further):
+    offset, width, scale = range_
+    low = curve[0][0] + offset
+    middle, high = low + width, low + width + further
+    position = np.log if scale == "log" else np.asarray
+    parts = position(middle) - position(low), position(high) - position(middle)
+    expected = np.average(
+        [area(curve, low, middle, scale), area(curve, middle, high, scale)],
+        weights=parts,
+    )
+    assert_allclose(area(curve, low, high, scale), expected, atol=1e-9)
+
+
+@given(curve=curves(first_cost=1), range_=ranges, data=st.data())
+def test_better_scores_do_not_lose_area(curve, range_, data):
+    costs, scores = curve
+    offset, width, scale = range_
+    low = costs[0] + offset
+    gains = data.draw(
+        st.lists(st.floats(0, 1), min_size=len(scores), max_size=len(scores))
+    )
+    before = area(curve, low, low + width, scale)
+    assert area((costs, scores + gains), low, low + width, scale) >= before - 1e-12
+    # Nor do cheaper stages.
+    cheaper = (costs / 2, scores)
+    assert area(cheaper, low, low + width, scale) >= before - 1e-12
+
+
+def test_stages_outside_of_the_range():
+    costs, scores = [1, 2, 50], [0.5, 0.8, 1.0]
+    for scale in ("log", "linear"):
+        # The last one that costs no more than the range's start counts from there on.
+        assert area((costs, scores), 3, 50, scale) == pytest.approx(0.8)
+    assert area(([0, 1], [0.5, 1.0]), 0, 2, "linear") == 0.75
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"scale": "sqrt"}, r"'scale' must be 'log' or 'linear'\. Got 'sqrt' instead"),
+        ({"cost_range": (2, 2)}, r"two finite costs, the smaller .* Got \(2, 2\) inst"),
+        ({"cost_range": (3, 2)}, "'cost_range' must be two finite costs"),
+        ({"cost_range": (1, np.inf)}, "'cost_range' must be two finite costs"),
+        ({"cost_range": (np.nan, 2)}, "'cost_range' must be two finite costs"),
+        (
+            {"cost_range": (0.5, 2)},
+            "starts at 0.5, below the cheapest stage's cost of 1, where there is no",
+        ),
+    ],
+)
+def test_refused_range(parameters, match):
+    with pytest.raises(ValueError, match=match):
+        accuracy_cost_area([1, 2], [0.5, 1.0], **{"cost_range": (1, 2), **parameters})
+
+
+def test_logarithm_of_zero_is_refused():
+    with pytest.raises(ValueError, match="must start above 0 with scale='log'"):
+        accuracy_cost_area([0, 1], [0.5, 1.0], cost_range=(0, 2))
+
+
+# cost_at_score, score_at_cost
+
+
+@given(curve=curves(), target=scores_of)
+def test_cost_at_score_is_the_smallest_budget_that_reaches_it(curve, target):
+    costs, scores = curve
+    cost = cost_at_score(costs, scores, target)
+    assert type(cost) is float
+    if cost == np.inf:
+        assert target > scores.max()
+        return
+    assert score_at_cost(costs, scores, cost) >= target
+    if cost > costs[0]:
+        below = np.nextafter(cost, -np.inf)
+        assert score_at_cost(costs, scores, below) < target
+
+
+@given(curve=curves(), extra=st.floats(0, 30))
+def test_score_at_cost_is_the_best_that_is_affordable(curve, extra):
+    costs, scores = curve
+    budget = costs[0] + extra
+    score = score_at_cost(costs, scores, budget)
+    assert type(score) is float
+    assert score == max(scores[costs <= budget])
+    assert cost_at_score(costs, scores, score) <= budget
+
+
+def test_scores_that_fall():
+    costs, scores = [10, 25, 45], [0.5, 0.9, 0.7]
+    assert score_at_cost(costs, scores, 100) == 0.9
+    assert score_at_cost(costs, scores, np.inf) == 0.9
+    assert cost_at_score(costs, scores, 0.7) == 25
+    assert cost_at_score(costs, scores, -np.inf) == 10
+
+
+def test_target_is_no_score():
+    with pytest.raises(ValueError, match=r"'target' must be a score\. Got NaN\."):
+        cost_at_score([1], [0.5], np.nan)
+
+
+def test_nothing_within_the_budget():
+    message = "No stage is within the budget of 9.5: the cheapest one costs 10."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        score_at_cost([10, 20], [0.5, 1.0], 9.5)
+
+
+# pareto_optimal
+
+
+def beaten(costs, scores, point):
+    no_worse = (costs <= costs[point]) & (scores >= scores[point])
+    differs = (costs != costs[point]) | (scores != scores[point])
+    return (no_worse & differs).any()
+
+
+points = st.lists(st.tuples(st.integers(0, 5), scores_of), min_size=1, max_size=25)
+
+
+@given(points=points)
+def test_pareto_optimal_by_definition(points):
+    costs, scores = np.array(points, dtype=float).T
+    optimal = pareto_optimal(costs, scores)
+    assert optimal.dtype == bool
+    expected = [not beaten(costs, scores, point) for point in range(len(costs))]
+    assert_array_equal(optimal, expected)
+
+
+@given(points=points, random=st.randoms(use_true_random=False))
+def test_pareto_optimal_in_any_order(points, random):
+    order = list(range(len(points)))
+    random.shuffle(order)
+    costs, scores = np.array(points, dtype=float).T
+    expected = pareto_optimal(costs, scores)[order]
+    assert_array_equal(pareto_optimal(costs[order], scores[order]), expected)
+
+
+@given(points=points)
+def test_what_is_pareto_optimal_remains_so_by_itself(points):
+    costs, scores = np.array(points, dtype=float).T
+    optimal = pareto_optimal(costs, scores)
+    assert optimal[scores == scores.max()].any()
+    assert optimal[costs == costs.min()].any()
+    assert pareto_optimal(costs[optimal], scores[optimal]).all()
+
+
+# Checks
+
+CURVE_FUNCTIONS = [
+    lambda costs, scores: accuracy_cost_area(costs, scores, cost_range=(9, 10)),
+    lambda costs, scores: cost_at_score(costs, scores, 0.5),
+    lambda costs, scores: score_at_cost(costs, scores, 10),
+]
+
+
+def test_costs_become_an_array():
+    costs = check_costs([1, 2, 2], n_stages=3)
+    assert_array_equal(costs, [1, 2, 2])
+    assert costs.dtype == np.float64
+    assert_array_equal(check_costs((0,)), [0])
+
+
+@pytest.mark.parametrize(
+    ("costs", "message"),
+    [
+        ([], "'costs' must be one number for each of at least one stage. Got shape "),
+        ([[1, 2]], "at least one stage. Got shape (1, 2)."),
+        (3.0, "at least one stage. Got shape ()."),
+        ([1, np.nan], "'costs' must be finite and not negative. Got [ 1. nan]."),
+        ([1, np.inf], "'costs' must be finite and not negative. Got [ 1. inf]."),
+        ([-1, 1], "'costs' must be finite and not negative. Got [-1.  1.]."),
+        (
+            [1, 3, 2],
+            "'costs' must be cumulative, each at least that of the stage before. Got "
+            "[1. 3. 2.].",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda costs, scores: check_costs(costs),
+        lambda costs, scores: accuracy_cost_curve([0], [[0]], costs),
+        *CURVE_FUNCTIONS,
+    ],
+)
+def test_refused_costs(function, costs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        function(costs, np.zeros(np.shape(costs)))
+
+
+def test_number_of_costs():
+    message = "'costs' has 2 value(s) for 3 stage(s); give one per stage."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_costs([1, 2], n_stages=3)
+
+
+@pytest.mark.parametrize(
+    ("costs", "match"),
+    [
+        ([], "at least one stage"),
+        ([1, np.inf], "finite and not negative"),
+        ([-1, 1], "finite and not negative"),
+    ],
+)
+def test_refused_costs_of_points(costs, match):
+    with pytest.raises(ValueError, match=match):
+        pareto_optimal(costs, np.zeros(len(costs)))
+    # In any order, though.
+    assert pareto_optimal([2, 1], [1.0, 0.0]).all()
+
+
+@pytest.mark.parametrize("function", [*CURVE_FUNCTIONS, pareto_optimal])
+def test_refused_scores(function):
+    message = "'scores' must have one value per cost. Got shape (1,) for 2 cost(s)."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        function([1, 2], [0.5])
+    with pytest.raises(ValueError, match=r"'scores' must not be NaN\."):
+        function([1, 2], [0.5, np.nan])
+
+
+# stage_within
+
+
+@given(curve=curves(), budget=st.integers(0, 50))
+def test_stage_within_by_definition(curve, budget):
+    costs, _ = curve
+    assume(budget >= costs[0])
+    stage = stage_within(costs, budget)
+    assert type(stage) is int
+    assert costs[stage - 1] <= budget
+    assert (costs[stage:] > budget).all()
+
+
+@pytest.mark.parametrize(
+    ("budget", "stage"),
+    [
+        (10, 1),
+        (24.9, 1),
+        # Equal costs: the last of these stages.
+        (25, 3),
+        (np.float32(26), 3),
+        (np.int64(45), 4),
+        (np.inf, 4),
+    ],
+)
+def test_stage_within(budget, stage):
+    assert stage_within(check_costs(COSTS), budget) == stage
+
+
+@pytest.mark.parametrize("budget", [np.nan, "25", None, [25]])
+def test_budget_is_no_number(budget):
+    message = f"'budget' must be a number. Got {budget!r} instead."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stage_within(check_costs(COSTS), budget)
+
+
+@pytest.mark.parametrize("budget", [9.99, -1, -np.inf])
+def test_budget_below_the_first_stage(budget):
+    message = f"budget of {budget:g}: the cheapest one costs 10."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        stage_within(check_costs(COSTS), budget)
