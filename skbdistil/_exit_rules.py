@@ -1,8 +1,8 @@
 """When a row may leave: rules on the scores of the stages so far. NumPy only.
 
-A rule takes the running means ``F_1, ..., F_t`` of the rows that are left, an array of
-shape (t, n, L) of logits, and returns one value per row. A row leaves at the first
-stage whose value reaches the threshold of that stage, and at the last one in any case.
+A rule looks at the running means ``F_1, ..., F_t`` of the rows that are left, logits of
+shape (t, n, L), and returns one value per row. A row leaves at the first stage whose
+value reaches the threshold of that stage, and at the last one in any case.
 """
 
 import numpy as np
@@ -10,24 +10,21 @@ import numpy as np
 __all__ = ["RULES", "check_rule", "exit_stages", "label_probabilities", "rule_values"]
 
 
-def top_probability(stages):
+def top_probability(proba):
     """Probability of the label, from 1 / L to 1."""
-    return label_probabilities(stages[-1]).max(axis=1)
+    return proba.max(axis=1)
 
 
-def margin(stages):
+def margin(proba):
     """Probability of the label less that of the second best, from 0 to 1."""
-    proba = label_probabilities(stages[-1])
     second, first = np.partition(proba, -2, axis=1)[:, -2:].T
     return first - second
 
 
-def certainty(stages):
+def certainty(proba):
     """1 less the entropy of the probabilities in units of ln L, from 0 to 1."""
-    proba = label_probabilities(stages[-1])
     # 0 log 0 is 0.
-    logarithms = np.log(np.where(proba > 0, proba, 1))
-    entropy = -np.sum(proba * logarithms, axis=1)
+    entropy = -np.sum(proba * np.log(np.where(proba > 0, proba, 1)), axis=1)
     return 1 - entropy / np.log(proba.shape[1])
 
 
@@ -52,17 +49,17 @@ def agreement(stages):
     return votes.mean(axis=0)
 
 
-#: Rules by their names.
-RULES = {
+# Functions of the probabilities of the last stage, shape (n, L).
+_OF_PROBABILITIES = {
     "confidence": top_probability,
     "margin": margin,
     "entropy": certainty,
-    "patience": patience,
-    "agreement": agreement,
 }
 
-# Those that look at probabilities, so that a temperature makes a difference.
-_PROBABILISTIC = ("confidence", "margin", "entropy")
+# Functions of the logits of all stages so far, shape (t, n, L).
+_OF_STAGES = {"patience": patience, "agreement": agreement}
+
+RULES = [*_OF_PROBABILITIES, *_OF_STAGES]
 
 
 def check_rule(rule, owner):
@@ -80,7 +77,7 @@ def rule_values(rule, stages, temperature=1.0):
     Parameters
     ----------
     rule : str or callable
-    stages : ndarray of shape (t, n, L)
+    stages : sequence of t arrays of shape (n, L)
         Running means of the stages so far.
     temperature : float, default=1.0
         What the logits of the last of these are divided by, for rules that look at
@@ -95,10 +92,11 @@ def rule_values(rule, stages, temperature=1.0):
     ValueError
         If the values of a callable are not one number per row.
     """
+    if not callable(rule) and rule in _OF_PROBABILITIES:
+        return _OF_PROBABILITIES[rule](label_probabilities(stages[-1] / temperature))
+    stages = np.asarray(stages)
     if not callable(rule):
-        if rule in _PROBABILISTIC:
-            stages = stages[-1:] / temperature
-        return RULES[rule](stages)
+        return _OF_STAGES[rule](stages)
     values = np.asarray(rule(stages), dtype=float)
     if values.shape != stages.shape[1:2]:
         raise ValueError(

@@ -94,17 +94,12 @@ class _Run:
         """Number of rows that have not left."""
         return len(self._left)
 
-    @property
-    def n_stages(self):
-        """Number of students run."""
-        return self._state.n_stages
-
+    @torch.inference_mode()
     def step(self):
         """Run the next student on the rows that are left."""
         clf, state, out = self._clf, self._state, self._out
-        with torch.inference_mode():
-            state.advance()
-            scores = (state.total / state.n_stages).cpu().numpy()
+        state.advance()
+        scores = (state.total / state.n_stages).cpu().numpy()
         # Also of rows that stay, in case there is no time for another stage.
         out.scores[self._left] = scores
         out.stages[self._left] = stage = state.n_stages
@@ -115,16 +110,14 @@ class _Run:
         threshold = clf.thresholds_[stage - 1]
         if threshold == np.inf:
             return
-        values = rule_values(
-            clf.rule, np.stack(self._history), clf.temperatures_[stage - 1]
-        )
-        stays = ~(values >= threshold)
-        if stays.all():
+        values = rule_values(clf.rule, self._history, clf.temperatures_[stage - 1])
+        stays = np.flatnonzero(~(values >= threshold))
+        if len(stays) == len(values):
             return
         self._left = self._left[stays]
-        self._history = [scores[stays] for scores in self._history]
-        with torch.inference_mode():
-            state.keep(torch.from_numpy(np.flatnonzero(stays)).to(state.x.device))
+        if len(stays):
+            self._history = [scores[stays] for scores in self._history]
+            state.keep(torch.from_numpy(stays).to(state.x.device))
 
 
 class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -782,7 +775,11 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        inner = get_tags(self.estimator)
+        estimator = self.estimator
+        if isinstance(estimator, FrozenEstimator):
+            # Its tags are a deep copy, which takes as long as a small student.
+            estimator = estimator.estimator
+        inner = get_tags(estimator)
         tags.input_tags.three_d_array = inner.input_tags.three_d_array
         tags.input_tags.sparse = inner.input_tags.sparse
         tags.input_tags.allow_nan = inner.input_tags.allow_nan

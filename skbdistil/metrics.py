@@ -146,8 +146,8 @@ def accuracy_cost_area(costs, scores, *, cost_range, scale="log"):
         )
     if low < costs[0]:
         raise ValueError(
-            f"'cost_range' starts at {low:g}, below the cheapest stage's cost of "
-            f"{costs[0]:g}, where there is no score."
+            f"'cost_range' starts at {low:.15g}, below the cheapest stage's cost of "
+            f"{costs[0]:.15g}, where there is no score."
         )
     if scale == "log" and low <= 0:
         raise ValueError("'cost_range' must start above 0 with scale='log'.")
@@ -231,7 +231,7 @@ def score_at_cost(costs, scores, budget):
 
 
 def pareto_optimal(costs, scores):
-    """Mark the points that no other one beats in cost or score without losing in both.
+    """Mark the points that no other one dominates in cost and score.
 
     Parameters
     ----------
@@ -263,12 +263,13 @@ def pareto_optimal(costs, scores):
     # By cost, and the better score first: a point is beaten by the best before it.
     order = np.lexsort((-scores, costs))
     costs, scores = costs[order], scores[order]
-    best_before = np.concatenate([[-np.inf], np.maximum.accumulate(scores)[:-1]])
-    same = np.concatenate([[False], (np.diff(costs) == 0) & (np.diff(scores) == 0)])
+    improves = np.concatenate([[True], scores[1:] > np.maximum.accumulate(scores)[:-1]])
+    same = (costs[1:] == costs[:-1]) & (scores[1:] == scores[:-1])
+    same = np.concatenate([[False], same])
     # Equal points stand or fall together, with the first of them.
     first_of_group = np.flatnonzero(~same)[np.cumsum(~same) - 1]
     optimal = np.empty(len(costs), dtype=bool)
-    optimal[order] = (scores > best_before)[first_of_group]
+    optimal[order] = improves[first_of_group]
     return optimal
 
 
@@ -329,8 +330,8 @@ def stage_within(costs, budget):
     stage = int(np.searchsorted(costs, budget, side="right"))
     if stage == 0:
         raise ValueError(
-            f"No stage is within the budget of {budget:g}: the cheapest one costs "
-            f"{costs[0]:g}."
+            f"No stage is within the budget of {budget:.15g}: the cheapest one costs "
+            f"{costs[0]:.15g}."
         )
     return stage
 
@@ -342,8 +343,8 @@ def _as_function(metric):
     if hasattr(metric, "_score_func"):
 
         def signed(y_true, predicted, **weight):
-            score = metric._score_func(y_true, predicted, **metric._kwargs, **weight)
-            return metric._sign * score
+            keywords = {**metric._kwargs, **weight}
+            return metric._sign * metric._score_func(y_true, predicted, **keywords)
 
         return signed
     if not callable(metric):
@@ -355,7 +356,14 @@ def _as_function(metric):
 
 
 def _accuracy(y_true, predicted, sample_weight=None):
-    return np.average(y_true == predicted, weights=sample_weight)
+    if predicted.shape != y_true.shape:
+        raise ValueError(
+            "Accuracy compares labels, but 'staged_predictions' and 'y_true' have "
+            f"shapes {predicted.shape} and {y_true.shape}."
+        )
+    # Of several labels per row, all must be right.
+    right = (y_true == predicted).reshape(len(y_true), -1).all(axis=1)
+    return np.average(right, weights=sample_weight)
 
 
 def _check_curve(costs, scores):

@@ -400,7 +400,8 @@ class RecurrentNet(Backbone):
 
     def pool(self, maps):
         """Keep the hidden state of the last step."""
-        return maps[:, -1]
+        # A view would hold the states of all steps in memory.
+        return maps[:, -1].clone()
 
 
 def auto_students(input_shape):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.dummy import DummyClassifier
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
@@ -1037,14 +1037,15 @@ def blas_and_openmp_threads():
 
 
 @pytest.fixture
-def two_torch_threads():
+def two_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    with threadpool_limits(2):
+        torch.set_num_threads(2)
+        yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("fails", [False, True])
 def test_threads_are_limited_during_the_measurement(fails):
     seen = []
@@ -1070,7 +1071,7 @@ def test_threads_are_limited_during_the_measurement(fails):
     assert blas_and_openmp_threads() == before
 
 
-@pytest.mark.usefixtures("two_torch_threads")
+@pytest.mark.usefixtures("two_threads")
 def test_threads_are_left_as_they_are():
     seen = []
     latency = measure_latency(

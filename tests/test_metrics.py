@@ -162,6 +162,27 @@ def test_stages_may_come_from_a_generator(staged):
     assert alive == ["predicted", "scored"] * 4
 
 
+def test_accuracy_of_several_labels():
+    y, predicted = [[0, 1], [1, 1]], [[0, 1], [1, 0]]
+    _, scores = accuracy_cost_curve(y, [predicted], [1], sample_weight=[1, 3])
+    assert_array_equal(scores, [accuracy_score(y, predicted, sample_weight=[1, 3])])
+
+
+@pytest.mark.parametrize("predicted", [np.eye(3), np.zeros((3, 1)), np.zeros((3, 2))])
+def test_accuracy_of_what_are_no_labels(predicted):
+    message = f"'y_true' have shapes {predicted.shape} and (3,)."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        accuracy_cost_curve([0, 1, 1], [predicted], [1])
+
+
+def test_weights_take_the_place_of_those_of_the_scorer():
+    scorer = make_scorer(accuracy_score, sample_weight=[1, 1])
+    _, scores = accuracy_cost_curve(
+        [0, 1], [[0, 0]], [1], metric=scorer, sample_weight=[3, 1]
+    )
+    assert_array_equal(scores, [0.75])
+
+
 def test_refused_predictions():
     with pytest.raises(ValueError, match="'staged_predictions' is empty; give at"):
         accuracy_cost_curve([0, 1], [], [1])
@@ -350,6 +371,10 @@ def test_nothing_within_the_budget():
     message = "No stage is within the budget of 9.5: the cheapest one costs 10."
     with pytest.raises(ValueError, match=re.escape(message)):
         score_at_cost([10, 20], [0.5, 1.0], 9.5)
+    # Large numbers are not rounded.
+    message = "budget of 1234567: the cheapest one costs 1234568."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        score_at_cost([1234568], [0.5], 1234567)
 
 
 # pareto_optimal
@@ -371,6 +396,11 @@ def test_pareto_optimal_by_definition(points):
     assert optimal.dtype == bool
     expected = [not beaten(costs, scores, point) for point in range(len(costs))]
     assert_array_equal(optimal, expected)
+
+
+def test_pareto_optimal_with_infinite_scores():
+    assert pareto_optimal([1], [-np.inf]).all()
+    assert_array_equal(pareto_optimal([1, 2], [-np.inf, -np.inf]), [True, False])
 
 
 @given(points=points, random=st.randoms(use_true_random=False))
