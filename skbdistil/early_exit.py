@@ -394,7 +394,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     for scale in (np.ones(len(scores)), temperatures)
                 ]
             )
-        values, correct, losses = self._judged(scores, label, temperatures)
+        values, correct, losses = self._judged(
+            scores, label if self.target == "accuracy" else None, temperatures
+        )
         if self.thresholds == "shared":
             thresholds = shared_thresholds(values[:, order])
         else:
@@ -505,7 +507,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return final._staged_scores(transformed(estimator, X), all_stages=True)
 
     def _judged(self, scores, label, temperatures):
-        """Values of the rule, whether a row is right, and whether the exit loses it."""
+        """Values of the rule, whether a row is right, and whether the exit loses it.
+
+        Right is, without labels, what the full ensemble says.
+        """
         values = np.array(
             [
                 rule_values(self.rule, scores[:stage], temperatures[stage - 1])
@@ -513,7 +518,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             ]
         ).reshape(len(scores) - 1, scores.shape[1])
         labels = scores.argmax(axis=2)
-        correct = labels == (labels[-1] if self.target == "agreement" else label)
+        correct = labels == (labels[-1] if label is None else label)
         return values, correct, correct[-1] & ~correct
 
     def _split_rows(self, n_samples, rng, owner):
@@ -745,18 +750,24 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Rows of the shape seen in fit.
 
         y : array-like of shape (n_samples,), default=None
-            Labels; needed for ``target="accuracy"``.
+            Labels. None for the agreement with the full ensemble in place of accuracy.
 
         Returns
         -------
         path : ExitPath
-            As `path_`.
+            As `path_`, whatever the `target` was.
+
+        Examples
+        --------
+        The curve of early exit for
+        :class:`~skbdistil.inspection.AccuracyCostDisplay`, from cheap to careful::
+
+            path = early.exit_path(X_test, y_test)
+            AccuracyCostDisplay(path.costs[::-1], path.scores[::-1]).plot()
         """
         check_is_fitted(self)
         X, y = indexable(X, y)
         scores, label = self._scored(self.estimator_, X, y, type(self).__name__)
-        if label is None and self.target == "accuracy":
-            raise ValueError("'y' must be given with target='accuracy'.")
         scores = scores[: len(self.costs_)]
         values, correct, losses = self._judged(scores, label, self.temperatures_)
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)

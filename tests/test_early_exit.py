@@ -274,10 +274,16 @@ def test_path_on_other_rows(clf, digits):
         np.mean(labels == y), abs=0.005
     )
     assert path.scores[0] == clf.score(X, y)
-    own = early.exit_path(*digits[2:4])
-    assert_allclose(own.costs, early.path_.costs)
-    with pytest.raises(ValueError, match="'y' must be given with target='accuracy'"):
-        early.exit_path(X)
+    assert (np.diff(path.costs) <= 0).all()
+    for own, measured in zip(early.exit_path(*digits[2:4]), early.path_, strict=True):
+        assert_allclose(own, measured)
+    # Without labels, the full ensemble is right.
+    agreement = early.exit_path(X)
+    assert_allclose(agreement.costs, path.costs)
+    assert_allclose(agreement.scores, 1 - agreement.losses)
+    assert agreement.scores[early.best_index_] == pytest.approx(
+        np.mean(labels == clf.predict(X)), abs=0.005
+    )
 
 
 def test_callable_rule(clf, digits):

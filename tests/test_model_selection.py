@@ -84,7 +84,7 @@ def same_scores(found, expected):
 
 
 @pytest.mark.parametrize(
-    "tolerance, index", [(0, 3), (0.01, 2), (0.05, 2), (0.1, 0), (np.inf, 0)]
+    ("tolerance", "index"), [(0, 3), (0.01, 2), (0.05, 2), (0.1, 0), (np.inf, 0)]
 )
 def test_cheapest_within_a_tolerance(tolerance, index):
     found = cheapest_within(tolerance)(results([0.86, 0.7, 0.94, 0.95], [1, 2, 3, 4]))
@@ -102,7 +102,7 @@ def test_equal_costs_are_decided_by_the_score():
     assert cheapest_within(0.5)(results([0.6, 0.8, 0.7, 0.9], [1, 1, 1, 2])) == 1
 
 
-@pytest.mark.parametrize("budget, index", [(10, 0), (44.9, 1), (45, 2), (1e9, 2)])
+@pytest.mark.parametrize(("budget", "index"), [(10, 0), (44.9, 1), (45, 2), (1e9, 2)])
 def test_best_under_a_budget(budget, index):
     found = best_under(budget)(results([0.8, 0.9, 0.95], [10, 25, 45]))
     assert found == index
@@ -140,7 +140,7 @@ def test_what_is_chosen_is_not_beaten(candidates, tolerance):
 
 
 def test_one_standard_error_of_the_best_candidate():
-    splits = np.array([[0.7, 0.7, 0.7], [0.85, 0.8, 0.84], [0.8, 0.9, 0.94]])
+    splits = np.array([[0.7, 0.7, 0.7], [0.85, 0.86, 0.84], [0.8, 0.9, 0.94]])
     error = np.std(splits[2], ddof=1) / np.sqrt(3)
     means = splits.mean(axis=1)
     assert means[0] < means[2] - error < means[1]
@@ -202,12 +202,12 @@ def test_budget_is_checked(budget):
 def test_budget_below_all_candidates():
     # The very cheapest has no score.
     cv_results = results([0.8, 0.9, np.nan], [10, 25, 5])
-    with pytest.raises(ValueError, match="budget of 9.5: the cheapest one costs 10."):
+    with pytest.raises(ValueError, match=r"budget of 9\.5: the cheapest one costs 10"):
         best_under(9.5)(cv_results)
 
 
 @pytest.mark.parametrize(
-    "choose, text",
+    ("choose", "text"),
     [
         (cheapest_within("1se"), "tolerance='1se', cost='cost', score='score'"),
         (best_under(3, cost="macs"), "budget=3, cost='macs', score='score'"),
@@ -230,8 +230,7 @@ def test_cost_of_the_stage_that_predicts(clf, data, unit):
     costs = stage_cost(clf, unit)
     assert cost_scorer(unit)(clf, X, y) == costs[-1]
     for stage in range(1, N_STAGES + 1):
-        shorter = clone(FrozenEstimator(clf)).estimator[:]
-        shorter.set_params(n_stages=stage)
+        shorter = clf[:].set_params(n_stages=stage)
         wrappers = [shorter, make_pipeline("passthrough", shorter)]
         for estimator in [*wrappers, *map(FrozenEstimator, wrappers)]:
             assert cost_scorer(unit)(estimator, X) == costs[stage - 1]
@@ -293,7 +292,7 @@ def test_search_equals_a_grid_search_over_stages(search, data):
 
 
 @pytest.mark.parametrize(
-    "scoring, refit",
+    ("scoring", "refit"),
     [
         ("neg_log_loss", True),
         (["accuracy", "roc_auc", "neg_log_loss"], "roc_auc"),
@@ -523,11 +522,11 @@ def failing_scorer(clf, X, y):
 @pytest.mark.parametrize(
     "scoring", [failing_scorer, {"accuracy": "accuracy", "fails": failing_scorer}]
 )
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_scorers_that_fail(data, scoring):
     search = StagedSearchCV(small_clf(), {}, scoring=scoring, refit=False, cv=2)
-    with pytest.warns(UserWarning) as warnings:
+    with pytest.warns(UserWarning, match="no score today"):
         search.fit(*data)
-    assert any("no score today" in str(warning.message) for warning in warnings)
     if callable(scoring):
         assert np.isnan(search.cv_results_["mean_test_score"]).all()
     else:
@@ -542,13 +541,13 @@ def failing_cost(clf):
 
 
 @pytest.mark.parametrize("scoring", ["accuracy", ["accuracy", "roc_auc"]])
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_costs_that_fail(data, scoring):
     search = StagedSearchCV(
         small_clf(), {}, cost=failing_cost, scoring=scoring, refit=False, cv=2
     )
-    with pytest.warns(UserWarning) as warnings:
+    with pytest.warns(UserWarning, match="no cost today"):
         search.fit(*data)
-    assert any("no cost today" in str(warning.message) for warning in warnings)
     with pytest.raises(RuntimeError, match="no cost today"):
         search.set_params(error_score="raise").fit(*data)
 
@@ -621,9 +620,8 @@ def test_teacher_scores_are_split_with_the_rows(data):
 @pytest.mark.parametrize("scoring", [None, ["accuracy"], get_scorer("accuracy")])
 def test_sample_weight(data, scoring):
     weight = np.random.RandomState(0).uniform(0.1, 1, size=90)
-    settings = {"scoring": scoring, "refit": "accuracy" if scoring else True, "cv": 2}
-    if not isinstance(scoring, list):
-        settings["refit"] = True
+    refit = "accuracy" if isinstance(scoring, list) else True
+    settings = {"scoring": scoring, "refit": refit, "cv": 2}
     found = StagedSearchCV(small_clf(), {}, **settings)
     found.fit(*data, sample_weight=weight)
     expected = GridSearchCV(small_clf(), {"n_stages": [1, 2, 3]}, **settings)
