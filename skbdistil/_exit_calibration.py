@@ -32,12 +32,15 @@ class ExitPath(NamedTuple):
         Mean score per row.
     losses : ndarray of shape (n_points,)
         Mean loss per row.
+    exits : ndarray of shape (n_points, T)
+        Share of the rows that leave at each stage.
     """
 
     thresholds: np.ndarray
     costs: np.ndarray
     scores: np.ndarray
     losses: np.ndarray
+    exits: np.ndarray
 
 
 def shared_thresholds(values):
@@ -111,16 +114,16 @@ def exit_path(thresholds, values, losses, correct, costs):
     -------
     path : ExitPath
     """
-    rows = np.arange(losses.shape[1])
+    n_stages, n_samples = losses.shape
+    rows = np.arange(n_samples)
     stages = [exit_stages(values, point) - 1 for point in thresholds]
+    exits = [np.bincount(stage, minlength=n_stages) / n_samples for stage in stages]
     return ExitPath(
         np.asarray(thresholds),
-        *(
-            np.array([measure[stage].mean() for stage in stages])
-            if measure is costs
-            else np.array([measure[stage, rows].mean() for stage in stages])
-            for measure in (costs, correct, losses)
-        ),
+        np.array(exits) @ costs,
+        np.array([correct[stage, rows].mean() for stage in stages]),
+        np.array([losses[stage, rows].mean() for stage in stages]),
+        np.array(exits),
     )
 
 

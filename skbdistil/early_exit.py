@@ -43,6 +43,7 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil._exit_calibration import (
+    ExitPath,
     best_point,
     calibration_error,
     certified_point,
@@ -57,7 +58,7 @@ from skbdistil._exit_rules import check_rule, rule_values
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import final_estimator, stage_cost, transformed
 
-__all__ = ["EarlyExitClassifier"]
+__all__ = ["EarlyExitClassifier", "ExitPath"]
 
 # Share of the rows that `delta` takes for the order of the tests.
 _PATH_SHARE = 1 / 3
@@ -213,9 +214,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     path_ : ExitPath
         All thresholds that were tried, from careful to cheap: `thresholds` of shape
-        (n_points, n_stages - 1), and mean `costs`, `scores` and `losses` of shape
-        (n_points,) on the calibration rows. A loss is a row that the full ensemble has
-        right, by the target, and the early answer wrong.
+        (n_points, n_stages - 1), mean `costs`, `scores` and `losses` of shape
+        (n_points,) on the calibration rows, and the share of these that leave at each
+        stage, `exits` of shape (n_points, n_stages). A loss is a row that the full
+        ensemble has right, by the target, and the early answer wrong.
 
     best_index_ : int
         The chosen one of these.

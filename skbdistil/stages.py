@@ -288,9 +288,7 @@ def final_estimator(estimator):
     TypeError
         If the estimator has no stages.
     """
-    inner = estimator
-    while (step := _inside(inner)) is not None:
-        inner = step
+    inner = unwrapped(estimator)
     if not hasattr(inner, "staged_predict"):
         where = "" if inner is estimator else f", inside {type(estimator).__name__},"
         raise TypeError(
@@ -299,6 +297,24 @@ def final_estimator(estimator):
         )
     check_is_fitted(inner)
     return inner
+
+
+def unwrapped(estimator):
+    """What predicts inside pipelines, searches and the like.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted estimator.
+
+    Returns
+    -------
+    inner : object
+        The estimator itself if it is none of these.
+    """
+    while (step := _inside(estimator)) is not None:
+        estimator = step
+    return estimator
 
 
 def _inside(estimator):

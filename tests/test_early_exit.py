@@ -275,6 +275,8 @@ def test_path_on_other_rows(clf, digits):
     )
     assert path.scores[0] == clf.score(X, y)
     assert (np.diff(path.costs) <= 0).all()
+    leaving = np.bincount(early.exit_stages(X), minlength=N_STAGES + 1)[1:]
+    assert_allclose(path.exits[early.best_index_], leaving / len(X), atol=0.005)
     for own, measured in zip(early.exit_path(*digits[2:4]), early.path_, strict=True):
         assert_allclose(own, measured)
     # Without labels, the full ensemble is right.

@@ -68,6 +68,8 @@ def test_path_by_hand(rows, thresholds):
         assert path.costs[point] == pytest.approx(COSTS[stages - 1].mean())
         assert path.losses[point] == pytest.approx(losses[stages - 1, columns].mean())
         assert path.scores[point] == pytest.approx(correct[stages - 1, columns].mean())
+        assert_allclose(path.exits[point], [np.mean(stages == s) for s in (1, 2, 3)])
+    assert_allclose(path.exits.sum(axis=1), 1)
 
 
 def test_shared_threshold_is_the_same_for_all_stages(rows):
@@ -113,7 +115,8 @@ def test_ensemble_of_one_stage():
 def some_path(costs, scores, losses=None):
     scores = np.array(scores)
     losses = scores[0] - scores if losses is None else np.array(losses)
-    return ExitPath(np.zeros((len(costs), 1)), np.array(costs), scores, losses)
+    exits = np.zeros((len(costs), 2))
+    return ExitPath(np.zeros((len(costs), 1)), np.array(costs), scores, losses, exits)
 
 
 def test_cheapest_point():

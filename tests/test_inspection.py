@@ -21,7 +21,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil.inspection import AccuracyCostDisplay, ConvergenceDisplay
+from skbdistil.early_exit import EarlyExitClassifier, ExitPath
+from skbdistil.inspection import (
+    AccuracyCostDisplay,
+    ConvergenceDisplay,
+    EarlyExitDisplay,
+)
 from skbdistil.stages import UNITS
 from skbdistil.students import MLP
 
@@ -615,6 +620,138 @@ def test_convergence_needs_a_certificate(data):
         ConvergenceDisplay.from_estimator(boosting)
 
 
+# Early exit
+
+
+@pytest.fixture(scope="module")
+def early(clf, data):
+    return EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.1).fit(*data)
+
+
+def exits(thresholds):
+    return ExitPath(
+        thresholds=np.array(thresholds),
+        costs=np.array([300.0, 180.0, 100.0]),
+        scores=np.array([0.95, 0.96, 0.90]),
+        losses=np.array([0.0, 0.01, 0.06]),
+        exits=np.array([[0.0, 0.0, 1.0], [0.6, 0.1, 0.3], [1.0, 0.0, 0.0]]),
+    )
+
+
+SHARED = [[np.inf, np.inf], [0.9, 0.9], [0.4, 0.4]]
+PER_STAGE = [[np.inf, np.inf], [np.inf, 0.9], [0.4, 0.2]]
+
+
+@pytest.mark.parametrize("kind", ["bare", "pipeline", "frozen", "search"])
+def test_early_exit_of_an_estimator(early, data, kind):
+    X, y = data
+    estimator = early
+    if kind == "pipeline":
+        estimator = make_pipeline("passthrough", early)
+    if kind == "frozen":
+        estimator = FrozenEstimator(make_pipeline("passthrough", early))
+    if kind == "search":
+        pipeline = make_pipeline("passthrough", FrozenEstimator(early))
+        estimator = GridSearchCV(pipeline, {}, cv=2).fit(X, y)
+    display = EarlyExitDisplay.from_estimator(estimator, X, y)
+    path = early.exit_path(X, y)
+    assert_array_equal(display.score_line_.get_xdata(), path.thresholds[1:, 0])
+    assert_array_equal(display.score_line_.get_ydata(), path.scores[1:])
+    assert_array_equal(display.cost_line_.get_ydata(), path.costs[1:])
+    assert_array_equal(display.full_line_.get_ydata(), 2 * [path.scores[0]])
+    assert_array_equal(display.chosen_line_.get_xdata(), 2 * [early.thresholds_[0]])
+    heights = [bar.get_height() for bar in display.bars_]
+    assert_array_equal(heights, path.exits[early.best_index_])
+    threshold_ax, stage_ax = display.axes_
+    assert threshold_ax.get_ylabel() == "Accuracy"
+    assert display.cost_ax_.get_ylabel() == "Mean multiply-accumulates per sample"
+    assert display.cost_ax_.get_shared_x_axes().joined(threshold_ax, display.cost_ax_)
+    assert display.figure_ is stage_ax.figure
+    title = threshold_ax.get_legend().get_title().get_text()
+    assert title == "EarlyExitClassifier"
+
+
+def test_early_exit_without_labels_shows_the_agreement(early, data):
+    display = EarlyExitDisplay.from_estimator(early, data[0])
+    assert display.axes_[0].get_ylabel() == "Agreement"
+    assert_array_equal(display.path.scores, early.exit_path(data[0]).scores)
+
+
+def test_early_exit_labels_that_are_given_are_used(early, data):
+    _, axes = plt.subplots(ncols=2)
+    display = EarlyExitDisplay.from_estimator(
+        early,
+        *data,
+        cost_label="Joule",
+        score_name="Hits",
+        name="mine",
+        ax=axes,
+        linewidth=3,
+    )
+    assert list(display.axes_) == list(axes)
+    assert axes[0].get_ylabel() == "Hits"
+    assert display.cost_ax_.get_ylabel() == "Mean joule"
+    assert axes[0].get_legend().get_title().get_text() == "mine"
+    assert display.score_line_.get_linewidth() == 3
+
+
+def test_early_exit_thresholds_per_stage_show_by_the_mean_stage():
+    display = EarlyExitDisplay(exits(PER_STAGE), 1).plot()
+    assert_allclose(
+        display.score_line_.get_xydata(), [[3, 0.95], [1.7, 0.96], [1, 0.9]]
+    )
+    assert_allclose(display.chosen_line_.get_xdata(), 2 * [1.7])
+
+
+def test_early_exit_of_no_row_has_no_chosen_threshold():
+    display = EarlyExitDisplay(exits(SHARED), 0).plot()
+    assert display.chosen_line_ is None
+    assert "Chosen" not in legend_texts(display.axes_[0])
+    assert [bar.get_height() for bar in display.bars_] == [0, 0, 1]
+
+
+def test_early_exit_constructor_only_stores():
+    path, index = object(), object()
+    display = EarlyExitDisplay(path, index, cost_label="cost", estimator_name="mine")
+    assert vars(display) == {
+        "path": path,
+        "best_index": index,
+        "cost_label": "cost",
+        "score_name": None,
+        "estimator_name": "mine",
+    }
+
+
+def test_early_exit_of_what_has_none(clf, data):
+    message = "BDistilClassifier has no early exit. Pass an EarlyExitClassifier"
+    with pytest.raises(TypeError, match=message):
+        EarlyExitDisplay.from_estimator(clf, *data)
+
+
+def test_early_exit_needs_two_stages(clf, data):
+    early = EarlyExitClassifier(FrozenEstimator(clf[:1])).fit(*data)
+    with pytest.raises(ValueError, match="needs at least two stages"):
+        EarlyExitDisplay.from_estimator(early, *data)
+
+
+@pytest.mark.parametrize("n_axes", [1, 3])
+def test_early_exit_needs_two_axes(n_axes):
+    _, ax = plt.subplots(ncols=n_axes)
+    with pytest.raises(ValueError, match="'ax' must be two axes"):
+        EarlyExitDisplay(exits(SHARED), 1).plot(ax)
+
+
+def test_curve_of_early_exit_beside_that_of_the_stages(clf, early, data):
+    fixed = AccuracyCostDisplay.from_estimator(clf, *data, name="stages")
+    path = early.exit_path(*data)
+    curve = AccuracyCostDisplay(path.costs[::-1], path.scores[::-1])
+    curve.plot(fixed.ax_, annotate=False, name="exits")
+    assert legend_texts(fixed.ax_) == ["stages", "exits"]
+    # Where all rows leave first, and where none does, they meet.
+    for end in (0, -1):
+        assert_allclose(curve.line_.get_xydata()[end], fixed.line_.get_xydata()[end])
+
+
 # matplotlib
 
 
@@ -646,6 +783,11 @@ def test_matplotlib_is_imported_when_something_is_plotted():
         (
             "ConvergenceDisplay.from_estimator",
             lambda: ConvergenceDisplay.from_estimator(None),
+        ),
+        ("EarlyExitDisplay.plot", lambda: EarlyExitDisplay(0, 0).plot()),
+        (
+            "EarlyExitDisplay.from_estimator",
+            lambda: EarlyExitDisplay.from_estimator(None, None),
         ),
     ],
 )
