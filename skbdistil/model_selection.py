@@ -14,6 +14,7 @@ from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
 from sklearn.utils._param_validation import StrOptions
 
 from skbdistil.stages import UNITS, final_estimator, stage_cost, stage_views
@@ -461,6 +462,12 @@ class StagedSearchCV(GridSearchCV):
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
         return self
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        target_tags = get_tags(self.estimator).target_tags
+        tags.target_tags.multi_output = target_tags.multi_output
+        return tags
 
     def _stage_parameter(self):
         """Name of `n_stages` among the parameters of the estimator."""

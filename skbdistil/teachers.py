@@ -577,8 +577,11 @@ def teacher_response(
         return TeacherResponse(scores, None, module, module_input, single_output)
 
     if classes is not None and len(classes) < 2:
+        among = (
+            "" if sample_weight is None else " among the rows that sample_weight keeps"
+        )
         raise ValueError(
-            f"{owner} needs a teacher with at least 2 classes. Got 1 class."
+            f"{owner} needs a teacher with at least 2 classes. Got 1 class{among}."
         )
     scores = _class_columns(scores.reshape(len(scores), -1), proba)
     classes = _check_classes(classes, y, scores.shape[1], name, owner)

@@ -27,12 +27,6 @@ EXPECTED_FAILURES = {
         "not. scikit-learn exempts AdaBoost from this check for a like reason."
     )
 }
-EXPECTED_FAILURES_OF_EARLY_EXIT = {
-    "check_classifiers_one_label_sample_weights": (
-        "fit hands sample_weight on, without a parameter of that name. What comes back "
-        "is the inner estimator's message, which names the classes and not the weights."
-    )
-}
 
 
 # Some checks have labels that are noise: the students rightly fail to follow a forest.
@@ -49,10 +43,9 @@ EXPECTED_FAILURES_OF_EARLY_EXIT = {
         )
         for dtype, cv in (("float64", 0.2), ("float32", 2))
     ],
+    # An EarlyExitClassifier has no sample weights of its own.
     expected_failed_checks=lambda estimator: (
-        EXPECTED_FAILURES_OF_EARLY_EXIT
-        if isinstance(estimator, EarlyExitClassifier)
-        else EXPECTED_FAILURES
+        {} if isinstance(estimator, EarlyExitClassifier) else EXPECTED_FAILURES
     ),
 )
 def test_estimator_checks(estimator, check):

@@ -701,6 +701,8 @@ CHECKED = {
 
 
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
+# How scikit-learn looks at infinite labels before it refuses them.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @parametrize_with_checks(
     [
         StagedSearchCV(
