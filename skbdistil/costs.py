@@ -429,6 +429,8 @@ def compare_latencies(
     """Measure the times of several predictions side by side.
 
     They take turns, so that a change in the load of the machine strikes all of them.
+    Each finds the caches as the one before has left them: beside a large model, a small
+    one is slower than in a loop of its own.
 
     Parameters
     ----------

@@ -251,9 +251,11 @@ def stage_latency(
     final = final_estimator(estimator)
     n_stages = _n_stages(final)
     stages = np.arange(1, n_stages + 1) if stages is None else np.asarray(stages)
-    if stages.dtype.kind not in "iu" or stages.min() < 1 or stages.max() > n_stages:
+    is_list = stages.ndim == 1 and len(stages) and stages.dtype.kind in "iu"
+    if not is_list or stages.min() < 1 or stages.max() > n_stages:
         raise ValueError(
-            f"'stages' must be numbers of stages from 1 to {n_stages}. Got {stages}."
+            f"'stages' must be a list of numbers of stages from 1 to {n_stages}. Got "
+            f"{stages}."
         )
     latencies = compare_latencies(
         [_cut(estimator, stage).predict for stage in stages.tolist()],
@@ -367,7 +369,8 @@ def _cut(estimator, stage):
         return _cut(inner, stage)
     names = _stage_attributes(estimator)
     if names is None:
-        return estimator[:stage]
+        # Told to use fewer stages, the copy would not run this one.
+        return estimator[:stage].set_params(n_stages=None)
     shorter = copy.copy(estimator)
     for name in names:
         setattr(shorter, name, getattr(estimator, name)[:stage])

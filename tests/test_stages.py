@@ -329,10 +329,19 @@ def test_some_stages_are_timed(clf, data, timed):
     }
 
 
-@pytest.mark.parametrize("stages", [[0], [4], [1.5], ["a"], []])
+@pytest.mark.parametrize("wrap", [lambda clf: clf, make_pipeline, FrozenEstimator])
+def test_all_stages_are_timed_where_fewer_are_in_use(clf, data, timed, wrap):
+    X = data[0]
+    stage_latency(wrap(clf[:].set_params(n_stages=1)), X)
+    ((predicts, _),) = timed
+    for predict, expected in zip(predicts, clf.staged_predict(X), strict=True):
+        assert_array_equal(predict(X), expected)
+
+
+@pytest.mark.parametrize("stages", [[0], [4], [1.5], ["a"], [], 2, [[1, 2]]])
 def test_stages_that_are_not_there(clf, data, stages):
     with pytest.raises(
-        ValueError, match="'stages' must be numbers of stages from 1 to"
+        ValueError, match="'stages' must be a list of numbers of stages from 1 to 3"
     ):
         stage_latency(clf, data[0], stages=stages)
 
