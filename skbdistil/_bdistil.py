@@ -50,7 +50,7 @@ from skbdistil._training import (
 )
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
-from skbdistil.metrics import check_costs, stage_within
+from skbdistil.metrics import stage_within
 from skbdistil.objectives import (
     OBJECTIVES,
     DistillationObjective,
@@ -835,7 +835,7 @@ class _BaseBDistil(BaseEstimator):
             these.
         """
         check_is_fitted(self)
-        return stage_within(check_costs(stage_cost(self, unit, X=X)), budget)
+        return stage_within(stage_cost(self, unit, X=X), budget)
 
     def __len__(self):
         """Return the number of students of the fitted ensemble."""
@@ -1061,11 +1061,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         round, in logits.
 
     certificate_ : Certificate
-        ``bound`` and ``actual``, of shape (n_students, n_outputs): the bound on the
-        largest error ``|F_t - g|`` over the training rows that the game gives after
-        each stage, and that error itself, in logits. ``step``, of shape
-        (n_students,): ``eta * max |f_t - g|``; the bound is infinite from the round
-        on in which this exceeds 1.
+        ``bound``, ``actual`` and ``mean``, of shape (n_students, n_outputs): the bound
+        on the largest error ``|F_t - g|`` over the training rows that the game gives
+        after each stage, that error itself, and the mean error, in logits. ``step``, of
+        shape (n_students,): ``eta * max |f_t - g|``; the bound is infinite from the
+        round on in which this exceeds 1.
 
     eta_ : float
         Step of the game.
@@ -1441,12 +1441,11 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         round, of standardised targets.
 
     certificate_ : Certificate
-        ``bound`` and ``actual``, of shape (n_students, n_outputs): the bound on the
-        largest error ``|F_t - g|`` over the training rows that the game gives after
-        each stage, and that error itself, in units
-        of the targets. ``step``, of shape (n_students,):
-        ``eta * max |f_t - g|``; the bound is infinite from the round on in which this
-        exceeds 1.
+        ``bound``, ``actual`` and ``mean``, of shape (n_students, n_outputs): the bound
+        on the largest error ``|F_t - g|`` over the training rows that the game gives
+        after each stage, that error itself, and the mean error, in units of the
+        targets. ``step``, of shape (n_students,): ``eta * max |f_t - g|``; the bound is
+        infinite from the round on in which this exceeds 1.
 
     eta_ : float
         Step of the game.

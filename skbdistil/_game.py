@@ -56,6 +56,10 @@ class Certificate:
         The largest absolute deviation of the ensemble from the teacher over the
         training rows of positive weight, in units of the scores.
 
+    mean : ndarray of shape (n_stages, n_outputs)
+        The mean absolute deviation over the training rows, under their sample
+        weights, in units of the scores.
+
     step : ndarray of shape (n_stages,)
         ``eta`` times the largest deviation of the student of each round from the
         teacher, over rows of positive weight and all outputs. Without unit.
@@ -63,6 +67,7 @@ class Certificate:
 
     bound: np.ndarray
     actual: np.ndarray
+    mean: np.ndarray
     step: np.ndarray
 
     def __len__(self):
@@ -82,7 +87,12 @@ class Certificate:
         certificate : Certificate
             A certificate whose arrays are views of this one's.
         """
-        return Certificate(self.bound[stages], self.actual[stages], self.step[stages])
+        return Certificate(
+            self.bound[stages],
+            self.actual[stages],
+            self.mean[stages],
+            self.step[stages],
+        )
 
     def scaled(self, scale):
         """Certificate in other units, one factor per output.
@@ -96,12 +106,12 @@ class Certificate:
         Returns
         -------
         certificate : Certificate
-            A certificate with scaled ``bound`` and ``actual``. Where nothing is
-            proved, the bound stays infinite even if the scale is 0.
+            A certificate with scaled ``bound``, ``actual`` and ``mean``. Where nothing
+            is proved, the bound stays infinite even if the scale is 0.
         """
         bound = np.full_like(self.bound, np.inf)
         np.multiply(self.bound, scale, out=bound, where=np.isfinite(self.bound))
-        return Certificate(bound, self.actual * scale, self.step)
+        return Certificate(bound, self.actual * scale, self.mean * scale, self.step)
 
 
 class BoostingGame:
@@ -333,6 +343,7 @@ class BoostingGame:
         moment = np.zeros(n_outputs)
         largest = np.zeros(n_outputs)
         peak = np.zeros(n_outputs)
+        mean = np.zeros(n_outputs)
         mass = np.zeros(n_outputs)
         for rows in self._chunks():
             log_prior = self._log_prior[rows, np.newaxis]
@@ -347,6 +358,7 @@ class BoostingGame:
             self.residual_sum[rows] += residual
             # Read back what was stored: in float32 it is what the next weights see.
             size = np.abs(self.residual_sum[rows], dtype=np.float64)
+            mean += np.einsum("i,ij->j", np.exp(log_prior[:, 0]), size)
             # A running logsumexp over the rows: the mass so far is relative to the
             # largest size so far.
             previous_peak = peak
@@ -360,6 +372,7 @@ class BoostingGame:
         self._edges.append(edge)
         self._moments.append(moment)
         self._peaks.append(peak)
+        self._means.append(mean)
         self._steps.append(self.eta * largest.max())
 
     def certificate(self):
@@ -388,6 +401,7 @@ class BoostingGame:
         """
         stage = np.arange(1, self.n_rounds + 1)[:, np.newaxis]
         actual = self._history(self._peaks) / stage
+        mean = self._history(self._means) / stage
         step = np.array(self._steps, dtype=np.float64)
         bound = np.full_like(actual, np.inf)
         if self.eta > 0:
@@ -398,7 +412,7 @@ class BoostingGame:
             growth = self.eta * self._history(self._moments) - self.student_edges
             proved = np.logical_and.accumulate(step <= 1)
             bound[proved] = ((potential + np.cumsum(growth, axis=0)) / stage)[proved]
-        return Certificate(bound, actual, step)
+        return Certificate(bound, actual, mean, step)
 
     def reset(self):
         """Forget all rounds, for instance to replay the game with refined students."""
@@ -410,6 +424,7 @@ class BoostingGame:
         self._edges = []
         self._moments = []
         self._peaks = []
+        self._means = []
         self._steps = []
 
     def _chunks(self):

@@ -33,7 +33,10 @@ def visual_block(estimator):
             what += f": {_amount(*estimator.teacher_costs_[:2])}"
         costs = estimator.stage_costs_
         total = _amount(costs.macs.sum(), costs.parameters.sum())
-        label = f"{len(costs)} student(s): {total}"
+        used = ""
+        if estimator.n_stages is not None:
+            used = f", of which the first {estimator.n_stages} predict"
+        label = f"{len(costs)} student(s){used}: {total}"
         students = [
             _box(f"{number}: {macs:,} MACs", student)
             for number, (student, macs) in enumerate(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -72,7 +72,8 @@ class StageCosts:
     activation_bytes : ndarray of shape (n_stages,), dtype int64
         Bytes per sample that each stage leaves in memory for later ones: what
         connections cost beside their operations. 0 without connections. Also the
-        last stage leaves them, since more stages may be added.
+        last stage leaves them, since more stages may be added, and with the connection
+        "last" those stay that no further stage will read.
 
     See Also
     --------
@@ -160,7 +161,7 @@ class Latency:
     n_repeats : int
         Number of calls timed.
     n_threads : int
-        Threads that torch could use.
+        Threads that torch, BLAS or OpenMP could use.
     device : str or None
         Device of a torch module; None for another callable, which is not asked.
     what : str
@@ -226,8 +227,11 @@ def module_costs(module, *inputs):
         If there is no input, or one without rows; if a module inside has
         parameters of its own and is of a type without a formula, is a subclass
         with another `forward`, is not initialised yet, or is scripted, traced or
-        compiled; or if the rows of the batch differ in cost, so that the number
-        per sample is not whole.
+        compiled; if it has layers, but calls none of them; or if the rows of the
+        batch differ in cost, so that the number per sample is not whole.
+
+    TypeError
+        If `module` is not a module.
 
     Notes
     -----
@@ -252,9 +256,21 @@ def module_costs(module, *inputs):
     >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
     Costs(macs=56, parameters=67, weight_bytes=268)
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            "'module' must be a torch.nn.Module, such as the attribute `module` of a "
+            f"TorchTeacher. Got {module!r} instead."
+        )
     n_rows = _n_rows(inputs)
     with _counting(module) as calls:
         module(*inputs)
+    layers = (part for part in module.modules() if _is_counted(part))
+    if not calls and (layer := next(layers, None)) is not None:
+        raise ValueError(
+            f"The operations of {type(module).__name__} cannot be counted: none of its "
+            f"layers was called, such as its {type(layer).__name__}. What functions "
+            "compute with their parameters is not seen."
+        )
     return Costs(
         macs=_per_row(calls, n_rows),
         parameters=_n_elements(module.parameters()),
@@ -334,7 +350,7 @@ def stage_costs(ensemble, x):
             ran.update(part for module, _ in calls for part in module.modules())
             calls.clear()
     for path, module in ensemble.named_modules():
-        if module not in ran and _formula(module) not in (None, _no_macs):
+        if module not in ran and _is_counted(module):
             raise ValueError(
                 f"The operations of {type(module).__name__} at {path!r} cannot be "
                 "counted: it was not called, so either its parameters are used by a "
@@ -363,8 +379,9 @@ def measure_latency(
     ----------
     predict : callable or torch.nn.Module
         Called with batches of rows: the method of an estimator, or a module, which
-        is called in evaluation and inference mode with tensors of its dtype on its
-        device. Its training flags are left as they were.
+        is called in evaluation and inference mode with tensors that are on its device
+        before the clock starts: those of `X` if it is a tensor, else made of its
+        numbers in the module's dtype. Its training flags are left as they were.
 
     X : array-like of shape (n_samples, ...)
         Rows; every call gets the next `batch_size` of them, in a circle.
@@ -391,6 +408,9 @@ def measure_latency(
     ------
     ValueError
         If a number is out of its range.
+
+    TypeError
+        If `predict` cannot be called.
 
     See Also
     --------
@@ -462,6 +482,9 @@ def compare_latencies(
     ValueError
         If a number is out of its range, or there is nothing to measure.
 
+    TypeError
+        If one of `predicts` cannot be called.
+
     Examples
     --------
     >>> import numpy as np
@@ -481,6 +504,12 @@ def compare_latencies(
         _check_count("n_threads", n_threads, 1)
     if not predicts:
         raise ValueError("'predicts' is empty; give at least one callable.")
+    for predict in predicts:
+        if not callable(predict):
+            raise TypeError(
+                "What is measured must be a callable, such as the method `predict` of "
+                f"an estimator, or a module. Got {predict!r} instead."
+            )
     batches = [
         _safe_indexing(X, np.arange(start, start + batch_size) % n_samples)
         for start in range(0, n_samples, batch_size)[: n_warmup + n_repeats]
@@ -497,7 +526,10 @@ def compare_latencies(
                     elapsed = call((repeat + n_warmup) % len(batches))
                     if repeat >= 0:
                         seconds[repeat, position] = elapsed
-            used_threads = torch.get_num_threads()
+            used_threads = max(
+                torch.get_num_threads(),
+                *(pool["num_threads"] for pool in threadpool_info()),
+            )
     finally:
         if collecting:
             gc.enable()
@@ -523,32 +555,36 @@ def _check_count(name, value, low, high=None):
 
 def _timed_call(predict, batches):
     """Function that runs the batch at a position and returns the seconds."""
-    context = nullcontext
+    context, device = nullcontext, None
     if isinstance(predict, nn.Module):
         like = next(predict.parameters(), torch.zeros(()))
-        batches = [_as_tensor(batch).to(like) for batch in batches]
-        context = torch.inference_mode
+        batches = [_as_tensor_like(batch, like) for batch in batches]
+        context, device = torch.inference_mode, like.device
 
     def call(position):
         batch = batches[position]
-        _synchronize()
+        _synchronize(device)
         began = time.perf_counter()
         with context():
             predict(batch)
-        _synchronize()
+        _synchronize(device)
         return time.perf_counter() - began
 
     return call
 
 
-def _as_tensor(batch):
+def _as_tensor_like(batch, like):
+    if isinstance(batch, torch.Tensor):
+        return batch.to(like.device)
     # Copied, since the arrays of data frames may be read-only.
-    return batch if isinstance(batch, torch.Tensor) else torch.tensor(np.asarray(batch))
+    return torch.tensor(np.asarray(batch)).to(like)
 
 
-def _synchronize():
+def _synchronize(device):
+    """Wait for accelerators; `device` is that of a module, or None if not known."""
     if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        is_cuda = device is not None and device.type == "cuda"
+        torch.cuda.synchronize(device if is_cuda else None)
     if torch.backends.mps.is_available():
         torch.mps.synchronize()
 
@@ -691,6 +727,11 @@ def _counted_modules(root):
                 "and `forward`. Build it from layers of torch.nn."
             )
     return counted
+
+
+def _is_counted(module):
+    """Whether a call of the module costs multiply-accumulates."""
+    return _formula(module) not in (None, _no_macs)
 
 
 def _formula(module):

@@ -10,7 +10,13 @@ import numpy as np
 from sklearn.metrics import check_scoring
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from skbdistil.metrics import accuracy_cost_curve, check_costs, pareto_optimal
+from skbdistil.metrics import (
+    accuracy_cost_curve,
+    check_costs,
+    pareto_optimal,
+    search_scores_and_costs,
+    split_scores,
+)
 from skbdistil.stages import (
     UNITS,
     final_estimator,
@@ -164,7 +170,7 @@ class AccuracyCostDisplay:
 
         scoring : str, callable or None, default=None
             Name of a scorer, or ``scorer(estimator, X, y)``. None is the `score` of
-            the estimator.
+            the estimator with the stages; that of a search may be another one.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights, passed on to the scorer.
@@ -354,8 +360,10 @@ class AccuracyCostDisplay:
     ):
         """Plot score against cost of the candidates of a search.
 
-        Candidates are drawn in the order of their costs; those whose score is NaN, as
-        after a failed fit, are left out.
+        Candidates are drawn in the order of their costs; those without a score or a
+        cost, as after a failed fit, are left out. For the stages of one estimator with
+        a band from cross-validation, pass the results of
+        ``StagedSearchCV(estimator, {})``.
 
         Parameters
         ----------
@@ -403,8 +411,8 @@ class AccuracyCostDisplay:
         Raises
         ------
         ValueError
-            If a column is missing, no candidate has a score, or the teacher's cost is
-            missing where `relative` needs it.
+            If a column is missing, no candidate has both a score and a cost, or the
+            teacher's cost is missing where `relative` needs it.
 
         Examples
         --------
@@ -422,23 +430,12 @@ class AccuracyCostDisplay:
         >>> plt.show()
         """
         check_matplotlib_support(f"{cls.__name__}.from_cv_results")
-        if callable(cost):
-            costs = np.asarray(cost(cv_results), dtype=np.float64)
-        else:
-            column = _column(cv_results, "cost", cost)
-            costs = np.asarray(cv_results[column], dtype=np.float64)
-        column = _column(cv_results, "score", score)
-        means = np.asarray(cv_results[column], dtype=np.float64)
-        split_column = re.escape(column).replace("mean_", r"split\d+_", 1)
-        splits = [
-            cv_results[name] for name in cv_results if re.fullmatch(split_column, name)
-        ]
-        scores = np.array(splits or [means], dtype=np.float64)
+        means, costs = search_scores_and_costs(cv_results, score, cost)
+        splits = split_scores(cv_results, score)
+        scores = splits if len(splits) else means[np.newaxis]
 
         order = np.argsort(costs, kind="stable")
-        order = order[~np.isnan(means[order])]
-        if len(order) == 0:
-            raise ValueError(f"No candidate has a score: {column!r} is NaN throughout.")
+        order = order[~np.isnan(costs[order])]
         if pareto_only:
             order = order[pareto_optimal(costs[order], means[order])]
         display = cls(
@@ -539,8 +536,13 @@ class AccuracyCostDisplay:
         _choose_scale(ax, ax.xaxis, ax.dataLim.intervalx)
         if relative:
             ax.xaxis.set_major_formatter(_percent)
-        if ax.get_legend_handles_labels()[1]:
-            ax.legend()
+        # The teacher last, whenever it was drawn.
+        entries = sorted(
+            zip(*ax.get_legend_handles_labels(), strict=True),
+            key=lambda entry: getattr(entry[0], "get_gid", str)() == _TEACHER,
+        )
+        if entries:
+            ax.legend(*zip(*entries, strict=True))
         _hide_overlapping(ax)
         self.ax_ = ax
         self.figure_ = ax.figure
@@ -559,6 +561,9 @@ class ConvergenceDisplay:
         Largest absolute deviation of the ensemble from the teacher over the training
         rows, in units of the teacher's scores: logits, or the units of the targets.
 
+    mean : ndarray of shape (n_stages, n_outputs)
+        Mean absolute deviation over the training rows.
+
     bound : ndarray of shape (n_stages, n_outputs)
         What the game proves it to be at most; infinite where it proves nothing.
 
@@ -574,7 +579,7 @@ class ConvergenceDisplay:
         Largest deviation over rows and outputs.
 
     mean_line_ : matplotlib Line2D
-        Largest deviation over the rows, as a mean over the outputs.
+        Mean deviation over rows and outputs.
 
     bound_line_ : matplotlib Line2D or None
         Largest bound over the outputs; None where none is finite.
@@ -602,6 +607,7 @@ class ConvergenceDisplay:
     >>> from skbdistil.inspection import ConvergenceDisplay
     >>> display = ConvergenceDisplay(
     ...     actual=np.array([[3.0], [2.0], [1.6]]),
+    ...     mean=np.array([[0.8], [0.5], [0.4]]),
     ...     bound=np.array([[7.0], [6.5], [np.inf]]),
     ...     edges=np.array([[0.0], [0.2], [0.1]]),
     ... )
@@ -610,8 +616,9 @@ class ConvergenceDisplay:
     >>> plt.show()
     """
 
-    def __init__(self, actual, bound, edges, *, estimator_name=None):
+    def __init__(self, actual, mean, bound, edges, *, estimator_name=None):
         self.actual = actual
+        self.mean = mean
         self.bound = bound
         self.edges = edges
         self.estimator_name = estimator_name
@@ -667,6 +674,7 @@ class ConvergenceDisplay:
             )
         display = cls(
             final.certificate_.actual,
+            final.certificate_.mean,
             final.certificate_.bound,
             final.student_edges_,
             estimator_name=type(final).__name__ if name is None else name,
@@ -708,7 +716,7 @@ class ConvergenceDisplay:
             stages, np.max(self.actual, axis=1), label="Largest error", **style
         )
         (self.mean_line_,) = ax.plot(
-            stages, np.mean(self.actual, axis=1), label="Mean error", **style
+            stages, np.mean(self.mean, axis=1), label="Mean error", **style
         )
         self.bound_line_ = None
         if proved.any():
@@ -737,7 +745,7 @@ class ConvergenceDisplay:
         ax.patch.set_visible(False)
 
         _choose_scale(ax, ax.yaxis, ax.dataLim.intervaly)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.set(xlabel="Stage", ylabel="Deviation from the teacher")
         self.edge_ax_.set_ylabel("Edge of the student")
         handles, labels = ax.get_legend_handles_labels()
@@ -991,7 +999,7 @@ class EarlyExitDisplay:
         if drawn[self.best_index]:
             self.chosen_line_ = threshold_ax.axvline(
                 position[self.best_index],
-                color="black",
+                color=plt.rcParams["text.color"],
                 linestyle=":",
                 linewidth=1,
                 label="Chosen",
@@ -1052,18 +1060,6 @@ def _check_teacher(teacher):
     return cost, score
 
 
-def _column(cv_results, parameter, name):
-    """Name of the column for the name of a scorer or of a column."""
-    for column in (f"mean_test_{name}", name):
-        if column in cv_results:
-            return column
-    raise ValueError(
-        f"'{parameter}' must be the name of a scorer or a column of 'cv_results', "
-        f"which has neither 'mean_test_{name}' nor {name!r}. Its columns are "
-        f"{list(cv_results)}."
-    )
-
-
 def _cost_label(cost):
     if callable(cost):
         return None
@@ -1098,7 +1094,10 @@ def _draw_teacher(ax, cost, score):
     """Line and point of the teacher; those that the axes shows are not repeated."""
     if score is None:
         return None, None
-    style = {"color": "black", "gid": _TEACHER, "zorder": 1.5}
+    from matplotlib import rcParams
+
+    # Seen on a dark background, too.
+    style = {"color": rcParams["text.color"], "gid": _TEACHER, "zorder": 1.5}
     line = _drawn(ax, [0, 1], score) or ax.axhline(
         score, linestyle="--", linewidth=1, label="Teacher", **style
     )
@@ -1150,6 +1149,10 @@ def _numbered_stages(n_stages):
 
 def _number_stages(ax, stages, costs, scores, color):
     """Write the numbers of stages beside their points, off the line."""
+    from matplotlib.patheffects import withStroke
+
+    # Other curves may pass there.
+    halo = withStroke(linewidth=2, foreground=ax.get_facecolor())
     falls = np.diff(scores, prepend=scores[0]) < 0
     rises = np.diff(scores, append=scores[-1]) > 0
     labels = []
@@ -1167,6 +1170,7 @@ def _number_stages(ax, stages, costs, scores, color):
                 fontsize="small",
                 color=color,
                 gid=_STAGE,
+                path_effects=[halo],
             )
         )
     return labels

@@ -138,7 +138,10 @@ def accuracy_cost_area(costs, scores, *, cost_range, scale="log"):
     costs, scores = _check_curve(costs, scores)
     if scale not in ("log", "linear"):
         raise ValueError(f"'scale' must be 'log' or 'linear'. Got {scale!r} instead.")
-    low, high = (float(bound) for bound in cost_range)
+    bounds = np.asarray(cost_range)
+    if bounds.shape != (2,) or bounds.dtype.kind not in "iuf":
+        raise ValueError(f"'cost_range' must be two costs. Got {cost_range!r} instead.")
+    low, high = bounds.astype(np.float64).tolist()
     if not (low < high < np.inf):
         raise ValueError(
             "'cost_range' must be two finite costs, the smaller one first. Got "
@@ -191,8 +194,8 @@ def cost_at_score(costs, scores, target):
     inf
     """
     costs, scores = _check_curve(costs, scores)
-    if np.isnan(target):
-        raise ValueError("'target' must be a score. Got NaN.")
+    if not isinstance(target, Real) or np.isnan(target):
+        raise ValueError(f"'target' must be a score. Got {target!r} instead.")
     reached = scores >= target
     return float(costs[reached.argmax()]) if reached.any() else np.inf
 
@@ -273,6 +276,79 @@ def pareto_optimal(costs, scores):
     return optimal
 
 
+def search_scores_and_costs(cv_results, score, cost):
+    """Mean score and cost of each candidate of a search.
+
+    Parameters
+    ----------
+    cv_results : dict
+        Attribute `cv_results_` of a search.
+    score : str
+        Name of a scorer or of a column.
+    cost : str or callable
+        The same, or ``cost(cv_results)``, which returns one cost per candidate.
+
+    Returns
+    -------
+    scores, costs : ndarray of shape (n_candidates,)
+        Both NaN where one of them is missing.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, the costs of the callable are not one per candidate, or
+        no candidate has both.
+    """
+    scores = _search_column(cv_results, "score", score)
+    if callable(cost):
+        costs = np.asarray(cost(cv_results), dtype=np.float64)
+        if costs.shape != scores.shape:
+            raise ValueError(
+                "'cost' must return one cost for each of the "
+                f"{len(scores)} candidates. Got shape {costs.shape}."
+            )
+    else:
+        costs = _search_column(cv_results, "cost", cost)
+    missing = np.isnan(scores) | np.isnan(costs)
+    if missing.all():
+        raise ValueError("There is no candidate with both a score and a cost.")
+    return np.where(missing, np.nan, scores), np.where(missing, np.nan, costs)
+
+
+def _search_column(cv_results, parameter, name):
+    for column in (f"mean_test_{name}", name):
+        if column in cv_results:
+            column = np.ma.asarray(cv_results[column])
+            # Columns of parameters are masked where a candidate has none.
+            return column.astype(np.float64).filled(np.nan)
+    raise ValueError(
+        f"'{parameter}' must be the name of a scorer or a column of 'cv_results', "
+        f"which has {list(cv_results)}. Got {name!r} instead."
+    )
+
+
+def split_scores(cv_results, score):
+    """Scores of the candidates of a search by split.
+
+    Parameters
+    ----------
+    cv_results : dict
+        Attribute `cv_results_` of a search.
+    score : str
+        Name of a scorer, or of a column of mean scores.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_splits, n_candidates)
+        Without splits if there is no such scorer.
+    """
+    score = score.removeprefix("mean_test_")
+    splits = []
+    while (column := f"split{len(splits)}_test_{score}") in cv_results:
+        splits.append(cv_results[column])
+    return np.array(splits, dtype=np.float64)
+
+
 def check_costs(costs, n_stages=None):
     """Cumulative costs of stages as an array.
 
@@ -343,6 +419,9 @@ def _as_function(metric):
     if hasattr(metric, "_score_func"):
 
         def signed(y_true, predicted, **weight):
+            if y_true.ndim == 1 and predicted.ndim == 2 and predicted.shape[1] == 2:
+                # Of two probabilities, scorers look at that of the second class.
+                predicted = predicted[:, 1]
             keywords = {**metric._kwargs, **weight}
             return metric._sign * metric._score_func(y_true, predicted, **keywords)
 

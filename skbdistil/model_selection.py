@@ -17,9 +17,21 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils._param_validation import StrOptions
 
-from skbdistil.stages import UNITS, final_estimator, stage_cost, stage_views
+from skbdistil.metrics import search_scores_and_costs, split_scores
+from skbdistil.stages import (
+    UNITS,
+    n_stages_used,
+    stage_cost,
+    stage_latency,
+    stage_views,
+)
 
 __all__ = ["StagedSearchCV", "best_under", "cheapest_within", "cost_scorer"]
+
+_COST_IS_TAKEN = (
+    "'scoring' must not name a scorer 'cost': cv_results_ has the cost of each stage "
+    "under that name."
+)
 
 
 @dataclass(frozen=True)
@@ -99,10 +111,17 @@ class cheapest_within:
         -------
         index : int
         """
-        scores, costs = _scores_and_costs(cv_results, self.score, self.cost)
+        scores, costs = search_scores_and_costs(cv_results, self.score, self.cost)
         tolerance = self.tolerance
         if tolerance == "1se":
-            tolerance = _standard_error(cv_results, self.score, np.nanargmax(scores))
+            splits = split_scores(cv_results, self.score)
+            if len(splits) < 2:
+                raise ValueError(
+                    "tolerance='1se' needs the scores of at least 2 splits. Got "
+                    f"{len(splits)}."
+                )
+            of_best = splits[:, np.nanargmax(scores)]
+            tolerance = np.std(of_best, ddof=1) / np.sqrt(len(of_best))
         return _cheapest(scores, costs, tolerance)
 
 
@@ -170,12 +189,12 @@ class best_under:
         -------
         index : int
         """
-        scores, costs = _scores_and_costs(cv_results, self.score, self.cost)
+        scores, costs = search_scores_and_costs(cv_results, self.score, self.cost)
         cheapest = np.nanmin(costs)
         if cheapest > self.budget:
             raise ValueError(
-                f"No candidate is within the budget of {self.budget:g}: the cheapest "
-                f"one costs {cheapest:g}."
+                f"No candidate is within the budget of {self.budget:.15g}: the "
+                f"cheapest one costs {cheapest:.15g}."
             )
         # The best score, and the cheapest of those that share it.
         return _cheapest(np.where(costs <= self.budget, scores, np.nan), costs, 0.0)
@@ -250,9 +269,11 @@ class cost_scorer:
         -------
         cost : float
         """
-        costs = stage_cost(estimator, self.unit, X=X)
-        n_stages = getattr(final_estimator(estimator), "n_stages", None)
-        return float(costs[: n_stages or len(costs)][-1])
+        n_stages = n_stages_used(estimator)
+        if self.unit == "latency":
+            (latency,) = stage_latency(estimator, X, stages=[n_stages])
+            return latency.median
+        return float(stage_cost(estimator, self.unit)[n_stages - 1])
 
     def _accept_sample_weight(self):
         # scikit-learn 1.7 asks this of every scorer that is one of several.
@@ -482,20 +503,24 @@ class StagedSearchCV(GridSearchCV):
         if not isinstance(scorers, _MultimetricScorer):
             return _StagedScorer(scorers, self.cost), refit_metric
         if "cost" in scorers._scorers:
-            raise ValueError(
-                "'scoring' must not name a scorer 'cost': cv_results_ has the cost of "
-                "each stage under that name."
-            )
+            raise ValueError(_COST_IS_TAKEN)
         return _StagedMultimetricScorer(scorers, self.cost), refit_metric
 
     def _format_results(self, candidate_params, n_splits, out, more_results=None):
+        scores = out[0]["test_scores"]
+        if isinstance(scores, dict) and "cost" in scores:
+            # Of a callable that returns several scores, known only now.
+            raise ValueError(_COST_IS_TAKEN)
         name = self._stage_parameter()
         params_by_row, out_by_row, costs = [], [], []
         for index, params in enumerate(candidate_params):
             # The fits of a candidate follow each other.
             folds = out[index * n_splits : (index + 1) * n_splits]
             known = [_with_stages(fold["test_scores"]) for fold in folds]
-            n_stages = max(len(scores.costs) if scores else 0 for scores in known)
+            # A score of 0 is as good as any: ask for None.
+            n_stages = max(
+                0 if scores is None else len(scores.costs) for scores in known
+            )
             # Where all fits have failed, nobody knows how many stages there are.
             for stage in range(1, n_stages + 1) or [None]:
                 params_by_row.append(
@@ -503,7 +528,10 @@ class StagedSearchCV(GridSearchCV):
                 )
                 out_by_row.extend(_fold_at(fold, stage) for fold in folds)
                 costs.append(
-                    [scores.cost_at(stage) if scores else np.nan for scores in known]
+                    [
+                        np.nan if scores is None else scores.cost_at(stage)
+                        for scores in known
+                    ]
                 )
         costs = np.array(costs)
         columns = {f"split{i}_test_cost": costs[:, i] for i in range(n_splits)}
@@ -640,48 +668,6 @@ def _at(scores, stage):
     if isinstance(scores, dict):
         return {name: _at(score, stage) for name, score in scores.items()}
     return scores.at(stage) if isinstance(scores, _StageScores) else scores
-
-
-def _scores_and_costs(cv_results, score, cost):
-    """Columns of scores and costs; NaN in both where one of them is missing."""
-    scores = _column(cv_results, "score", score)
-    if callable(cost):
-        costs = np.asarray(cost(cv_results), dtype=np.float64)
-        if costs.shape != scores.shape:
-            raise ValueError(
-                "'cost' must return one cost for each of the "
-                f"{len(scores)} candidates. Got shape {costs.shape}."
-            )
-    else:
-        costs = _column(cv_results, "cost", cost)
-    missing = np.isnan(scores) | np.isnan(costs)
-    if missing.all():
-        raise ValueError("There is no candidate with both a score and a cost.")
-    return np.where(missing, np.nan, scores), np.where(missing, np.nan, costs)
-
-
-def _column(cv_results, parameter, name):
-    for column in (f"mean_test_{name}", name):
-        if column in cv_results:
-            column = np.ma.asarray(cv_results[column])
-            # Columns of parameters are masked where a candidate has none.
-            return column.astype(np.float64).filled(np.nan)
-    raise ValueError(
-        f"'{parameter}' must be the name of a scorer or a column of 'cv_results', "
-        f"which has {list(cv_results)}. Got {name!r} instead."
-    )
-
-
-def _standard_error(cv_results, score, index):
-    """Standard error of a candidate's mean score over the splits."""
-    splits = []
-    while (column := f"split{len(splits)}_test_{score}") in cv_results:
-        splits.append(cv_results[column][index])
-    if len(splits) < 2:
-        raise ValueError(
-            f"tolerance='1se' needs the scores of at least 2 splits. Got {len(splits)}."
-        )
-    return np.std(splits, ddof=1) / np.sqrt(len(splits))
 
 
 def _cheapest(scores, costs, tolerance):

@@ -6,7 +6,6 @@ ensembles, and what these are wrapped in.
 
 import copy
 from dataclasses import replace
-from itertools import islice
 
 import numpy as np
 from sklearn.ensemble import (
@@ -94,10 +93,7 @@ def staged(estimator, X, method="predict"):
     >>> [labels.shape for labels in staged(pipeline.fit(X, y), X)]
     [(150,), (150,), (150,)]
     """
-    if method not in _METHODS:
-        raise ValueError(
-            f"'method' must be one of {list(_METHODS)}. Got {method!r} instead."
-        )
+    check_method(method)
     final = final_estimator(estimator)
     if not hasattr(final, f"staged_{method}"):
         raise TypeError(f"{type(final).__name__} has no stages of {method!r}.")
@@ -161,13 +157,9 @@ def stage_cost(estimator, unit="macs", *, X=None):
     True
     """
     final = final_estimator(estimator)
+    check_unit(unit)
     if callable(unit):
         return check_costs(unit(final), _n_stages(final))
-    if unit not in UNITS:
-        raise ValueError(
-            f"The unit of cost must be one of {list(UNITS)} or a callable. Got "
-            f"{unit!r} instead."
-        )
     if unit == "latency":
         if X is None:
             raise ValueError("'X' must be given for unit='latency', which is measured.")
@@ -272,6 +264,23 @@ def stage_latency(
     ]
 
 
+def check_method(method):
+    """Refuse what is not the name of a response method."""
+    if method not in _METHODS:
+        raise ValueError(
+            f"'method' must be one of {list(_METHODS)}. Got {method!r} instead."
+        )
+
+
+def check_unit(unit):
+    """Refuse what is neither the name of a unit of cost nor a callable."""
+    if not (callable(unit) or (isinstance(unit, str) and unit in UNITS)):
+        raise ValueError(
+            f"The unit of cost must be one of {list(UNITS)} or a callable. Got "
+            f"{unit!r} instead."
+        )
+
+
 def final_estimator(estimator):
     """Estimator with the stages, taken out of pipelines, searches and the like.
 
@@ -333,6 +342,8 @@ def _inside(estimator):
                 "fitted with refit=False."
             )
         return estimator.best_estimator_
+    if isinstance(estimator, _StageView):
+        return estimator._shorter
     return None
 
 
@@ -367,13 +378,15 @@ def _cut(estimator, stage):
     inner = _inside(estimator)
     if inner is not None:
         return _cut(inner, stage)
+    # Not by `copy`, for which an estimator would bring its weights from the GPU.
+    shorter = type(estimator).__new__(type(estimator))
+    vars(shorter).update(vars(estimator))
     names = _stage_attributes(estimator)
     if names is None:
-        # Told to use fewer stages, the copy would not run this one.
-        return estimator[:stage].set_params(n_stages=None)
-    shorter = copy.copy(estimator)
-    for name in names:
-        setattr(shorter, name, getattr(estimator, name)[:stage])
+        shorter.n_stages = stage
+    else:
+        for name in names:
+            setattr(shorter, name, getattr(estimator, name)[:stage])
     return shorter
 
 
@@ -388,6 +401,13 @@ def _stage_attributes(final):
 def _n_stages(final):
     names = _stage_attributes(final)
     return len(final) if names is None else len(getattr(final, names[0]))
+
+
+def n_stages_used(estimator):
+    """Number of stages that an estimator predicts with."""
+    final = final_estimator(estimator)
+    n_stages = _n_stages(final)
+    return min(getattr(final, "n_stages", None) or n_stages, n_stages)
 
 
 def _latency_cost(estimator, X):
@@ -418,17 +438,15 @@ def stage_views(estimator, X):
         scorer in the place of a fitted estimator. All share one staged pass per
         method.
     """
-    final = final_estimator(estimator)
-    n_used = getattr(final, "n_stages", None) or _n_stages(final)
     passes = {}
     return [
-        _StageView(estimator, final, stage, X, passes)
-        for stage in range(1, min(n_used, _n_stages(final)) + 1)
+        _StageView(estimator, stage, X, passes)
+        for stage in range(1, n_stages_used(estimator) + 1)
     ]
 
 
 def _has_staged(method):
-    return lambda view: hasattr(view._final, f"staged_{method}")
+    return lambda view: hasattr(final_estimator(view), f"staged_{method}")
 
 
 class _StageView:
@@ -438,8 +456,6 @@ class _StageView:
     ----------
     estimator : object
         As the user knows it.
-    final : object
-        What has the stages.
     stage : int
     X : array-like
         Rows whose predictions all views share.
@@ -447,24 +463,21 @@ class _StageView:
         Predictions of all stages, by method.
     """
 
-    def __init__(self, estimator, final, stage, X, passes):
+    def __init__(self, estimator, stage, X, passes):
         self._estimator = estimator
-        self._final = final
+        self._shorter = _cut(estimator, stage)
+        self._stage = stage
         self._X = X
         self._passes = passes
-        self.n_stages = stage
 
     def _response(self, method, X):
         if X is not self._X:
             # A scorer may look at a part of the rows only.
-            return next(islice(staged(self._estimator, X, method), self._last, None))
+            return getattr(self._shorter, method)(X)
         if method not in self._passes:
             self._passes[method] = list(staged(self._estimator, X, method))
-        return self._passes[method][self._last]
-
-    @property
-    def _last(self):
-        return self.n_stages - 1
+        # A scorer may change what it gets.
+        return self._passes[method][self._stage - 1].copy()
 
     def predict(self, X):
         return self._response("predict", X)
@@ -478,17 +491,23 @@ class _StageView:
         return self._response("decision_function", X)
 
     def score(self, *args, **kwargs):
-        # As the estimator scores, but with the predictions of this stage.
-        return type(self._final).score(self, *args, **kwargs)
+        # As the estimator scores, but with the predictions at hand.
+        return type(final_estimator(self)).score(self, *args, **kwargs)
 
     def __getattr__(self, name):
-        # What is not about predicting is as in the estimator.
+        # Whatever else a scorer asks for is that of the shorter estimator.
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self._final, name)
+        return getattr(self._shorter, name)
+
+    def __len__(self):
+        return len(self._shorter)
+
+    def __getitem__(self, key):
+        return self._shorter[key]
 
     def __sklearn_tags__(self):
-        return self._final.__sklearn_tags__()
+        return self._shorter.__sklearn_tags__()
 
     def __sklearn_is_fitted__(self):
         return True
