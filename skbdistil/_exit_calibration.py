@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import binom
+from scipy.stats import binom, rankdata
 from sklearn.isotonic import IsotonicRegression
 
 from skbdistil._exit_rules import exit_stages
@@ -75,8 +75,9 @@ def stage_thresholds(values, losses):
     """
     risks = []
     for value, loss in zip(values, losses[:-1], strict=True):
-        regression = IsotonicRegression(increasing=False)
-        risks.append(regression.fit(value, loss).predict(value))
+        risk = IsotonicRegression(increasing=False).fit(value, loss).predict(value)
+        # Within a step of the fit, the surer rows leave first.
+        risks.append(risk - 1e-9 * rankdata(value) / len(value))
     points = [
         [
             value[risk <= level].min(initial=np.inf)
@@ -116,14 +117,18 @@ def exit_path(thresholds, values, losses, correct, costs):
     """
     n_stages, n_samples = losses.shape
     rows = np.arange(n_samples)
-    stages = [exit_stages(values, point) - 1 for point in thresholds]
-    exits = [np.bincount(stage, minlength=n_stages) / n_samples for stage in stages]
+    scores, lost, exits = [], [], []
+    for point in thresholds:
+        stage = exit_stages(values, point) - 1
+        scores.append(correct[stage, rows].mean())
+        lost.append(losses[stage, rows].mean())
+        exits.append(np.bincount(stage, minlength=n_stages) / n_samples)
     return ExitPath(
-        np.asarray(thresholds),
-        np.array(exits) @ costs,
-        np.array([correct[stage, rows].mean() for stage in stages]),
-        np.array([losses[stage, rows].mean() for stage in stages]),
-        np.array(exits),
+        thresholds=np.asarray(thresholds),
+        costs=np.array(exits) @ costs,
+        scores=np.array(scores),
+        losses=np.array(lost),
+        exits=np.array(exits),
     )
 
 
@@ -145,7 +150,7 @@ def cheapest_point(path, max_drop):
 
 
 def best_point(path, max_cost):
-    """Point of the best score within a mean cost.
+    """Point of the best score within a mean cost, and of these the cheapest.
 
     Parameters
     ----------
@@ -167,7 +172,7 @@ def best_point(path, max_cost):
             f"No thresholds are within max_cost={max_cost:g}: where all rows leave "
             f"first, the mean cost is {path.costs.min():g}."
         )
-    return int(np.where(allowed, path.scores, -np.inf).argmax())
+    return int(np.lexsort((path.costs, -np.where(allowed, path.scores, -np.inf)))[0])
 
 
 def certified_point(path, n_samples, max_drop, delta):
@@ -218,7 +223,8 @@ def rows_needed(max_drop, delta):
     """
     if max_drop == 0:
         return math.inf
-    return math.ceil(math.log(delta) / math.log1p(-max_drop))
+    needed = math.log(delta) / math.log1p(-max_drop)
+    return math.ceil(needed) if needed < math.inf else needed
 
 
 def fit_temperatures(scores, label):

@@ -64,7 +64,7 @@ RULES = [*_OF_PROBABILITIES, *_OF_STAGES]
 
 def check_rule(rule, owner):
     """Refuse what is neither the name of a rule nor a callable."""
-    if not callable(rule) and rule not in RULES:
+    if not (callable(rule) or (isinstance(rule, str) and rule in RULES)):
         raise ValueError(
             f"The 'rule' parameter of {owner} must be one of {sorted(RULES)} or a "
             f"callable. Got {rule!r} instead."
@@ -90,7 +90,7 @@ def rule_values(rule, stages, temperature=1.0):
     Raises
     ------
     ValueError
-        If the values of a callable are not one number per row.
+        If the values of a callable are not one finite number per row.
     """
     if not callable(rule) and rule in _OF_PROBABILITIES:
         return _OF_PROBABILITIES[rule](label_probabilities(stages[-1] / temperature))
@@ -103,8 +103,8 @@ def rule_values(rule, stages, temperature=1.0):
             "The 'rule' callable must return one value per row, of shape "
             f"{stages.shape[1:2]}. Got shape {values.shape}."
         )
-    if np.isnan(values).any():
-        raise ValueError("The 'rule' callable returned NaN.")
+    if not np.isfinite(values).all():
+        raise ValueError("The 'rule' callable returned NaN or infinity.")
     return values
 
 
@@ -129,5 +129,7 @@ def exit_stages(values, thresholds):
 
 def label_probabilities(scores):
     """Softmax of logits of shape (n, L)."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    # NumPy is slow along a last axis that is short.
+    scores = np.ascontiguousarray(scores.T)
+    powers = np.exp(scores - scores.max(axis=0))
+    return (powers / powers.sum(axis=0)).T

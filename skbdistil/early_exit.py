@@ -7,7 +7,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -19,13 +18,12 @@ from sklearn.base import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, train_test_split
 from sklearn.utils import (
-    Bunch,
     _safe_indexing,
     check_random_state,
     get_tags,
     indexable,
 )
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -54,16 +52,20 @@ from skbdistil._exit_calibration import (
     shared_thresholds,
     stage_thresholds,
 )
-from skbdistil._exit_rules import check_rule, rule_values
+from skbdistil._exit_rules import check_rule, label_probabilities, rule_values
 from skbdistil.exceptions import NothingCertifiedWarning
-from skbdistil.stages import final_estimator, stage_cost, transformed
+from skbdistil.stages import (
+    check_method,
+    check_unit,
+    final_estimator,
+    stage_cost,
+    transformed,
+)
 
 __all__ = ["EarlyExitClassifier", "ExitPath"]
 
-# Share of the rows that `delta` takes for the order of the tests.
-_PATH_SHARE = 1 / 3
-
-_METHODS = ("predict", "predict_proba", "decision_function")
+# One calibration row in this many is spent by `delta` on the order of the tests.
+_ORDERS_ONE_IN = 3
 
 # By how much a step may take longer than the last one makes expect.
 _TIME_MARGIN = 1.5
@@ -78,17 +80,18 @@ class _Run:
     rows : slice
         Positions of the rows.
     state : StageState
-    out : Bunch
-        `scores` of shape (n_samples, n_classes) and `stages` of shape (n_samples,),
-        of all rows, which the run writes to.
+    scores : ndarray of shape (n_samples, n_classes)
+    stages : ndarray of shape (n_samples,)
+        Of all rows; the run writes to them what rows leave with.
     """
 
-    def __init__(self, clf, rows, state, out):
+    def __init__(self, clf, rows, state, scores, stages):
         self._clf = clf
         self._left = np.arange(rows.start, rows.stop)
         self._state = state
         self._history = []
-        self._out = out
+        self._scores = scores
+        self._stages = stages
 
     @property
     def n_left(self):
@@ -98,27 +101,33 @@ class _Run:
     @torch.inference_mode()
     def step(self):
         """Run the next student on the rows that are left."""
-        clf, state, out = self._clf, self._state, self._out
+        clf, state = self._clf, self._state
         state.advance()
-        scores = (state.total / state.n_stages).cpu().numpy()
-        # Also of rows that stay, in case there is no time for another stage.
-        out.scores[self._left] = scores
-        out.stages[self._left] = stage = state.n_stages
+        stage = state.n_stages
+        self._history.append((state.total / stage).cpu().numpy())
         if stage > len(clf.thresholds_):
+            self.write()
             self._left = self._left[:0]
             return
-        self._history.append(scores)
         threshold = clf.thresholds_[stage - 1]
         if threshold == np.inf:
             return
-        values = rule_values(clf.rule, self._history, clf.temperatures_[stage - 1])
+        values = rule_values(clf.rule_, self._history, clf.temperatures_[stage - 1])
+        # Values of scores that have overflowed are NaN.
         stays = np.flatnonzero(~(values >= threshold))
         if len(stays) == len(values):
             return
+        self.write()
         self._left = self._left[stays]
         if len(stays):
             self._history = [scores[stays] for scores in self._history]
             state.keep(torch.from_numpy(stays).to(state.x.device))
+
+    def write(self):
+        """Write what is known of the rows that are left."""
+        if len(self._left):
+            self._scores[self._left] = self._history[-1]
+            self._stages[self._left] = self._state.n_stages
 
 
 class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -141,7 +150,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             default="confidence"
         What is compared with the threshold; the greater, the surer.
 
-        - "confidence": probability of the label;
+        - "confidence": probability of the label [7]_;
         - "margin": probability of the label less that of the second best [2]_;
         - "entropy": 1 less the entropy of the probabilities divided by ln L [3]_;
         - "patience": number of stages in a row with the same label [4]_;
@@ -182,10 +191,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             callable, default="macs"
         Unit of the cost, as for :func:`skbdistil.stages.stage_cost`.
 
-    cv : float, int, cross-validation generator or iterable, default=0.2
+    cv : float, int, cross-validation generator, iterable or None, default=0.2
         Calibration rows for an estimator that is fitted here: the share of the rows
-        that is held out of its training, between 0 and 1; or the folds, so that the
-        estimator is fitted once for each and once more on all rows, without a
+        that is held out of its training, between 0 and 1; or the folds, 5 for None, so
+        that the estimator is fitted once for each and once more on all rows, without a
         guarantee. Not used for a frozen one.
 
     random_state : int, RandomState instance or None, default=None
@@ -198,6 +207,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     classes_ : ndarray of shape (n_classes,)
         Labels.
+
+    rule_ : str or callable
+        Rule that the thresholds are for.
 
     thresholds_ : ndarray of shape (n_stages - 1,)
         Values of the rule from which on a row leaves; infinite where none does.
@@ -237,9 +249,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     -----
     With `delta`, the promise is that of "Learn then Test" [1]_: thresholds are tested
     in a fixed order, each by the binomial tail of its losses, until one fails. It holds
-    if the calibration rows and those to come are exchangeable, and for the loss, whose
-    mean is at least the drop. It says nothing about single classes or about rows that
-    drift.
+    if the calibration rows and those to come are exchangeable, which is to say drawn
+    alike and independently, and for the loss, whose mean is at least the drop. It says
+    nothing about single classes or about rows that drift, and it is void if the rule or
+    another parameter was chosen on the same rows, as a search does.
 
     References
     ----------
@@ -256,6 +269,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
        Efficient Inference", arXiv:2407.02348.
     .. [6] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural
        Networks", ICML 2017.
+    .. [7] Y. Geifman, R. El-Yaniv, "Selective Classification for Deep Neural Networks",
+       section 4, NeurIPS 2017.
 
     Examples
     --------
@@ -277,8 +292,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        # Rule, cost and estimator have messages of their own.
-        "estimator": "no_validation",
+        # Rule and cost have messages of their own.
+        "estimator": [HasMethods(["fit"])],
         "rule": "no_validation",
         "target": [StrOptions({"agreement", "accuracy"})],
         "max_drop": [Interval(Real, 0, 1, closed="left")],
@@ -334,7 +349,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         **params : dict
             Passed to the `fit` of the estimator; arrays with one item per row are cut
-            to its rows.
+            to its rows. In the calibration all rows count alike, whatever their
+            `sample_weight`.
 
         Returns
         -------
@@ -354,6 +370,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         owner = type(self).__name__
         check_rule(self.rule, owner)
+        check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:
             raise ValueError(
                 f"The parameters 'delta' and 'max_cost' of {owner} exclude each other: "
@@ -364,7 +381,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{owner} requires y to be passed, but the target y is None. It is "
                 "needed for target='accuracy' and for a temperature."
             )
-        X, y = indexable(X, y)
+        X, y = self._indexable(X, y)
         if y is not None:
             y = column_or_1d(y, warn=True)
             assert_all_finite(y, input_name="y", estimator_name=owner)
@@ -382,7 +399,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         n_samples = scores.shape[1]
         order = tested = np.arange(n_samples)
         if self.delta is not None:
-            order, tested = self._split_rows(n_samples, rng, owner)
+            order, tested = np.split(rng.permutation(n_samples), [_n_order(n_samples)])
         temperatures = np.ones(len(scores))
         errors = None
         if self.temperature:
@@ -390,14 +407,17 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             errors = np.array(
                 [
                     [
-                        calibration_error(softmax(s / t, axis=1), label[tested])
+                        calibration_error(label_probabilities(s / t), label[tested])
                         for s, t in zip(scores[:, tested], scale, strict=True)
                     ]
                     for scale in (np.ones(len(scores)), temperatures)
                 ]
             )
-        values, correct, losses = self._judged(
-            scores, label if self.target == "accuracy" else None, temperatures
+        values, correct, losses = _judged(
+            scores,
+            label if self.target == "accuracy" else None,
+            self.rule,
+            temperatures,
         )
         if self.thresholds == "shared":
             thresholds = shared_thresholds(values[:, order])
@@ -423,7 +443,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         self.estimator_ = estimator
         self.classes_ = estimator.classes_
-        self.thresholds_ = path.thresholds[point]
+        self.rule_ = self.rule
+        self.thresholds_ = path.thresholds[point].copy()
         self.temperatures_ = temperatures
         self.calibration_errors_ = errors
         self.costs_ = costs
@@ -436,12 +457,15 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _calibration_rows(self, X, y, rng, params, owner):
         """The fitted estimator, and rows, scores and labels to calibrate on."""
+        n_samples = _num_samples(X)
+        params = {name: param for name, param in params.items() if param is not None}
         if isinstance(self.estimator, FrozenEstimator):
             if params:
                 raise ValueError(
                     f"{owner} passes {sorted(params)} to the fit of its estimator, "
                     "and this one is frozen."
                 )
+            self._check_enough(n_samples, owner)
             return self.estimator, X, *self._scored(self.estimator, X, y, owner)
         if _is_fitted(self.estimator):
             raise ValueError(
@@ -458,9 +482,11 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             params_rows = _check_method_params(X, params, indices=rows)
             return clone(self.estimator).fit(X_rows, y_rows, **params_rows)
 
-        n_samples = _num_samples(X)
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
-            trained, held_out = _hold_out(n_samples, y, self.cv, rng)
+            # Rows that are balanced by class are no fair draw, as a guarantee needs.
+            balanced = y if self.delta is None else None
+            trained, held_out = _hold_out(n_samples, balanced, self.cv, rng)
+            self._check_enough(len(held_out), owner)
             estimator, x = fitted(trained), _take(X, held_out)
             return estimator, x, *self._scored(estimator, x, _take(y, held_out), owner)
         if self.delta is not None:
@@ -470,10 +496,15 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
             )
         estimator = fitted(np.arange(n_samples))
-        n_stages = len(self._staged(estimator, _take(X, np.arange(1))))
+        n_stages = _distilled(estimator, owner)._n_stages()
         folds = []
         for trained, held_out in check_cv(self.cv, y, classifier=True).split(X, y):
             x, fold = _take(X, held_out), fitted(trained)
+            if not np.array_equal(fold.classes_, estimator.classes_):
+                raise ValueError(
+                    f"Each fold of {owner} must train on all classes. One has only "
+                    f"{fold.classes_.tolist()} of {estimator.classes_.tolist()}."
+                )
             scores, label = self._scored(fold, x, _take(y, held_out), owner)
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
@@ -484,15 +515,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _scored(self, estimator, X, y, owner):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
-        final = final_estimator(estimator)
-        if not (hasattr(final, "ensemble_") and is_classifier(final)):
-            raise TypeError(
-                f"The 'estimator' parameter of {owner} must be a BDistilClassifier, or "
-                f"a pipeline that ends in one. Got {self.estimator!r} instead."
-            )
-        if _num_samples(X) == 0:
-            raise ValueError(f"{owner} needs calibration rows. Got none.")
-        scores = self._staged(estimator, X)
+        final = _distilled(estimator, owner)
+        scores = final._staged_scores(transformed(estimator, X), all_stages=True)
         if y is None:
             return scores, None
         unseen = np.setdiff1d(y, estimator.classes_)
@@ -503,74 +527,71 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         return scores, np.searchsorted(estimator.classes_, y)
 
-    @staticmethod
-    def _staged(estimator, X):
-        final = final_estimator(estimator)
-        return final._staged_scores(transformed(estimator, X), all_stages=True)
+    def _indexable(self, X, y):
+        X, y = indexable(X, y)
+        if _num_samples(X) == 0:
+            raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
+        return X, y
 
-    def _judged(self, scores, label, temperatures):
-        """Values of the rule, whether a row is right, and whether the exit loses it.
-
-        Right is, without labels, what the full ensemble says.
-        """
-        values = np.array(
-            [
-                rule_values(self.rule, scores[:stage], temperatures[stage - 1])
-                for stage in range(1, len(scores))
-            ]
-        ).reshape(len(scores) - 1, scores.shape[1])
-        labels = scores.argmax(axis=2)
-        correct = labels == (labels[-1] if label is None else label)
-        return values, correct, correct[-1] & ~correct
-
-    def _split_rows(self, n_samples, rng, owner):
-        """Rows that order the thresholds, and those that test them."""
-        n_order = round(n_samples * _PATH_SHARE)
+    def _check_enough(self, n_samples, owner):
+        """Refuse calibration rows that are too few for the guarantee."""
+        if self.delta is None:
+            return
         needed = rows_needed(self.max_drop, self.delta)
-        if n_samples - n_order < needed:
-            advice = (
-                f"it needs at least {math.ceil(needed / (1 - _PATH_SHARE))}"
-                if needed < math.inf
-                else "no number of rows is enough for max_drop=0"
-            )
+        if n_samples - _n_order(n_samples) < needed:
+            advice = "no number of rows is enough for it"
+            if needed < math.inf:
+                enough = math.ceil(needed * _ORDERS_ONE_IN / (_ORDERS_ONE_IN - 1))
+                advice = f"it needs at least {enough}"
+                if not isinstance(self.estimator, FrozenEstimator):
+                    advice += f", and cv={self.cv:g} holds out these"
             raise ValueError(
                 f"{owner} cannot guarantee max_drop={self.max_drop:g} with "
                 f"delta={self.delta:g} on {n_samples} calibration rows: {advice}."
             )
-        rows = rng.permutation(n_samples)
-        return rows[:n_order], rows[n_order:]
 
     # Predicting
 
     def _begin(self, X):
-        """Passes over the rows, chunk by chunk, and the arrays that they fill."""
-        final = final_estimator(self.estimator_)
+        """Scores and stages of the rows, and the passes that will write them."""
+        final = self._calibrated()
         X = transformed(self.estimator_, X)
         n_samples = _num_samples(X)
-        out = Bunch(
-            scores=np.empty((n_samples, len(self.classes_)), dtype=final.dtype),
-            stages=np.empty(n_samples, dtype=np.intp),
+        dtype = final.ensemble_.input_factor.dtype
+        scores = torch.empty((n_samples, len(self.classes_)), dtype=dtype).numpy()
+        stages = np.empty(n_samples, dtype=np.intp)
+        runs = (
+            _Run(self, rows, state, scores, stages)
+            for rows, state in final._chunk_states(X)
         )
-        return out, (
-            _Run(self, rows, state, out) for rows, state in final._chunk_states(X)
-        )
+        return scores, stages, runs
+
+    def _calibrated(self):
+        """The estimator with the stages, if they are those that were calibrated."""
+        final = final_estimator(self.estimator_)
+        if final._n_stages() != len(self.costs_):
+            raise ValueError(
+                f"{type(self).__name__} was calibrated with {len(self.costs_)} stages, "
+                f"and its estimator now has {final._n_stages()}. Fit it again."
+            )
+        return final
 
     def _exits(self, X):
-        out, runs = self._begin(X)
+        """Scores and stages with which the rows leave."""
+        scores, stages, runs = self._begin(X)
         for run in runs:
             while run.n_left:
                 run.step()
-        return out
+        return scores, stages
 
-    def _response(self, out, method):
+    def _response(self, scores, stages, method):
         if method == "predict":
-            return self.classes_[out.scores.argmax(axis=1)]
+            return self.classes_[scores.argmax(axis=1)]
         if method == "predict_proba":
-            temperatures = self.temperatures_[out.stages - 1]
-            return softmax(out.scores / temperatures[:, np.newaxis], axis=1)
-        if len(self.classes_) == 2:
-            return out.scores[:, 1] - out.scores[:, 0]
-        return out.scores.copy()
+            temperatures = self.temperatures_.astype(scores.dtype)[stages - 1]
+            return label_probabilities(scores / temperatures[:, np.newaxis])
+        # A copy, since further stages may be written to it.
+        return final_estimator(self.estimator_)._as_decision(scores.copy())
 
     def predict(self, X):
         """Most likely class of each row.
@@ -585,7 +606,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        return self._response(self._exits(X), "predict")
+        return self._response(*self._exits(X), "predict")
 
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
@@ -601,7 +622,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return self._response(self._exits(X), "predict_proba")
+        return self._response(*self._exits(X), "predict_proba")
 
     def decision_function(self, X):
         """Logits at the stage where each row leaves.
@@ -617,7 +638,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             As of `decision_function` of the estimator; no temperature divides them.
         """
         check_is_fitted(self)
-        return self._response(self._exits(X), "decision_function")
+        return self._response(*self._exits(X), "decision_function")
 
     def exit_stages(self, X):
         """Stage at which each row leaves.
@@ -633,7 +654,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             From 1 to the number of stages.
         """
         check_is_fitted(self)
-        return self._exits(X).stages
+        _, stages = self._exits(X)
+        return stages
 
     def predict_with_cost(self, X):
         """Most likely class of each row, and what it cost.
@@ -651,8 +673,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Cost of the stages that were run for each row, from `costs_`.
         """
         check_is_fitted(self)
-        out = self._exits(X)
-        return self._response(out, "predict"), self.costs_[out.stages - 1]
+        scores, stages = self._exits(X)
+        labels = self._response(scores, stages, "predict")
+        return labels, self.costs_[stages - 1]
 
     def anytime(self, X, method="predict"):
         """Predictions that get better while there is time.
@@ -678,16 +701,18 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             If `method` is none of these.
         """
         check_is_fitted(self)
-        _check_method(method)
-        return self._anytime(*self._begin(X), method)
+        check_method(method)
+        scores, stages, runs = self._begin(X)
+        # Begun here, so that rows which are no input raise here.
+        return self._anytime(scores, stages, list(runs), method)
 
-    def _anytime(self, out, runs, method):
-        runs = list(runs)
+    def _anytime(self, scores, stages, runs, method):
         while any(run.n_left for run in runs):
             for run in runs:
                 if run.n_left:
                     run.step()
-            yield self._response(out, method)
+                    run.write()
+            yield self._response(scores, stages, method)
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
@@ -719,10 +744,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         began = time.perf_counter()
         check_is_fitted(self)
-        _check_method(method)
+        check_method(method)
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
-        out, runs = self._begin(X)
+        scores, stages, runs = self._begin(X)
         runs = list(runs)
         macs = final_estimator(self.estimator_).stage_costs_.macs
         # Rows only leave, so that a step takes longer where the student is larger.
@@ -731,17 +756,20 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         durations = {}
         for run in runs:
             run.step()
+            run.write()
             durations[run], now = time.perf_counter() - now, time.perf_counter()
         for stage in range(1, len(self.costs_)):
             for run in runs:
+                if not run.n_left:
+                    continue
                 expected = _TIME_MARGIN * durations[run] * growth[stage - 1]
                 if now - began + expected > seconds:
-                    return self._response(out, method)
-                if run.n_left:
-                    run.step()
-                    durations[run] = time.perf_counter() - now
-                    now = time.perf_counter()
-        return self._response(out, method)
+                    return self._response(scores, stages, method)
+                run.step()
+                run.write()
+                durations[run] = time.perf_counter() - now
+                now = time.perf_counter()
+        return self._response(scores, stages, method)
 
     def exit_path(self, X, y=None):
         """What the thresholds of `path_` give on other rows.
@@ -768,10 +796,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             AccuracyCostDisplay(path.costs[::-1], path.scores[::-1]).plot()
         """
         check_is_fitted(self)
-        X, y = indexable(X, y)
+        X, y = self._indexable(X, y)
+        self._calibrated()
         scores, label = self._scored(self.estimator_, X, y, type(self).__name__)
-        scores = scores[: len(self.costs_)]
-        values, correct, losses = self._judged(scores, label, self.temperatures_)
+        values, correct, losses = _judged(scores, label, self.rule_, self.temperatures_)
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)
 
     def get_metadata_routing(self):
@@ -781,7 +809,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         -------
         routing : MetadataRouter
         """
-        return MetadataRouter(owner=self).add(
+        # For the `sample_weight` of `score`.
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(
             estimator=self.estimator,
             method_mapping=MethodMapping().add(callee="fit", caller="fit"),
         )
@@ -799,11 +829,36 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def _check_method(method):
-    if method not in _METHODS:
-        raise ValueError(
-            f"'method' must be one of {list(_METHODS)}. Got {method!r} instead."
+def _distilled(estimator, owner):
+    """The BDistilClassifier in a fitted estimator."""
+    final = final_estimator(estimator)
+    if not (hasattr(final, "ensemble_") and is_classifier(final)):
+        raise TypeError(
+            f"The 'estimator' parameter of {owner} must be a BDistilClassifier, or a "
+            f"pipeline that ends in one. Got {estimator!r} instead."
         )
+    return final
+
+
+def _judged(scores, label, rule, temperatures):
+    """Values of the rule, whether a row is right, and whether the exit loses it.
+
+    Right is, without labels, what the full ensemble says.
+    """
+    values = np.array(
+        [
+            rule_values(rule, scores[:stage], temperatures[stage - 1])
+            for stage in range(1, len(scores))
+        ]
+    ).reshape(len(scores) - 1, scores.shape[1])
+    labels = scores.argmax(axis=2)
+    correct = labels == (labels[-1] if label is None else label)
+    return values, correct, correct[-1] & ~correct
+
+
+def _n_order(n_samples):
+    """Number of calibration rows that order the thresholds, and do not test them."""
+    return math.ceil(n_samples / _ORDERS_ONE_IN)
 
 
 def _take(array, rows):
@@ -811,13 +866,19 @@ def _take(array, rows):
 
 
 def _hold_out(n_samples, y, share, rng):
-    """Rows to train on and rows to calibrate on, the classes balanced if possible."""
+    """Rows to train on and rows to calibrate on, balanced by the labels if given."""
     rows = np.arange(n_samples)
-    stratify = y
+    lone = rows[:0]
     if y is not None:
-        n_held_out = math.ceil(share * n_samples)
-        _, counts = np.unique(y, return_counts=True)
-        # Where classes are too rare to be on both sides, chance decides.
-        if counts.min() < 2 or len(counts) > min(n_held_out, n_samples - n_held_out):
-            stratify = None
-    return train_test_split(rows, test_size=share, random_state=rng, stratify=stratify)
+        _, label, counts = np.unique(y, return_inverse=True, return_counts=True)
+        # What a class has only one of, it takes for its training.
+        is_lone = counts[label] == 1
+        rows, lone, y = rows[~is_lone], rows[is_lone], label[~is_lone]
+        n_held_out = math.ceil(share * len(rows))
+        # Where there are too few rows for all classes, chance decides.
+        if len(np.unique(y)) > min(n_held_out, len(rows) - n_held_out):
+            y = None
+    trained, held_out = train_test_split(
+        rows, test_size=share, random_state=rng, stratify=y
+    )
+    return np.concatenate([trained, lone]), held_out
