@@ -23,6 +23,7 @@ _SUBMODULES = [
     "metrics",
     "model_selection",
     "objectives",
+    "persistence",
     "stages",
     "students",
     "teachers",

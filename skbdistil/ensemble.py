@@ -418,7 +418,7 @@ class ProgressiveEnsemble(nn.Module):
         self.students.append(student)
         self.freeze()
 
-    def new_student(self, factory):
+    def new_student(self, factory, *, n_features=None):
         """Build the next student, with fresh weights, without adding it.
 
         Parameters
@@ -426,9 +426,15 @@ class ProgressiveEnsemble(nn.Module):
         factory : type or callable
             Backbone class or factory, called with the shape of a row.
 
+        n_features : int or None, default=None
+            Number of features of the backbone. None runs the student on zeros, to
+            find it and to see that it fits the earlier students. A number is for
+            students that were built before, such as saved ones: nothing is run.
+
         Returns
         -------
         student : torch.nn.Module
+            `factory` is an attribute of it.
 
         Raises
         ------
@@ -437,27 +443,23 @@ class ProgressiveEnsemble(nn.Module):
             be connected with the earlier students.
         """
         if isinstance(self.connection, Lateral):
-            student = self._new_lateral_student(factory)
+            student = self._new_lateral_student(factory, run=n_features is None)
         else:
-            student = self._new_plain_student(factory)
+            student = self._new_plain_student(factory, n_features)
+        student.factory = factory
         return student.to(self.example())
 
-    def _new_plain_student(self, factory):
+    def _new_plain_student(self, factory, n_features):
         backbone = _build_backbone(factory, self.input_shape)
-        n_features = _feature_size(backbone, self.input_shape)
+        run = n_features is None
+        if run:
+            n_features = _feature_size(backbone, self.input_shape)
         join = None
         if self.connection is not None and len(self):
             earlier = [student.head.in_features for student in self.students]
             join = self.connection(n_features, earlier)
-            joined = join(
-                torch.zeros(2, n_features), [torch.zeros(2, d) for d in earlier]
-            )
-            if tuple(joined.shape) != (2, n_features):
-                raise ValueError(
-                    f"The connection {type(join).__name__} must return features of "
-                    f"shape (n, {n_features}), like those of the backbone. It returned "
-                    f"shape {tuple(joined.shape)} for n = 2 rows."
-                )
+            if run:
+                _check_join(join, n_features, earlier)
         return _Student(
             backbone,
             join,
@@ -465,7 +467,7 @@ class ProgressiveEnsemble(nn.Module):
             keeps=self.connection is not None,
         )
 
-    def _new_lateral_student(self, factory):
+    def _new_lateral_student(self, factory, *, run):
         shared = self.connection.shared_blocks
         backbone = _build_backbone(factory, self.input_shape)
         if not isinstance(backbone, Backbone) or len(backbone.blocks) < shared + 2:
@@ -509,7 +511,8 @@ class ProgressiveEnsemble(nn.Module):
             reads_shared=bool(shared and len(self)),
             keeps_from=shared if len(self) else max(shared - 1, 0),
         )
-        self._check_maps(student)
+        if run:
+            self._check_maps(student)
         return student
 
     def _check_maps(self, student):
@@ -723,6 +726,17 @@ def _build_backbone(factory, input_shape):
             f"{factory!r} returned {type(backbone).__name__}."
         )
     return backbone
+
+
+def _check_join(join, n_features, earlier):
+    """Run a connection once, on zeros."""
+    joined = join(torch.zeros(2, n_features), [torch.zeros(2, d) for d in earlier])
+    if tuple(joined.shape) != (2, n_features):
+        raise ValueError(
+            f"The connection {type(join).__name__} must return features of "
+            f"shape (n, {n_features}), like those of the backbone. It returned "
+            f"shape {tuple(joined.shape)} for n = 2 rows."
+        )
 
 
 def _feature_size(backbone, input_shape):

@@ -6,6 +6,7 @@ them without scikit-learn or torch.
 
 __all__ = [
     "FitInterruptedWarning",
+    "InvalidFileError",
     "NothingCertifiedWarning",
     "WeakLearnerNotFoundWarning",
 ]
@@ -48,4 +49,21 @@ class NothingCertifiedWarning(UserWarning):
     >>> from skbdistil.exceptions import NothingCertifiedWarning
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", NothingCertifiedWarning)
+    """
+
+
+class InvalidFileError(ValueError):
+    """A saved or exported file cannot be used.
+
+    It is corrupt, truncated, tampered with, or was written by a newer version of the
+    package. The message names the file and the reason.
+
+    Examples
+    --------
+    >>> from skbdistil.exceptions import InvalidFileError
+    >>> try:
+    ...     raise InvalidFileError("model.skb cannot be loaded: it is not a zip file.")
+    ... except ValueError as error:
+    ...     print(error)
+    model.skb cannot be loaded: it is not a zip file.
     """

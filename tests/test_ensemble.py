@@ -345,6 +345,23 @@ def test_copies_compute_the_same_bits(ensemble, kind, name):
     assert (len(copied), len(ensemble)) == (5, 4)
 
 
+def test_students_are_built_again_without_running_them(ensemble, name):
+    again = ProgressiveEnsemble(
+        ensemble.input_shape, N_OUTPUTS, connection=CONNECTIONS[name]
+    ).double()
+    with nn.modules.module.register_module_forward_pre_hook(_fail):
+        for student in ensemble.students:
+            n_features = student.head.in_features
+            again.append(again.new_student(student.factory, n_features=n_features))
+    again.load_state_dict(ensemble.state_dict())
+    x = _rows(ensemble).float()
+    assert torch.equal(again.float()(x), ensemble.float()(x))
+
+
+def _fail(module, args):
+    raise AssertionError(f"{type(module).__name__} was run")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_students_follow_the_dtype_of_the_ensemble(kind, name, dtype):
     ensemble = _build(kind, CONNECTIONS[name], dtype=dtype)

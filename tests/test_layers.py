@@ -56,8 +56,21 @@ LAYERS = {
     "early_exit": {"_exit_calibration", "_exit_rules", "exceptions", "stages"},
     "model_selection": {"metrics", "stages"},
     "inspection": {"metrics", "stages"},
-    "persistence": {"ensemble", "exceptions"},
-    "export": {"ensemble", "exceptions"},
+    "persistence": {
+        "_bdistil",
+        "_exit_calibration",  # the records that are fitted attributes: this one,
+        "_exit_rules",
+        "_game",  # this one
+        "_training",  # whether a device can be used here
+        "costs",  # and two here
+        "early_exit",
+        "ensemble",
+        "exceptions",
+        "objectives",
+        "stages",
+        "students",
+    },
+    "export": {"stages"},
     "runtime": {"_exit_rules", "exceptions"},
 }
 
