@@ -365,13 +365,7 @@ class StagedSearchCV(GridSearchCV):
     multimetric_ : bool
         Whether there are several scores.
 
-    classes_ : ndarray of shape (n_classes,)
-        Class labels, of classifiers that have been refitted.
-
-    n_features_in_ : int
-        Number of features, if refitted.
-
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features, if refitted on rows that have them.
 
     See Also
@@ -385,6 +379,8 @@ class StagedSearchCV(GridSearchCV):
     boosting stopped earlier in another split, the score and cost of that ensemble's
     last stage are repeated: with a larger `n_stages` it predicts with all that it has.
     The same holds for `best_estimator_`.
+
+    `classes_` and `n_features_in_` are those of `best_estimator_`.
 
     Examples
     --------

@@ -70,7 +70,7 @@ LAYERS = {
         "stages",
         "students",
     },
-    "export": {"stages"},
+    "export": {"runtime", "stages"},
     "runtime": {"_exit_rules", "exceptions"},
 }
 

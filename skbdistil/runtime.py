@@ -1,0 +1,843 @@
+"""Predictions of exported stages with NumPy and onnxruntime, and nothing else.
+
+Neither torch nor scikit-learn is imported here.
+"""
+
+import hashlib
+import json
+import math
+import re
+import sys
+import time
+from importlib import import_module
+from itertools import pairwise
+from numbers import Integral, Real
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import numpy as np
+
+from skbdistil._exit_rules import RULES, label_probabilities, rule_values
+from skbdistil.exceptions import InvalidFileError
+
+__all__ = ["ProgressiveSession"]
+
+#: Of the manifests that are written, and the newest that are read.
+SCHEMA_VERSION = 1
+
+# Rows that run at once: at most so many, and fewer of large ones.
+_CHUNK_ROWS = 4096
+_CHUNK_SIZE = 2**25
+
+_METHODS = ("predict", "predict_proba", "decision_function")
+
+# By how much a step may take longer than the last one makes expect.
+_TIME_MARGIN = 1.5
+
+_TENSOR_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+
+
+class ProgressiveSession:
+    """Predict from a folder that :func:`skbdistil.export.to_onnx` has written.
+
+    It needs NumPy and onnxruntime only: on the device, install the package with
+    ``pip install --no-deps skbdistil``. Stages are loaded when the first row reaches
+    them.
+
+    Parameters
+    ----------
+    directory : str or path-like
+        Folder with ``manifest.json`` and one ONNX file per stage. The checksums of all
+        files are verified, here and when a stage is loaded.
+
+    n_stages : int or None, default=None
+        Number of stages that predict, from 1 to those there are; None for all.
+
+    early_exit : bool, default=True
+        Whether rows leave by the rule that was exported, if there is one.
+
+    n_threads : int or None, default=None
+        Threads that a stage may use; None leaves it to onnxruntime.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,) or None
+        Labels, in the order of the probabilities; None for a regressor.
+
+    input_shape : tuple of int
+        Shape of a row.
+
+    n_stages : int
+        Number of stages that predict.
+
+    manifest : dict
+        What the folder says about itself, as described in
+        :func:`skbdistil.export.to_onnx`. Transforms in ``manifest["preprocessing"]``
+        have to be applied to rows before they are passed here.
+
+    Raises
+    ------
+    InvalidFileError
+        If a file is missing, damaged or not what the manifest says, or was written by a
+        newer version of the package; also later, when a stage is loaded.
+
+    ImportError
+        If onnxruntime is not installed.
+
+    See Also
+    --------
+    skbdistil.export.to_onnx : Writes the folder.
+
+    Notes
+    -----
+    Several threads may use one session. The arithmetic is float32, also of an
+    estimator with ``dtype="float64"``. Rows run in chunks, so that the memory for what
+    stages keep does not grow with their number.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.datasets import load_iris
+    >>> from skbdistil import BDistilClassifier
+    >>> from skbdistil.export import to_onnx
+    >>> from skbdistil.runtime import ProgressiveSession
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = BDistilClassifier(n_estimators=2, max_epochs=50, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     to_onnx(clf.fit(X, y), Path(folder) / "iris")
+    ...     session = ProgressiveSession(Path(folder) / "iris")
+    ...     labels = session.predict(X)
+    >>> bool((labels == clf.predict(X)).all())
+    True
+    """
+
+    def __init__(self, directory, *, n_stages=None, early_exit=True, n_threads=None):
+        self._runtime = _onnxruntime()
+        if n_threads is not None and not _is_count(n_threads):
+            raise ValueError(
+                f"'n_threads' must be None or an int of at least 1. Got {n_threads!r} "
+                "instead."
+            )
+        self._directory = Path(directory).absolute()
+        self.manifest, export = _read_manifest(self._directory)
+        n_exported = len(export.stages)
+        if n_stages is None:
+            n_stages = n_exported
+        elif not (_is_count(n_stages) and n_stages <= n_exported):
+            raise ValueError(
+                f"'n_stages' must be None or an int from 1 to {n_exported}, the number "
+                f"of stages in {self._directory}. Got {n_stages!r} instead."
+            )
+        self.n_stages = int(n_stages)
+        self.classes_ = export.classes
+        self.input_shape = export.input.shape
+        self._export = export
+        self._stages = export.stages[:n_stages]
+        self._rule = export.rule
+        if early_exit and export.rule is not None:
+            self._thresholds = export.thresholds[: n_stages - 1]
+            self._temperatures = export.temperatures[:n_stages]
+        else:
+            self._thresholds = np.full(n_stages - 1, np.inf)
+            self._temperatures = np.ones(n_stages)
+        # What later stages read and has to be held after each stage, and what each is
+        # asked for, the scores first.
+        self._held = [
+            {tensor.name for stage in self._stages[number:] for tensor in stage.inputs}
+            for number in range(1, n_stages + 1)
+        ]
+        self._wanted = [
+            [stage.scores, *(t.name for t in stage.outputs[1:] if t.name in held)]
+            for stage, held in zip(self._stages, self._held, strict=True)
+        ]
+        self._options = self._runtime.SessionOptions()
+        self._options.log_severity_level = 4  # errors are raised anyway
+        self._options.intra_op_num_threads = n_threads or 0
+        self._sessions = [None] * n_stages
+        self._lock = Lock()
+        for stage in self._stages:
+            self._verified(stage)
+
+    # Predicting
+
+    def predict(self, X):
+        """Labels, or targets, of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Returns
+        -------
+        predictions : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        return self._response(*self._exits(X), "predict")
+
+    def predict_proba(self, X):
+        """Probabilities of the classes, at the stage where each row leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`. With early exit, the temperatures of the stages
+            are applied.
+        """
+        self._check_classifier("predict_proba")
+        return self._response(*self._exits(X), "predict_proba")
+
+    def decision_function(self, X):
+        """Logits at the stage where each row leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
+            For two classes, the log-odds of the second one.
+        """
+        self._check_classifier("decision_function")
+        return self._response(*self._exits(X), "decision_function")
+
+    def exit_stages(self, X):
+        """Stage at which each row leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Returns
+        -------
+        stages : ndarray of shape (n_samples,)
+            From 1 to `n_stages`, which it is for all rows without early exit.
+        """
+        _, stages = self._exits(X)
+        return stages
+
+    def staged_predict(self, X):
+        """Labels, or targets, of the rows after each stage.
+
+        All rows run through all stages, in one pass.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Yields
+        ------
+        predictions : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        for scores in self._staged_scores(X):
+            yield self._as_labels(scores)
+
+    def staged_predict_proba(self, X):
+        """Probabilities of the classes after each stage.
+
+        All rows run through all stages, in one pass; no temperature is applied.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        Yields
+        ------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        self._check_classifier("staged_predict_proba")
+        for scores in self._staged_scores(X):
+            yield label_probabilities(scores)
+
+    def predict_within(self, X, seconds, method="predict"):
+        """Predictions as good as the time allows.
+
+        All rows get the first stage, however long it takes. Further stages are run
+        chunk by chunk of the rows, as long as the time of the next one, expected from
+        the last, is left. A stage that no row has reached before is loaded in this
+        time, for some milliseconds that are not foreseen.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows, after the transforms that the manifest names.
+
+        seconds : float
+            Time for the whole call, positive.
+
+        method : {"predict", "predict_proba", "decision_function"}, default="predict"
+            What is predicted.
+
+        Returns
+        -------
+        predictions : ndarray
+            Of `method`.
+
+        Raises
+        ------
+        ValueError
+            If `seconds` is not positive, or `method` is none of these.
+        """
+        began = time.perf_counter()
+        if method not in _METHODS:
+            raise ValueError(
+                f"'method' must be one of {list(_METHODS)}. Got {method!r} instead."
+            )
+        if method != "predict":
+            self._check_classifier(method)
+        if not isinstance(seconds, Real) or not seconds > 0:
+            raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
+        scores, stages, runs = self._begin(X)
+        runs = list(runs)
+        now = time.perf_counter()
+        durations = {}
+        for run in runs:
+            run.step()
+            run.write()
+            durations[run], now = time.perf_counter() - now, time.perf_counter()
+        for before, stage in pairwise(self._stages):
+            # Rows only leave, so that a step takes longer where the stage is larger.
+            growth = max(stage.macs / before.macs, 1)
+            for run in runs:
+                if not run.n_left:
+                    continue
+                if now - began + _TIME_MARGIN * durations[run] * growth > seconds:
+                    return self._response(scores, stages, method)
+                run.step()
+                run.write()
+                durations[run] = time.perf_counter() - now
+                now = time.perf_counter()
+        return self._response(scores, stages, method)
+
+    def _begin(self, X):
+        """Arrays of scores and stages, and the passes, by chunk, that fill them."""
+        X = self._checked(X)
+        scores = np.empty((len(X), self._export.n_outputs), dtype=np.float32)
+        stages = np.empty(len(X), dtype=np.intp)
+        return (
+            scores,
+            stages,
+            (
+                _Run(self, rows, _State(self, x), scores, stages)
+                for rows, x in self._chunks(X)
+            ),
+        )
+
+    def _exits(self, X):
+        scores, stages, runs = self._begin(X)
+        for run in runs:
+            while run.n_left:
+                run.step()
+        return scores, stages
+
+    def _staged_scores(self, X):
+        X = self._checked(X)
+        scores = np.empty(
+            (self.n_stages, len(X), self._export.n_outputs), dtype=np.float32
+        )
+        for rows, x in self._chunks(X):
+            state = _State(self, x)
+            for stage in range(self.n_stages):
+                scores[stage, rows] = state.step()
+        return scores
+
+    def _response(self, scores, stages, method):
+        if method == "predict":
+            return self._as_labels(scores)
+        if method == "predict_proba":
+            temperatures = self._temperatures[stages - 1].astype(scores.dtype)
+            return label_probabilities(scores / temperatures[:, np.newaxis])
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def _as_labels(self, scores):
+        if self.classes_ is not None:
+            return self.classes_[scores.argmax(axis=1)]
+        targets = scores * self._export.target_scale + self._export.target_mean
+        return targets[:, 0] if self._export.single_output else targets
+
+    def _check_classifier(self, method):
+        if self.classes_ is None:
+            raise AttributeError(
+                f"{self._directory} holds a regressor, which has no {method!r}."
+            )
+
+    # Rows
+
+    def _checked(self, X):
+        """Rows as an array of the right shape."""
+        owner = type(self).__name__
+        columns = getattr(X, "columns", None)
+        names = self._export.feature_names
+        if columns is not None and names is not None and list(columns) != names:
+            raise ValueError(
+                "The columns of X must be those that the estimator was fitted with, in "
+                f"their order: {names}. Got {list(columns)}."
+            )
+        X = np.asarray(X)
+        if X.dtype.kind not in "biufO":
+            raise ValueError(f"{owner} needs numbers. Got X of dtype {X.dtype}.")
+        if X.ndim == 0 or X.shape[1:] != self.input_shape:
+            raise ValueError(
+                f"{owner} needs rows of shape {self.input_shape}: X of shape "
+                f"{('n_samples', *self.input_shape)}. Got X of shape {X.shape}."
+            )
+        if len(X) == 0:
+            raise ValueError(
+                f"{owner} needs at least one row. Got X of shape {X.shape}."
+            )
+        return X
+
+    def _chunks(self, X):
+        """Positions of some rows, and these as the first stage takes them."""
+        n_rows = _CHUNK_SIZE // math.prod(self.input_shape)
+        n_rows = max(1, min(_CHUNK_ROWS, n_rows))
+        for start in range(0, len(X), n_rows):
+            rows = slice(start, min(start + n_rows, len(X)))
+            with np.errstate(over="ignore"):
+                x = np.ascontiguousarray(X[rows], dtype=self._export.input.dtype)
+            if not np.isfinite(x).all():
+                raise ValueError(
+                    f"{type(self).__name__} needs finite numbers. X contains NaN, "
+                    f"infinity or a value too large for {x.dtype}."
+                )
+            yield rows, x
+
+    # Stages
+
+    def _verified(self, stage):
+        """Content of the file of a stage, if it is what was exported."""
+        content = _read(self._directory, stage.file)
+        if hashlib.sha256(content).hexdigest() != stage.sha256:
+            raise InvalidFileError(
+                f"{self._directory / stage.file}: the checksum is not that of the "
+                "manifest. The file has been changed or damaged."
+            )
+        return content
+
+    def _session(self, number):
+        """The onnxruntime session of a stage, created when it is needed."""
+        with self._lock:
+            if self._sessions[number] is None:
+                self._sessions[number] = self._open(self._stages[number])
+            return self._sessions[number]
+
+    def _open(self, stage):
+        path = self._directory / stage.file
+        try:
+            session = self._runtime.InferenceSession(
+                # What was verified is what runs, whatever happens to the file.
+                self._verified(stage),
+                self._options,
+                providers=["CPUExecutionProvider"],
+            )
+        except InvalidFileError:
+            raise
+        # The errors of onnxruntime have no base class of their own.
+        except Exception as error:
+            raise InvalidFileError(
+                f"{path}: onnxruntime cannot load it: {error}"
+            ) from error
+        for kind, found, expected in (
+            ("inputs", session.get_inputs(), stage.inputs),
+            ("outputs", session.get_outputs(), stage.outputs),
+        ):
+            found = [_signature(value) for value in found]
+            if found != list(expected):
+                raise InvalidFileError(
+                    f"{path}: the {kind} are not those of the manifest: {found}."
+                )
+        return session
+
+
+class _State:
+    """What a pass over the stages has computed so far.
+
+    Parameters
+    ----------
+    session : ProgressiveSession
+    x : ndarray of shape (n, ...)
+    """
+
+    def __init__(self, session, x):
+        self._session = session
+        self._tensors = {"x": x}
+        self.n_stages = 0
+
+    def step(self):
+        """Run the next stage and return its scores, of shape (n, n_outputs)."""
+        session, number = self._session, self.n_stages
+        wanted, held = session._wanted[number], session._held[number]
+        inputs = session._stages[number].inputs
+        found = session._session(number).run(
+            wanted, {tensor.name: self._tensors[tensor.name] for tensor in inputs}
+        )
+        self._tensors.update(zip(wanted, found, strict=True))
+        self._tensors = {
+            name: value for name, value in self._tensors.items() if name in held
+        }
+        self.n_stages += 1
+        return found[0]
+
+    def keep(self, rows):
+        """Drop all rows but those at these positions."""
+        self._tensors = {name: value[rows] for name, value in self._tensors.items()}
+
+
+class _Run:
+    """A pass over the stages on some rows, which leave one after the other.
+
+    Parameters
+    ----------
+    session : ProgressiveSession
+    rows : slice
+        Positions of the rows.
+    state : _State
+    scores : ndarray of shape (n_samples, n_outputs)
+    stages : ndarray of shape (n_samples,)
+        Of all rows; the run writes to them what rows leave with.
+    """
+
+    def __init__(self, session, rows, state, scores, stages):
+        self._session = session
+        self._left = np.arange(rows.start, rows.stop)
+        self._state = state
+        self._history = []
+        self._scores = scores
+        self._stages = stages
+
+    @property
+    def n_left(self):
+        """Number of rows that have not left."""
+        return len(self._left)
+
+    def step(self):
+        """Run the next stage on the rows that are left."""
+        session = self._session
+        self._history.append(self._state.step())
+        stage = self._state.n_stages
+        if stage == session.n_stages:
+            self.write()
+            self._left = self._left[:0]
+            return
+        threshold = session._thresholds[stage - 1]
+        if threshold == np.inf:
+            return
+        values = rule_values(
+            session._rule, self._history, session._temperatures[stage - 1]
+        )
+        # Values of scores that have overflowed are NaN.
+        stays = np.flatnonzero(~(values >= threshold))
+        if len(stays) == len(values):
+            return
+        self.write()
+        self._left = self._left[stays]
+        if len(stays):
+            self._history = [scores[stays] for scores in self._history]
+            self._state.keep(stays)
+
+    def write(self):
+        """Write what is known of the rows that are left."""
+        if len(self._left):
+            self._scores[self._left] = self._history[-1]
+            self._stages[self._left] = self._state.n_stages
+
+
+# The folder
+
+
+class _Tensor(NamedTuple):
+    """An input or output of a stage; `shape` is that of one row."""
+
+    name: str
+    shape: tuple
+    dtype: str
+
+
+class _Stage(NamedTuple):
+    file: str
+    sha256: str
+    inputs: tuple
+    outputs: tuple
+    scores: str
+    macs: int
+
+
+class _Export(NamedTuple):
+    """The manifest, checked."""
+
+    input: _Tensor
+    n_outputs: int
+    feature_names: list | None
+    stages: tuple
+    classes: np.ndarray | None
+    target_mean: np.ndarray | None
+    target_scale: np.ndarray | None
+    single_output: bool
+    rule: str | None
+    thresholds: np.ndarray | None
+    temperatures: np.ndarray | None
+
+
+def _read_manifest(directory):
+    """The manifest as it is, and what is needed of it."""
+    content = _read(directory, "manifest.json")
+    path = directory / "manifest.json"
+    try:
+        manifest = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFileError(f"{path}: it is not JSON: {error}") from error
+    return manifest, _parse(_Entry(path, "the manifest", manifest))
+
+
+def _read(directory, name):
+    """Content of a file that lies in the folder itself."""
+    path = directory / name
+    if not path.is_file():
+        raise InvalidFileError(f"{path}: there is no such file.")
+    if path.resolve().parent != directory.resolve():
+        raise InvalidFileError(f"{path}: it is a link that leaves the folder.")
+    return path.read_bytes()
+
+
+def _parse(manifest):
+    schema = manifest.get("schema_version", "a positive int")
+    if schema > SCHEMA_VERSION:
+        manifest.fail(
+            f"has schema version {schema}, and this version of skbdistil reads up to "
+            f"{SCHEMA_VERSION}. Install a newer one"
+        )
+    x = manifest.entry("input")
+    row = _Tensor("x", tuple(x.get("shape", "a list of positive ints")), _dtype(x))
+    stages = _parse_stages(manifest, row)
+    (n_outputs,) = stages[0].outputs[0].shape
+    targets = None, None, False
+    classes = rule = thresholds = temperatures = None
+    kind = manifest.get("kind", "a string")
+    if kind == "classifier":
+        classes = _parse_classes(manifest.entry("classes"), n_outputs)
+        if manifest.get("early_exit", "an object or null") is not None:
+            rule, thresholds, temperatures = _parse_rule(
+                manifest.entry("early_exit"), len(stages)
+            )
+    elif kind == "regressor":
+        targets = _parse_targets(manifest.entry("targets"), n_outputs)
+    else:
+        manifest.fail(f"is of unknown kind {kind!r}")
+    return _Export(
+        row,
+        n_outputs,
+        x.get("feature_names", "a list of strings or null"),
+        stages,
+        classes,
+        *targets,
+        rule,
+        thresholds,
+        temperatures,
+    )
+
+
+def _parse_stages(manifest, x):
+    """Stages, each of which reads what those before it give."""
+    known = {"x": x}
+    stages = []
+    for entry in manifest.entries("stages"):
+        file = entry.get("file", "a string")
+        # No separator, no drive, no parent.
+        if not re.fullmatch(r"\w[\w.-]*", file, flags=re.ASCII):
+            entry.fail(f"has the file {file!r}, which is not a plain name")
+        inputs = _parse_tensors(entry.entries("inputs"))
+        outputs = _parse_tensors(entry.entries("outputs"))
+        for tensor in inputs:
+            if known.get(tensor.name) != tensor:
+                entry.fail(f"reads {tensor}, which no earlier stage gives")
+        for tensor in outputs:
+            if known.setdefault(tensor.name, tensor) is not tensor:
+                entry.fail(f"gives {tensor.name!r}, which is there already")
+        scores = outputs[0]
+        if len(scores.shape) != 1 or (
+            stages and scores.shape != stages[0].outputs[0].shape
+        ):
+            entry.fail(f"has scores of shape {scores.shape}, its first output")
+        stages.append(
+            _Stage(
+                file,
+                entry.get("sha256", "a string"),
+                inputs,
+                outputs,
+                scores.name,
+                entry.get("macs", "a positive int"),
+            )
+        )
+    return tuple(stages)
+
+
+def _parse_tensors(entries):
+    return tuple(
+        _Tensor(
+            entry.get("name", "a string"),
+            tuple(entry.get("shape", "a list of positive ints")),
+            _dtype(entry),
+        )
+        for entry in entries
+    )
+
+
+def _dtype(entry):
+    dtype = entry.get("dtype", "a string")
+    if dtype not in _TENSOR_TYPES.values():
+        entry.fail(f"has the dtype {dtype!r}, which is not float32 or float64")
+    return dtype
+
+
+def _parse_classes(entry, n_outputs):
+    values = entry.get("values", "a list")
+    dtype = entry.get("dtype", "a string")
+    if not re.fullmatch(r"[<>|][biufU]\d{1,4}|\|O", dtype, flags=re.ASCII):
+        entry.fail(f"have the dtype {dtype!r}")
+    try:
+        classes = np.array(values, dtype=dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        entry.fail(f"are not of dtype {dtype}: {error}")
+    if classes.shape != (n_outputs,) or classes.tolist() != values:
+        entry.fail(f"are not {n_outputs} values of dtype {dtype}, one for each output")
+    return classes
+
+
+def _parse_targets(entry, n_outputs):
+    single_output = entry.get("single_output", "true or false")
+    if single_output and n_outputs > 1:
+        entry.fail(f"have a single output, and there are {n_outputs}")
+    return (
+        entry.numbers("mean", "a list of finite numbers", n_outputs),
+        entry.numbers("scale", "a list of finite numbers", n_outputs),
+        single_output,
+    )
+
+
+def _parse_rule(entry, n_stages):
+    rule = entry.get("rule", "a string")
+    if rule not in RULES:
+        entry.fail(f"has the rule {rule!r}, which is not one of {sorted(RULES)}")
+    thresholds = entry.numbers(
+        "thresholds", "a list of finite numbers and nulls", n_stages - 1
+    )
+    # None is NaN by now: no row leaves.
+    thresholds[np.isnan(thresholds)] = np.inf
+    return (
+        rule,
+        thresholds,
+        entry.numbers("temperatures", "a list of positive numbers", n_stages),
+    )
+
+
+def _is_count(value):
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+
+
+def _is_number(value):
+    # NaN, infinity and ints beyond floats compare false.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _list_of(test):
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+# What the manifest may hold, in the words of the messages.
+_KINDS = {
+    "a string": lambda value: isinstance(value, str),
+    "true or false": lambda value: isinstance(value, bool),
+    "a positive int": _is_count,
+    "a list": lambda value: isinstance(value, list),
+    "a list of positive ints": _list_of(_is_count),
+    "a list of finite numbers": _list_of(_is_number),
+    "a list of finite numbers and nulls": _list_of(
+        lambda value: value is None or _is_number(value)
+    ),
+    "a list of positive numbers": _list_of(
+        lambda value: _is_number(value) and value > 0
+    ),
+    "a list of strings or null": lambda value: (
+        value is None or _list_of(lambda item: isinstance(item, str))(value)
+    ),
+    "an object": lambda value: isinstance(value, dict),
+    "an object or null": lambda value: value is None or isinstance(value, dict),
+    "a list of objects": _list_of(lambda value: isinstance(value, dict)),
+}
+
+
+class _Entry:
+    """An object of the manifest, whose values are checked when they are read.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        What it is, for messages.
+    content : dict
+    """
+
+    def __init__(self, path, where, content):
+        self._path = path
+        self._where = where
+        if not isinstance(content, dict):
+            self.fail("is not an object")
+        self._content = content
+
+    def fail(self, reason):
+        raise InvalidFileError(f"{self._path}: {self._where} {reason}.")
+
+    def get(self, key, kind):
+        if key not in self._content:
+            self.fail(f"lacks {key!r}")
+        value = self._content[key]
+        if not _KINDS[kind](value):
+            self.fail(f"has {key!r} that is not {kind}")
+        return value
+
+    def entry(self, key):
+        return _Entry(self._path, f"{key!r}", self.get(key, "an object"))
+
+    def entries(self, key):
+        values = self.get(key, "a list of objects")
+        if not values:
+            self.fail(f"has no {key}")
+        return [
+            _Entry(self._path, f"number {number} of {key!r} in {self._where}", value)
+            for number, value in enumerate(values, start=1)
+        ]
+
+    def numbers(self, key, kind, length):
+        values = self.get(key, kind)
+        if len(values) != length:
+            self.fail(f"has {len(values)} {key}, and needs {length}")
+        return np.array(values, dtype=float)
+
+
+def _signature(value):
+    """An input or output of a session as the manifest describes it."""
+    batch, *shape = value.shape
+    # A batch of one size only is not what was exported.
+    name = value.name if not isinstance(batch, int) else f"{value.name} of {batch} rows"
+    return _Tensor(name, tuple(shape), _TENSOR_TYPES.get(value.type, value.type))
+
+
+def _onnxruntime():
+    try:
+        return import_module("onnxruntime")
+    except ImportError as error:
+        raise ImportError(
+            "ProgressiveSession needs onnxruntime, which is not installed. To install "
+            'it: pip install "skbdistil[deploy]"'
+        ) from error
