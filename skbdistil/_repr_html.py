@@ -34,7 +34,7 @@ def visual_block(estimator):
         costs = estimator.stage_costs_
         total = _amount(costs.macs.sum(), costs.parameters.sum())
         used = ""
-        if estimator.n_stages is not None:
+        if estimator.n_stages in range(1, len(costs)):
             used = f", of which the first {estimator.n_stages} predict"
         label = f"{len(costs)} student(s){used}: {total}"
         students = [

@@ -526,10 +526,8 @@ def compare_latencies(
                     elapsed = call((repeat + n_warmup) % len(batches))
                     if repeat >= 0:
                         seconds[repeat, position] = elapsed
-            used_threads = max(
-                torch.get_num_threads(),
-                *(pool["num_threads"] for pool in threadpool_info()),
-            )
+            pools = [pool["num_threads"] for pool in threadpool_info()]
+            used_threads = max([torch.get_num_threads(), *pools])
     finally:
         if collecting:
             gc.enable()

@@ -53,6 +53,7 @@ from skbdistil._exit_calibration import (
     stage_thresholds,
 )
 from skbdistil._exit_rules import check_rule, label_probabilities, rule_values
+from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import (
     check_method,
@@ -67,67 +68,22 @@ __all__ = ["EarlyExitClassifier", "ExitPath"]
 # One calibration row in this many is spent by `delta` on the order of the tests.
 _ORDERS_ONE_IN = 3
 
-# By how much a step may take longer than the last one makes expect.
-_TIME_MARGIN = 1.5
 
+class _State:
+    """A :class:`~skbdistil.ensemble.StageState` in the eyes of an `ExitRun`."""
 
-class _Run:
-    """A pass over the students on some rows, which leave one after the other.
-
-    Parameters
-    ----------
-    clf : EarlyExitClassifier
-    rows : slice
-        Positions of the rows.
-    state : StageState
-    scores : ndarray of shape (n_samples, n_classes)
-    stages : ndarray of shape (n_samples,)
-        Of all rows; the run writes to them what rows leave with.
-    """
-
-    def __init__(self, clf, rows, state, scores, stages):
-        self._clf = clf
-        self._left = np.arange(rows.start, rows.stop)
+    def __init__(self, state):
         self._state = state
-        self._history = []
-        self._scores = scores
-        self._stages = stages
-
-    @property
-    def n_left(self):
-        """Number of rows that have not left."""
-        return len(self._left)
 
     @torch.inference_mode()
     def step(self):
-        """Run the next student on the rows that are left."""
-        clf, state = self._clf, self._state
+        state = self._state
         state.advance()
-        stage = state.n_stages
-        self._history.append((state.total / stage).cpu().numpy())
-        if stage > len(clf.thresholds_):
-            self.write()
-            self._left = self._left[:0]
-            return
-        threshold = clf.thresholds_[stage - 1]
-        if threshold == np.inf:
-            return
-        values = rule_values(clf.rule_, self._history, clf.temperatures_[stage - 1])
-        # Values of scores that have overflowed are NaN.
-        stays = np.flatnonzero(~(values >= threshold))
-        if len(stays) == len(values):
-            return
-        self.write()
-        self._left = self._left[stays]
-        if len(stays):
-            self._history = [scores[stays] for scores in self._history]
-            state.keep(torch.from_numpy(stays).to(state.x.device))
+        return (state.total / state.n_stages).cpu().numpy()
 
-    def write(self):
-        """Write what is known of the rows that are left."""
-        if len(self._left):
-            self._scores[self._left] = self._history[-1]
-            self._stages[self._left] = self._state.n_stages
+    @torch.inference_mode()
+    def keep(self, rows):
+        self._state.keep(torch.from_numpy(rows).to(self._state.x.device))
 
 
 class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -561,7 +517,15 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         scores = torch.empty((n_samples, len(self.classes_)), dtype=dtype).numpy()
         stages = np.empty(n_samples, dtype=np.intp)
         runs = (
-            _Run(self, rows, state, scores, stages)
+            ExitRun(
+                _State(state),
+                rows,
+                scores,
+                stages,
+                rule=self.rule_,
+                thresholds=self.thresholds_,
+                temperatures=self.temperatures_,
+            )
             for rows, state in final._chunk_states(X)
         )
         return scores, stages, runs
@@ -748,27 +712,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         scores, stages, runs = self._begin(X)
-        runs = list(runs)
-        macs = final_estimator(self.estimator_).stage_costs_.macs
-        # Rows only leave, so that a step takes longer where the student is larger.
-        growth = np.maximum(macs[1:] / macs[:-1], 1)
-        now = time.perf_counter()
-        durations = {}
-        for run in runs:
-            run.step()
-            run.write()
-            durations[run], now = time.perf_counter() - now, time.perf_counter()
-        for stage in range(1, len(self.costs_)):
-            for run in runs:
-                if not run.n_left:
-                    continue
-                expected = _TIME_MARGIN * durations[run] * growth[stage - 1]
-                if now - began + expected > seconds:
-                    return self._response(scores, stages, method)
-                run.step()
-                run.write()
-                durations[run] = time.perf_counter() - now
-                now = time.perf_counter()
+        macs = final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
+        run_within(list(runs), macs, seconds, began)
         return self._response(scores, stages, method)
 
     def exit_path(self, X, y=None):
@@ -868,17 +813,20 @@ def _take(array, rows):
 def _hold_out(n_samples, y, share, rng):
     """Rows to train on and rows to calibrate on, balanced by the labels if given."""
     rows = np.arange(n_samples)
-    lone = rows[:0]
+    is_lone = np.zeros(n_samples, dtype=bool)
+    stratify = None
     if y is not None:
         _, label, counts = np.unique(y, return_inverse=True, return_counts=True)
+        n_classes = np.count_nonzero(counts > 1)
         # What a class has only one of, it takes for its training.
-        is_lone = counts[label] == 1
-        rows, lone, y = rows[~is_lone], rows[is_lone], label[~is_lone]
-        n_held_out = math.ceil(share * len(rows))
+        if n_classes:
+            is_lone = counts[label] == 1
+        n_split = n_samples - np.count_nonzero(is_lone)
+        n_held_out = math.ceil(share * n_split)
         # Where there are too few rows for all classes, chance decides.
-        if len(np.unique(y)) > min(n_held_out, len(rows) - n_held_out):
-            y = None
+        if 0 < n_classes <= min(n_held_out, n_split - n_held_out):
+            stratify = label[~is_lone]
     trained, held_out = train_test_split(
-        rows, test_size=share, random_state=rng, stratify=y
+        rows[~is_lone], test_size=share, random_state=rng, stratify=stratify
     )
-    return np.concatenate([trained, lone]), held_out
+    return np.concatenate([trained, rows[is_lone]]), held_out

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skbdistil.runtime import SCHEMA_VERSION
-from skbdistil.stages import _inside
+from skbdistil.stages import inside
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
 
@@ -326,7 +326,7 @@ def _unwrap(estimator):
     early, transforms = None, []
     inner, step = None, estimator
     while step is not None:
-        inner, step = step, _inside(step)
+        inner, step = step, inside(step)
         if isinstance(inner, Pipeline):
             transforms += inner.steps[:-1]
         if step is None and hasattr(inner, "thresholds_"):

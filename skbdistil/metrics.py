@@ -420,8 +420,10 @@ def _as_function(metric):
 
         def signed(y_true, predicted, **weight):
             if y_true.ndim == 1 and predicted.ndim == 2 and predicted.shape[1] == 2:
-                # Of two probabilities, scorers look at that of the second class.
-                predicted = predicted[:, 1]
+                # Of two probabilities, scorers look at that of the positive class.
+                classes = np.unique(y_true)
+                first = len(classes) == 2 and metric._get_pos_label() == classes[0]
+                predicted = predicted[:, 0 if first else 1]
             keywords = {**metric._kwargs, **weight}
             return metric._sign * metric._score_func(y_true, predicted, **keywords)
 

@@ -10,7 +10,6 @@ import re
 import sys
 import time
 from importlib import import_module
-from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
@@ -18,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._exit_rules import RULES, label_probabilities, rule_values
+from skbdistil._exit_rules import RULES, label_probabilities
+from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil.exceptions import InvalidFileError
 
 __all__ = ["ProgressiveSession"]
@@ -31,9 +31,6 @@ _CHUNK_ROWS = 4096
 _CHUNK_SIZE = 2**25
 
 _METHODS = ("predict", "predict_proba", "decision_function")
-
-# By how much a step may take longer than the last one makes expect.
-_TIME_MARGIN = 1.5
 
 _TENSOR_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
@@ -299,25 +296,8 @@ class ProgressiveSession:
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         scores, stages, runs = self._begin(X)
-        runs = list(runs)
-        now = time.perf_counter()
-        durations = {}
-        for run in runs:
-            run.step()
-            run.write()
-            durations[run], now = time.perf_counter() - now, time.perf_counter()
-        for before, stage in pairwise(self._stages):
-            # Rows only leave, so that a step takes longer where the stage is larger.
-            growth = max(stage.macs / before.macs, 1)
-            for run in runs:
-                if not run.n_left:
-                    continue
-                if now - began + _TIME_MARGIN * durations[run] * growth > seconds:
-                    return self._response(scores, stages, method)
-                run.step()
-                run.write()
-                durations[run] = time.perf_counter() - now
-                now = time.perf_counter()
+        macs = [stage.macs for stage in self._stages]
+        run_within(list(runs), macs, seconds, began)
         return self._response(scores, stages, method)
 
     def _begin(self, X):
@@ -329,7 +309,15 @@ class ProgressiveSession:
             scores,
             stages,
             (
-                _Run(self, rows, _State(self, x), scores, stages)
+                ExitRun(
+                    _State(self, x),
+                    rows,
+                    scores,
+                    stages,
+                    rule=self._rule,
+                    thresholds=self._thresholds,
+                    temperatures=self._temperatures,
+                )
                 for rows, x in self._chunks(X)
             ),
         )
@@ -492,65 +480,6 @@ class _State:
     def keep(self, rows):
         """Drop all rows but those at these positions."""
         self._tensors = {name: value[rows] for name, value in self._tensors.items()}
-
-
-class _Run:
-    """A pass over the stages on some rows, which leave one after the other.
-
-    Parameters
-    ----------
-    session : ProgressiveSession
-    rows : slice
-        Positions of the rows.
-    state : _State
-    scores : ndarray of shape (n_samples, n_outputs)
-    stages : ndarray of shape (n_samples,)
-        Of all rows; the run writes to them what rows leave with.
-    """
-
-    def __init__(self, session, rows, state, scores, stages):
-        self._session = session
-        self._left = np.arange(rows.start, rows.stop)
-        self._state = state
-        self._history = []
-        self._scores = scores
-        self._stages = stages
-
-    @property
-    def n_left(self):
-        """Number of rows that have not left."""
-        return len(self._left)
-
-    def step(self):
-        """Run the next stage on the rows that are left."""
-        session = self._session
-        self._history.append(self._state.step())
-        stage = self._state.n_stages
-        if stage == session.n_stages:
-            self.write()
-            self._left = self._left[:0]
-            return
-        threshold = session._thresholds[stage - 1]
-        if threshold == np.inf:
-            return
-        values = rule_values(
-            session._rule, self._history, session._temperatures[stage - 1]
-        )
-        # Values of scores that have overflowed are NaN.
-        stays = np.flatnonzero(~(values >= threshold))
-        if len(stays) == len(values):
-            return
-        self.write()
-        self._left = self._left[stays]
-        if len(stays):
-            self._history = [scores[stays] for scores in self._history]
-            self._state.keep(stays)
-
-    def write(self):
-        """Write what is known of the rows that are left."""
-        if len(self._left):
-            self._scores[self._left] = self._history[-1]
-            self._stages[self._left] = self._state.n_stages
 
 
 # The folder

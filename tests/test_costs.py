@@ -1,5 +1,6 @@
 import gc
 import itertools
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
+from skbdistil import BDistilRegressor, TorchTeacher
 from skbdistil import costs as costs_module
 from skbdistil.costs import (
     Costs,
@@ -39,6 +41,17 @@ class Call(nn.Module):
 
     def forward(self, *inputs):
         return self.call(self.layer, *inputs)
+
+
+class Functional(nn.Module):
+    """Uses the weights of its layer without a call of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return x @ self.layer.weight.T
 
 
 def macs(module, *shape):
@@ -432,6 +445,41 @@ def test_input_without_rows(shape):
 def test_no_input():
     with pytest.raises(ValueError, match="no input"):
         module_costs(nn.Linear(4, 3))
+
+
+@pytest.mark.parametrize(
+    "module", [DummyClassifier(), TorchTeacher(nn.Linear(4, 3)), nn.Linear, None]
+)
+def test_what_is_no_module(module):
+    message = (
+        "'module' must be a torch.nn.Module, such as the attribute `module` of a "
+        f"TorchTeacher. Got {module!r} instead."
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        module_costs(module, torch.zeros(1, 4))
+
+
+def test_a_network_whose_weights_a_function_uses_is_no_zero():
+    message = (
+        "The operations of Functional cannot be counted: none of its layers was "
+        "called, such as its Linear."
+    )
+    refused(Functional(), torch.zeros(1, 4), re.escape(message))
+    # It is told by the layers that it calls.
+    assert macs(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), 1, 4) == 16
+    assert macs(Call(nn.LayerNorm(4), lambda norm, x: x), 1, 4) == 0
+
+
+def test_teacher_that_cannot_be_counted():
+    X = np.random.RandomState(0).randn(20, 4).astype(np.float32)
+    reg = BDistilRegressor(
+        Functional(),
+        student=partial(MLP, hidden=(2,)),
+        n_estimators=1,
+        max_epochs=1,
+        tol=np.inf,
+    )
+    assert reg.fit(X).teacher_costs_ is None
 
 
 def test_rows_that_differ_in_cost():
@@ -854,15 +902,7 @@ def test_costs_are_not_changed():
     assert_array_equal(costs.macs, [1, 2])
 
 
-def test_a_layer_whose_weights_a_function_uses_is_no_zero():
-    class Functional(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 3)
-
-        def forward(self, x):
-            return nn.functional.linear(x, self.layer.weight)
-
+def test_a_stage_whose_weights_a_function_uses_is_no_zero():
     with pytest.raises(ValueError, match=r"Linear at 'students\.0\.layer' cannot be"):
         stage_costs(FakeEnsemble([Functional()]), torch.zeros(1, 4))
 
@@ -988,11 +1028,65 @@ def test_rows_of_the_batches(n_samples, batch_size, expected, n_warmup):
     assert seen == expected
 
 
+class OnCuda(nn.Module):
+    """Says that it is on a device that this machine may not have."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def parameters(self, recurse=True):
+        yield SimpleNamespace(device=torch.device("cuda:1"))
+
+    def forward(self, x):
+        self.call(x)
+
+
+class Stays(torch.Tensor):
+    """Rows that need no such device."""
+
+    def to(self, device):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("wrap", "device"),
+    [
+        (lambda call: call, None),
+        (lambda call: Call(nn.Linear(1, 1), lambda layer, x: call(x)), None),
+        (OnCuda, torch.device("cuda:1")),
+    ],
+    ids=["callable", "module on the CPU", "module on CUDA"],
+)
+@pytest.mark.parametrize("accelerators", [{"cuda"}, {"mps"}, {"cuda", "mps"}, set()])
+def test_accelerators_are_waited_for(monkeypatch, wrap, device, accelerators):
+    events = []
+    clock = SimpleNamespace(perf_counter=lambda: events.append("clock") or 0.0)
+    monkeypatch.setattr(costs_module, "time", clock)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: "cuda" in accelerators)
+    monkeypatch.setattr(torch.cuda, "synchronize", events.append)
+    monkeypatch.setattr(
+        torch.backends.mps, "is_available", lambda: "mps" in accelerators
+    )
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: events.append("mps"))
+    rows = torch.zeros(2, 1).as_subclass(Stays)
+    latency = measure_latency(
+        wrap(lambda batch: events.append("call")), rows, n_warmup=1, n_repeats=2
+    )
+    waits = [device] * ("cuda" in accelerators) + ["mps"] * ("mps" in accelerators)
+    # Also before the first reading: what was queued earlier is not timed.
+    assert events == 3 * [*waits, "clock", "call", *waits, "clock"]
+    if device is not None:
+        assert latency.device == str(device)
+
+
 def test_what_a_latency_tells():
-    latency = measure_latency(nn.Linear(4, 2), np.zeros((9, 4)), batch_size=3)
+    latency = measure_latency(
+        nn.Linear(4, 2), np.zeros((9, 4)), batch_size=3, n_threads=1
+    )
     assert isinstance(latency, Latency)
     assert (latency.batch_size, latency.n_repeats) == (3, 50)
-    assert latency.n_threads == torch.get_num_threads()
+    assert latency.n_threads == 1
     assert (latency.device, latency.what) == ("cpu", "Linear")
     assert 0 < latency.low <= latency.median <= latency.high
     for name in ("median", "low", "high"):
@@ -1081,6 +1175,20 @@ def test_threads_are_left_as_they_are():
     assert latency.n_threads == 2
 
 
+@pytest.mark.parametrize(
+    ("pools", "expected"), [([3, 5], 5), ([1], 2), ([], 2)], ids=str
+)
+@pytest.mark.usefixtures("two_threads")
+def test_threads_are_those_of_torch_or_of_a_library(monkeypatch, pools, expected):
+    monkeypatch.setattr(
+        costs_module,
+        "threadpool_info",
+        lambda: [{"num_threads": n_threads} for n_threads in pools],
+    )
+    latency = measure_latency(named, np.zeros((3, 1)), n_repeats=1)
+    assert latency.n_threads == expected
+
+
 @pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
 def test_garbage_collector_rests(enabled, fails):
@@ -1131,8 +1239,6 @@ class Observed(nn.Module):
         np.asarray,
         lambda rows: np.asarray(rows, dtype=np.float32),
         lambda rows: np.asarray(rows, dtype=np.int64),
-        torch.tensor,
-        lambda rows: torch.tensor(rows, requires_grad=True),
         list,
     ],
 )
@@ -1143,7 +1249,24 @@ def test_modules_get_tensors_of_their_dtype(dtype, convert):
     for (x, _), expected in zip(module.seen, [rows[:2], rows[[2, 0]]], strict=True):
         assert x.dtype == dtype
         assert x.device == torch.device("cpu")
-        assert_array_equal(x.detach().numpy(), expected)
+        assert_array_equal(x.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
+@pytest.mark.parametrize("network", [nn.Linear(4, 2), nn.Identity()])
+def test_tensors_keep_their_dtype(network, dtype):
+    seen = []
+    module = Call(network, lambda layer, x: seen.append(x))
+    rows = torch.arange(12).reshape(3, 4).to(dtype)
+    measure_latency(module, rows, n_warmup=0, n_repeats=3)
+    assert {x.dtype for x in seen} == {dtype}
+    assert_array_equal(torch.cat(seen).numpy(), rows.numpy())
+
+
+def test_embedding_gets_indices():
+    rows = torch.arange(8).reshape(2, 4)
+    module = nn.Sequential(nn.Embedding(8, 3), nn.Flatten(), nn.Linear(12, 2))
+    assert measure_latency(module, rows, n_repeats=2).median > 0
 
 
 def test_modules_without_parameters_get_single_precision():
@@ -1213,6 +1336,18 @@ def test_integers_of_numpy():
         n_threads=one,
     )
     assert (latency.batch_size, latency.n_repeats, latency.n_threads) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("what", [DummyClassifier(), "predict", None])
+def test_what_cannot_be_called(what):
+    message = (
+        "must be a callable, such as the method `predict` of an estimator, or a "
+        f"module. Got {what!r} instead."
+    )
+    with pytest.raises(TypeError, match=re.escape(message)):
+        measure_latency(what, np.zeros((3, 1)))
+    with pytest.raises(TypeError, match=re.escape(message)):
+        compare_latencies([named, what], np.zeros((3, 1)))
 
 
 def test_nothing_to_measure():

@@ -4,26 +4,39 @@ import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import clone
-from sklearn.datasets import load_digits, make_classification
-from sklearn.ensemble import AdaBoostClassifier
+from scipy.stats import binom
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.datasets import load_digits, load_iris, make_classification
+from sklearn.ensemble import AdaBoostClassifier, HistGradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils import shuffle
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+from sklearn.utils import get_tags, shuffle
+from sklearn.utils._param_validation import InvalidParameterError
 
-from skbdistil import BDistilClassifier, BDistilRegressor, early_exit
-from skbdistil._exit_rules import RULES, rule_values
+from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, early_exit
+from skbdistil._exit_calibration import (
+    calibration_error,
+    certified_point,
+    exit_path,
+    fit_temperatures,
+    shared_thresholds,
+    stage_thresholds,
+)
+from skbdistil._exit_rules import RULES, label_probabilities, rule_values
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Lateral
+from skbdistil.ensemble import Lateral, StageState
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.students import MLP, ConvNet2d
 
@@ -65,6 +78,48 @@ def staged_scores(clf, X):
     return np.array(list(clf.staged_decision_function(X)))
 
 
+class Staged(ClassifierMixin, BaseEstimator):
+    """A fitted ensemble for which a row is its own scores, of all stages in turn."""
+
+    def __init__(self):
+        self.ensemble_ = None
+        self.classes_ = np.arange(3)
+
+    def __len__(self):
+        return N_STAGES
+
+    def fit(self, X, y=None):
+        return self
+
+    def staged_predict(self, X):
+        yield from self._staged_scores(X, all_stages=True).argmax(axis=2)
+
+    def _staged_scores(self, X, *, all_stages):
+        return X.reshape(len(X), N_STAGES, 3).swapaxes(0, 1)
+
+
+def staged_rows(n_rows, rng, lost=0.07):
+    """Rows for `Staged`, and labels that its last stage has right.
+
+    An earlier stage is wrong with probability `lost`, however sure it is.
+    """
+    y = rng.randint(3, size=n_rows)
+    wrong = rng.uniform(size=(N_STAGES, n_rows)) < lost
+    wrong[-1] = False
+    scale = rng.uniform(1, 5, size=(N_STAGES, n_rows, 1))
+    scores = scale * np.eye(3)[np.where(wrong, (y + 1) % 3, y)]
+    return scores.swapaxes(0, 1).reshape(n_rows, -1), y
+
+
+def calibrated_on(X, y=None, **options):
+    options = {"random_state": 0, **options}
+    return EarlyExitClassifier(
+        FrozenEstimator(Staged()),
+        cost=lambda clf: np.arange(1, N_STAGES + 1),
+        **options,
+    ).fit(X, y)
+
+
 # Exits
 
 
@@ -99,8 +154,9 @@ def test_rows_leave_where_the_rule_says(clf, digits, rule, temperature, threshol
 CONNECTIONS = [None, "dense", "residual", "last", "lateral", Lateral(shared_blocks=1)]
 
 
-@pytest.mark.parametrize("connection", CONNECTIONS, ids=str)
-def test_images(connection, digits):
+@pytest.fixture(scope="module", params=CONNECTIONS, ids=str)
+def of_images(request, digits):
+    """Early exit of convolutional students, these students, and images."""
     X, y, X_held_out, y_held_out, X_test, _ = digits
     images = [x.reshape(-1, 1, 8, 8) for x in (X, X_held_out, X_test)]
     clf = BDistilClassifier(
@@ -109,17 +165,35 @@ def test_images(connection, digits):
         n_estimators=3,
         max_epochs=4,
         tol=np.inf,
-        connection=connection,
+        connection=request.param,
         random_state=0,
     )
     scores = LogisticRegression(max_iter=300).fit(X, y).decision_function(X)
     clf.set_params(teacher="precomputed").fit(images[0], y, teacher_scores=scores)
     early = EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.05)
-    early.fit(images[1], y_held_out)
-    stages = early.exit_stages(images[2])
+    return early.fit(images[1], y_held_out), clf, images[2]
+
+
+def test_images(of_images):
+    early, clf, images = of_images
+    stages = early.exit_stages(images)
     assert len(np.unique(stages)) > 1
-    expected = staged_scores(clf, images[2])[stages - 1, np.arange(len(stages))]
-    assert_allclose(early.decision_function(images[2]), expected, atol=1e-4)
+    expected = staged_scores(clf, images)[stages - 1, np.arange(len(stages))]
+    assert_allclose(early.decision_function(images), expected, atol=1e-5)
+
+
+def test_images_alone_or_in_a_batch(of_images):
+    early, _, images = of_images
+    images = images[:40]
+    stages = early.exit_stages(images)
+    assert len(np.unique(stages)) > 1
+    alone = [images[[i]] for i in range(len(images))]
+    assert_array_equal([early.exit_stages(image)[0] for image in alone], stages)
+    assert_allclose(
+        np.vstack([early.decision_function(image) for image in alone]),
+        early.decision_function(images),
+        atol=1e-5,
+    )
 
 
 def test_students_run_on_the_rows_that_are_left_only(clf, digits):
@@ -198,6 +272,17 @@ def test_two_classes(binary):
     assert_allclose(early.predict_proba(X)[:, 1], 1 / (1 + np.exp(-scores)), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("temperature", [False, True])
+def test_dtype_of_the_estimator(binary, dtype, temperature):
+    X, y = binary
+    clf = BDistilClassifier(LogisticRegression(), dtype=dtype, **SMALL)
+    early = EarlyExitClassifier(clf, temperature=temperature, random_state=0).fit(X, y)
+    for method in ("predict_proba", "decision_function"):
+        assert getattr(early.estimator_, method)(X).dtype == dtype
+        assert getattr(early, method)(X).dtype == dtype
+
+
 # Calibration
 
 
@@ -242,6 +327,23 @@ def test_best_within_a_mean_cost(clf, digits):
         assert path.scores[point] == path.scores[path.costs <= budget].max()
     with pytest.raises(ValueError, match="No thresholds are within max_cost=1:"):
         calibrated(clf, digits, max_cost=1.0)
+
+
+def test_loss_of_accuracy_by_hand():
+    X, y = staged_rows(300, np.random.RandomState(0))
+    # The full ensemble is wrong too, and sometimes an earlier stage is right then.
+    y[::4] = (y[::4] + 1) % 3
+    path = calibrated_on(X, y, target="accuracy").path_
+    first, full = Staged()._staged_scores(X, all_stages=True)[[0, -1]].argmax(axis=2)
+    # At the last point, all rows leave after the first stage.
+    assert path.scores[-1] == pytest.approx(np.mean(first == y))
+    assert path.losses[-1] == pytest.approx(np.mean((full == y) & (first != y)))
+    assert path.losses[-1] > path.scores[0] - path.scores[-1]
+
+
+def test_thresholds_are_not_a_view_of_the_path(clf, digits):
+    early = calibrated(clf, digits)
+    assert not np.shares_memory(early.thresholds_, early.path_.thresholds)
 
 
 def test_labels_are_not_needed_for_agreement(clf, digits):
@@ -302,21 +404,103 @@ def test_callable_rule(clf, digits):
 # The guarantee
 
 
-def test_guarantee_needs_rows(clf, digits):
-    # ceil(ln .05 / ln .99) = 299 rows to test, which are two thirds.
+# ceil(ln(delta) / ln(1 - max_drop)) rows to test, which are two thirds: 299, 45, 2.
+@pytest.mark.parametrize(
+    ("max_drop", "delta", "enough"),
+    [(0.01, 0.05, 449), (0.05, 0.1, 68), (0.3, 0.5, 3)],
+)
+def test_guarantee_needs_rows(max_drop, delta, enough):
+    X, _ = staged_rows(enough, np.random.RandomState(0), lost=0)
+    assert calibrated_on(X, max_drop=max_drop, delta=delta).best_index_ > 0
     with pytest.raises(
         ValueError,
-        match=r"cannot guarantee max_drop=0.01 with delta=0.05 on 100 calibration rows"
-        r": it needs at least 449\.",
+        match=rf"cannot guarantee max_drop={max_drop} with delta={delta} on "
+        rf"{enough - 1} calibration rows: it needs at least {enough}\.",
     ):
-        EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.01, delta=0.05).fit(
-            digits[2][:100]
-        )
-    EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.5, delta=0.05).fit(
-        digits[2][:100]
+        calibrated_on(X[1:], max_drop=max_drop, delta=delta)
+
+
+@pytest.mark.parametrize("max_drop", [0, 5e-324])
+def test_no_number_of_rows_is_enough(clf, digits, max_drop):
+    with pytest.raises(
+        ValueError,
+        match=rf"max_drop={max_drop:g} with delta=0.1 on .* no number of rows is eno",
+    ):
+        calibrated(clf, digits, max_drop=max_drop, delta=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.NothingCertifiedWarning")
+@pytest.mark.parametrize("thresholds", ["shared", "stage"])
+def test_promise_is_kept_through_fit(thresholds):
+    max_drop, delta = 0.05, 0.1
+    # What is true of the distribution, from more rows than noise could blur.
+    X, _ = staged_rows(20000, np.random.RandomState(0))
+    scores = Staged()._staged_scores(X, all_stages=True)
+    values, _, losses = early_exit._judged(
+        scores, None, "confidence", np.ones(N_STAGES)
     )
-    with pytest.raises(ValueError, match="no number of rows is enough for max_drop=0"):
-        calibrated(clf, digits, max_drop=0, delta=0.1)
+    n_broken = 0
+    n_exits = 0
+    for seed in range(200):
+        X, _ = staged_rows(150, np.random.RandomState(seed + 1))
+        early = calibrated_on(
+            X,
+            thresholds=thresholds,
+            max_drop=max_drop,
+            delta=delta,
+            random_state=seed,
+        )
+        path = exit_path(
+            early.thresholds_[np.newaxis], values, losses, ~losses, early.costs_
+        )
+        n_broken += path.losses[0] > max_drop
+        n_exits += early.best_index_ > 0
+    assert n_broken <= binom.ppf(0.999, 200, delta)
+    # The promise is not kept by doing nothing.
+    assert n_exits > 150
+
+
+@pytest.mark.parametrize("thresholds", ["shared", "stage"])
+def test_rows_that_order_do_not_test(thresholds, monkeypatch):
+    spy = Mock(wraps=fit_temperatures)
+    monkeypatch.setattr(early_exit, "fit_temperatures", spy)
+    X, y = staged_rows(300, np.random.RandomState(0))
+    early = calibrated_on(
+        X, y, thresholds=thresholds, temperature=True, max_drop=0.1, delta=0.01
+    )
+    # The draw is that of `fit`; rows are known by their scores.
+    scores = Staged()._staged_scores(X, all_stages=True)
+    known = {tuple(row): i for i, row in enumerate(scores[0])}
+    ordering, label = spy.call_args.args
+    order = [known[tuple(row)] for row in ordering[0]]
+    tested = np.setdiff1d(np.arange(300), order)
+    assert len(tested) == 200
+    # Drawn, since rows may be sorted.
+    assert min(order) < 100
+    assert max(order) > 200
+    assert_array_equal(label, y[order])
+
+    for scale, errors in zip(
+        (np.ones(N_STAGES), early.temperatures_), early.calibration_errors_, strict=True
+    ):
+        expected = [
+            calibration_error(label_probabilities(stage / temperature), y[tested])
+            for stage, temperature in zip(scores[:, tested], scale, strict=True)
+        ]
+        assert_allclose(errors, expected)
+    values, correct, losses = early_exit._judged(
+        scores, None, "confidence", early.temperatures_
+    )
+    if thresholds == "shared":
+        points = shared_thresholds(values[:, order])
+    else:
+        points = stage_thresholds(values[:, order], losses[:, order])
+    path = exit_path(
+        points, values[:, tested], losses[:, tested], correct[:, tested], early.costs_
+    )
+    for one, other in zip(early.path_, path, strict=True):
+        assert_allclose(one, other)
+    assert early.best_index_ == certified_point(path, 200, 0.1, 0.01)
 
 
 def test_guaranteed_thresholds_are_more_careful(clf, digits):
@@ -332,7 +516,7 @@ def test_nothing_certified(clf, digits):
     # At the first threshold, all rows leave after the first stage.
     with pytest.warns(
         NothingCertifiedWarning, match=r"can guarantee no early exit wit"
-    ):
+    ) as record:
         early = calibrated(
             clf,
             digits,
@@ -340,6 +524,8 @@ def test_nothing_certified(clf, digits):
             delta=0.05,
             rule=lambda stages: np.zeros(stages.shape[1]),
         )
+    # That of the caller of fit.
+    assert record[0].filename == __file__
     assert np.isinf(early.thresholds_).all()
     assert_array_equal(early.exit_stages(digits[4]), N_STAGES)
     assert_allclose(
@@ -350,27 +536,68 @@ def test_nothing_certified(clf, digits):
 # Where the calibration rows come from
 
 
-def test_rows_held_out_take_no_part_in_training(binary):
+@pytest.mark.parametrize(
+    ("cv", "n_judged", "n_trained"),
+    [(0.25, [75], 225), (KFold(3), [100, 100, 100], 300)],
+    ids=["share", "folds"],
+)
+def test_rows_are_judged_by_students_that_have_not_seen_them(
+    binary, cv, n_judged, n_trained
+):
     X, y = binary
-    seen = []
+    judged = []
 
     class Spy(BDistilClassifier):
         def fit(self, X, y=None, sample_weight=None, teacher_scores=None):
-            seen.append(X)
+            self.trained_on_ = X
             return super().fit(X, y, sample_weight, teacher_scores)
 
-    early = EarlyExitClassifier(
-        Spy(LogisticRegression(), **SMALL), cv=0.25, random_state=0
-    ).fit(X, y)
-    (trained,) = seen
-    assert len(trained) == 225
-    assert not hasattr(early.estimator, "ensemble_")
-    assert isinstance(early.estimator_, Spy)
+        def _staged_scores(self, X, *, all_stages):
+            judged.append((X[:, 0], self.trained_on_[:, 0]))
+            return super()._staged_scores(X, all_stages=all_stages)
 
-    seen.clear()
-    early.set_params(cv=KFold(3)).fit(X, y)
-    assert [len(rows) for rows in seen] == [300, 200, 200, 200]
-    assert_array_equal(seen[0], X)
+    clf = Spy(LogisticRegression(), **SMALL)
+    early = EarlyExitClassifier(clf, cv=cv, random_state=0).fit(X, y)
+    assert [len(rows) for rows, _ in judged] == n_judged
+    for rows, trained_on in judged:
+        assert len(np.union1d(rows, trained_on)) == len(X)
+        assert not len(np.intersect1d(rows, trained_on))
+    assert len(early.estimator_.trained_on_) == n_trained
+    assert not hasattr(clf, "ensemble_")
+
+
+@pytest.mark.parametrize(("delta", "balanced"), [(None, True), (0.1, False)])
+def test_rows_held_out_are_a_fair_draw_for_a_guarantee(
+    binary, monkeypatch, delta, balanced
+):
+    spy = Mock(wraps=early_exit.train_test_split)
+    monkeypatch.setattr(early_exit, "train_test_split", spy)
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    EarlyExitClassifier(clf, max_drop=0.3, delta=delta, random_state=0).fit(*binary)
+    assert (spy.call_args.kwargs["stratify"] is not None) == balanced
+
+
+def test_class_of_one_row_is_trained_on(binary):
+    X, y = binary[0][:60], binary[1][:60].copy()
+    y[0] = "odd"
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    clf.set_params(n_estimators=1, max_epochs=1)
+    for seed in range(10):
+        early = EarlyExitClassifier(clf, random_state=seed).fit(X, y)
+        assert_array_equal(early.classes_, ["no", "odd", "yes"])
+
+
+def test_fold_without_a_class():
+    # Sorted by class, so that each fold holds one of them out.
+    X, y = load_iris(return_X_y=True)
+    early = EarlyExitClassifier(
+        BDistilClassifier(LogisticRegression(max_iter=300), **SMALL), cv=KFold(3)
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"must train on all classes\. One has only \[1, 2\] of \[0, 1, 2\]",
+    ):
+        early.fit(X, y)
 
 
 def test_cross_validated_calibration_uses_every_row_once(binary):
@@ -382,14 +609,6 @@ def test_cross_validated_calibration_uses_every_row_once(binary):
     ).fit(X, y)
     losses = early.path_.scores * len(X)
     assert_allclose(losses, np.rint(losses), atol=1e-8)
-
-
-def test_cross_validated_calibration_gives_no_guarantee(binary):
-    early = EarlyExitClassifier(BDistilClassifier(**SMALL), cv=3, delta=0.1)
-    with pytest.raises(
-        ValueError, match="With 'delta', the 'cv' parameter of EarlyExi"
-    ):
-        early.fit(*binary)
 
 
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
@@ -414,6 +633,13 @@ def test_stages_in_use(clf, digits):
     early = EarlyExitClassifier(frozen, max_drop=0.0).fit(*digits[2:4])
     assert early.exit_stages(digits[4]).max() <= 2
     assert early.thresholds_.shape == (1,)
+    frozen.estimator.set_params(n_stages=3)
+    for method in (early.predict, early.exit_path):
+        with pytest.raises(
+            ValueError,
+            match="was calibrated with 2 stages, and its estimator now has 3",
+        ):
+            method(digits[4])
 
 
 def test_one_stage(clf, digits):
@@ -447,23 +673,42 @@ def test_anytime_can_be_left(clf, digits):
     first = next(iterator)
     iterator.close()
     assert_array_equal(first, clf[:1].predict(digits[4]))
+    # What cannot work is refused at the call, not at the first of the iterator.
     with pytest.raises(ValueError, match="'method' must be one of"):
         early.anytime(digits[4], "transform")
+    with pytest.raises(ValueError, match="X has 5 features"):
+        early.anytime(digits[4][:, :5])
+
+
+def test_inference_mode_does_not_leak(clf, digits, monkeypatch):
+    early = calibrated(clf, digits, max_drop=0.0)
+    abandoned = early.anytime(digits[4])
+    next(abandoned)
+    assert not torch.is_inference_mode_enabled()
+    monkeypatch.setattr(StageState, "advance", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        early.predict(digits[4])
+    # Frames live on with the traceback, as after an interrupt at a prompt.
+    assert not torch.is_inference_mode_enabled()
+    del interrupt
+    with pytest.raises(KeyboardInterrupt):
+        next(abandoned)
+    assert not torch.is_inference_mode_enabled()
 
 
 class Clock:
     """A clock that each step of a run moves on."""
 
-    def __init__(self, monkeypatch, seconds):
+    def __init__(self, monkeypatch, per_step=0.0, per_row=0.0):
         self.now = 0.0
-        step = early_exit._Run.step
+        step = _exit_runs.ExitRun.step
 
         def slow(run):
+            self.now += per_step + per_row * run.n_left
             step(run)
-            self.now += seconds
 
-        monkeypatch.setattr(early_exit._Run, "step", slow)
-        monkeypatch.setattr(early_exit.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(_exit_runs.ExitRun, "step", slow)
+        monkeypatch.setattr(_exit_runs.time, "perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize("connection", [None, "dense"])
@@ -474,7 +719,9 @@ def test_predict_within(digits, monkeypatch, connection):
     early = calibrated(clf, digits, max_drop=0.0)
     X = digits[4]
     stages = list(early.anytime(X))
-    clock = Clock(monkeypatch, 1.0)
+    # What is not written must not be right by what the memory has held before.
+    monkeypatch.setattr(torch, "empty", partial(torch.full, fill_value=np.nan))
+    clock = Clock(monkeypatch, per_step=1.0)
     seen = set()
     for seconds in (0.1, 1, 2, 4, 8, 1000):
         clock.now = 0.0
@@ -492,14 +739,49 @@ def test_predict_within_counts_chunks(clf, digits, monkeypatch):
     X = digits[4]
     monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 100)
     first, second, *_ = early.anytime(X)
-    clock = Clock(monkeypatch, 1.0)
-    # Six chunks, and time for two of them to go on.
+    clock = Clock(monkeypatch, per_step=1.0)
     n_chunks = -(-len(X) // 100)
     growth = np.divide(*clf.stage_costs_.macs[1::-1])
-    labels = early.predict_within(X, n_chunks + 1 + 1.5 * growth)
-    assert clock.now == n_chunks + 2
-    assert_array_equal(labels[:200], second[:200])
-    assert_array_equal(labels[200:], first[200:])
+    # Time for two chunks to go on, and a little less than that.
+    for seconds, n_on in [(2, 2), (1.99, 1)]:
+        clock.now = 0.0
+        labels = early.predict_within(X, n_chunks - 1 + seconds + 1.5 * growth)
+        assert clock.now == n_chunks + n_on
+        assert_array_equal(labels[: n_on * 100], second[: n_on * 100])
+        assert_array_equal(labels[n_on * 100 :], first[n_on * 100 :])
+
+
+def test_predict_within_goes_on_where_a_chunk_has_no_rows_left(
+    clf, digits, monkeypatch
+):
+    early = calibrated(clf, digits)
+    stages = early.exit_stages(digits[4])
+    easy, hard = digits[4][stages == 1][:50], digits[4][stages > 1][:10]
+    X = np.vstack([easy, hard])
+    assert len(X) == 60
+    _, second, *_ = early.anytime(X)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 50)
+    clock = Clock(monkeypatch, per_row=1.0)
+    growth = np.divide(*clf.stage_costs_.macs[1::-1])
+    # Time for the second chunk to go on, which would not be enough for the first.
+    labels = early.predict_within(X, 60 + 1.5 * 10 * growth)
+    assert clock.now == 70
+    assert_array_equal(labels, second)
+
+
+def test_predict_within_expects_less_of_fewer_rows(clf, digits, monkeypatch):
+    early = calibrated(clf, digits)
+    stages = early.exit_stages(digits[4])
+    easy, hard = digits[4][stages == 1][:10], digits[4][stages == N_STAGES][:40]
+    X = np.vstack([easy, hard])
+    assert len(X) == 50
+    _, _, third, _ = early.anytime(X)
+    clock = Clock(monkeypatch, per_row=1.0)
+    growth = np.divide(*clf.stage_costs_.macs[2:0:-1])
+    # Time for a third step of 40 rows, which would not be enough for one of 50.
+    labels = early.predict_within(X, 50 + 40 + 1.5 * 40 * growth)
+    assert clock.now == 50 + 40 + 40
+    assert_array_equal(labels, third)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, np.nan, "1", None])
@@ -511,12 +793,19 @@ def test_no_time(clf, digits, seconds):
 
 
 def test_threads(clf, digits):
-    early = calibrated(clf, digits)
+    early = calibrated(clf, digits, temperature=True)
     X = digits[4]
-    expected = early.decision_function(X)
+    methods = [
+        early.decision_function,
+        early.predict_proba,
+        early.exit_stages,
+        partial(early.predict_within, seconds=1000),
+    ]
+    expected = [method(X) for method in methods]
     with ThreadPoolExecutor(4) as pool:
-        for scores in pool.map(early.decision_function, [X] * 16):
-            assert_array_equal(scores, expected)
+        found = list(pool.map(lambda method: method(X), methods * 8))
+    for one, other in zip(found, expected * 8, strict=True):
+        assert_array_equal(one, other)
 
 
 # In scikit-learn
@@ -555,16 +844,71 @@ def test_search(binary):
     assert len(best.costs_) == search.best_params_["estimator__n_estimators"]
 
 
-def test_precomputed_scores_follow_the_rows(binary):
+def test_search_for_the_drop(clf, digits):
+    search = GridSearchCV(
+        EarlyExitClassifier(FrozenEstimator(clf)),
+        {"max_drop": [0.0, 0.05, 0.5]},
+        scoring=lambda early, X, y: -early.predict_with_cost(X)[1].mean(),
+        cv=2,
+    ).fit(*digits[2:4])
+    careful, _, cheap = search.cv_results_["mean_test_score"]
+    assert careful < cheap
+    assert search.best_params_ == {"max_drop": 0.5}
+    # Frozen students are shared, not copied.
+    assert search.best_estimator_.estimator_.estimator is clf
+
+
+class Follower(BDistilClassifier):
+    """Refuses scores that are not those of its rows: the first feature."""
+
+    def fit(self, X, y=None, sample_weight=None, teacher_scores=None):
+        assert_array_equal(teacher_scores[:, 0], X[:, 0])
+        return super().fit(X, y, sample_weight, teacher_scores)
+
+
+@pytest.mark.parametrize("cv", [0.2, 3])
+def test_fit_parameters_follow_the_rows(binary, cv):
     X, y = binary
-    scores = LogisticRegression().fit(X, y).predict_log_proba(X)
-    early = EarlyExitClassifier(BDistilClassifier("precomputed", **SMALL), cv=3)
-    early.fit(X, y, teacher_scores=scores)
-    assert early.score(X, y) > 0.6
-    with pytest.raises(ValueError, match=r"passes \['teacher_scores'\] to the fit of"):
-        EarlyExitClassifier(FrozenEstimator(early.estimator_)).fit(
-            X, y, teacher_scores=scores
+    early = EarlyExitClassifier(Follower("precomputed", **SMALL), cv=cv)
+    early.fit(X, y, teacher_scores=np.c_[X[:, 0], -X[:, 0]])
+    assert isinstance(early.estimator_, Follower)
+
+
+def test_metadata_routing(binary):
+    X, y = binary
+    weight = np.random.RandomState(0).uniform(size=len(X))
+    with config_context(enable_metadata_routing=True):
+        clf = Follower("precomputed", **SMALL).set_fit_request(teacher_scores=True)
+        early = EarlyExitClassifier(clf, random_state=0)
+        pipeline = make_pipeline(FunctionTransformer(), early)
+        pipeline.fit(X, y, teacher_scores=np.c_[X[:, 0], -X[:, 0]])
+        right = pipeline.predict(X) == y
+        assert pipeline.score(X, y) == pytest.approx(right.mean())
+        early.set_score_request(sample_weight=True)
+        assert pipeline.score(X, y, sample_weight=weight) == pytest.approx(
+            np.average(right, weights=weight)
         )
+
+
+def test_fit_parameters_of_a_frozen_estimator(clf, digits):
+    early = EarlyExitClassifier(FrozenEstimator(clf))
+    early.fit(*digits[2:4], sample_weight=None)
+    with pytest.raises(ValueError, match=r"passes \['sample_weight'\] to the fit of"):
+        early.fit(*digits[2:4], sample_weight=np.ones(600))
+
+
+# Each says yes to another one of the three.
+@pytest.mark.parametrize(
+    "estimator",
+    [BDistilClassifier(), LogisticRegression(), HistGradientBoostingClassifier()],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_tags_of_the_estimator(estimator):
+    expected = get_tags(estimator).input_tags
+    for inner in (estimator, FrozenEstimator(estimator)):
+        tags = get_tags(EarlyExitClassifier(inner)).input_tags
+        for name in ("three_d_array", "sparse", "allow_nan"):
+            assert getattr(tags, name) == getattr(expected, name)
 
 
 def test_feature_names(binary):
@@ -589,13 +933,24 @@ def test_pickle(clf, digits):
 
 def test_failed_fit_keeps_what_was_fitted(clf, digits):
     early = calibrated(clf, digits)
-    before = early.predict(digits[4])
+    before = early.decision_function(digits[4])
     with pytest.raises(ValueError, match="'max_drop' parameter of EarlyExitClassifier"):
         early.set_params(max_drop=1.5).fit(*digits[2:4])
     early.set_params(max_drop=0.1)
     with pytest.raises(ValueError, match="have labels"):
         early.fit(digits[2], np.full(600, 77))
-    assert_array_equal(early.predict(digits[4]), before)
+    with pytest.raises(ValueError, match="'rule' parameter of EarlyExitClassifier"):
+        early.set_params(rule="luck").fit(*digits[2:4])
+    assert_array_equal(early.decision_function(digits[4]), before)
+
+
+def test_rule_is_that_of_the_last_fit(clf, digits):
+    early = calibrated(clf, digits)
+    scores, path = early.decision_function(digits[4]), early.exit_path(digits[4])
+    early.set_params(rule="patience")
+    assert_array_equal(early.decision_function(digits[4]), scores)
+    for one, other in zip(early.exit_path(digits[4]), path, strict=True):
+        assert_array_equal(one, other)
 
 
 # What cannot work
@@ -611,16 +966,36 @@ def test_bad_max_drop(clf, digits, max_drop):
     ("options", "message"),
     [
         ({"rule": "luck"}, "'rule' parameter of EarlyExitClassifier must be one of"),
+        ({"rule": np.array(["confidence"])}, r"'rule' parameter .* Got array\(\['conf"),
         ({"target": "f1"}, "'target' parameter of EarlyExitClassifier must be"),
         ({"delta": 0.0}, "'delta' parameter of EarlyExitClassifier must be"),
         ({"delta": 0.1, "max_cost": 5.0}, "'delta' and 'max_cost' of EarlyExitClass"),
+        ({"delta": 0.1, "cv": 3}, "With 'delta', the 'cv' parameter of EarlyExitClass"),
+        (
+            {"delta": 0.05, "cv": 0.25},
+            r"on 75 calibration rows: it needs at least 449, and cv=0\.25 holds out",
+        ),
         ({"cost": "joule"}, "unit of cost must be one of"),
         ({"thresholds": "mine"}, "'thresholds' parameter of EarlyExitClassifier must"),
     ],
 )
-def test_bad_parameters(clf, digits, options, message):
+def test_bad_parameters_are_refused_before_any_training(
+    binary, monkeypatch, options, message
+):
+    fit = Mock()
+    monkeypatch.setattr(BDistilClassifier, "fit", fit)
     with pytest.raises(ValueError, match=message):
-        calibrated(clf, digits, **options)
+        EarlyExitClassifier(BDistilClassifier(), **options).fit(*binary)
+    fit.assert_not_called()
+
+
+@pytest.mark.parametrize("estimator", ["clf", None, 3])
+def test_no_estimator(binary, estimator):
+    with pytest.raises(
+        InvalidParameterError,
+        match="'estimator' parameter of EarlyExitClassifier must be an object impl",
+    ):
+        EarlyExitClassifier(estimator).fit(*binary)
 
 
 def test_estimator_without_stages(binary):
@@ -632,8 +1007,9 @@ def test_estimator_without_stages(binary):
     with pytest.raises(TypeError, match="LogisticRegression has no stages"):
         EarlyExitClassifier(LogisticRegression()).fit(X, y)
     boosting = AdaBoostClassifier(n_estimators=2)
-    with pytest.raises(TypeError, match="must be a BDistilClassifier, or a pipeline"):
-        EarlyExitClassifier(boosting).fit(X, y)
+    for cv in (0.2, 3):
+        with pytest.raises(TypeError, match="must be a BDistilClassifier, or a pipel"):
+            EarlyExitClassifier(boosting, cv=cv).fit(X, y)
     regressor = BDistilRegressor(Ridge(), **SMALL).fit(X, X[:, 0])
     with pytest.raises(TypeError, match="must be a BDistilClassifier, or a pipeline"):
         EarlyExitClassifier(FrozenEstimator(regressor)).fit(X, y)
@@ -659,8 +1035,9 @@ def test_unfitted():
 
 
 def test_no_calibration_rows(clf, digits):
-    with pytest.raises(ValueError, match="needs calibration rows"):
-        EarlyExitClassifier(FrozenEstimator(clf)).fit(digits[2][:0], digits[3][:0])
+    for estimator in (FrozenEstimator(clf), clone(clf)):
+        with pytest.raises(ValueError, match="needs calibration rows"):
+            EarlyExitClassifier(estimator).fit(digits[2][:0], digits[3][:0])
 
 
 def test_unseen_class(clf, digits):

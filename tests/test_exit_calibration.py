@@ -101,6 +101,15 @@ def test_stage_thresholds_save_more_at_the_same_loss():
     assert cost["stage"] < cost["shared"]
 
 
+def test_stage_thresholds_are_as_fine_where_no_row_is_lost(rows):
+    values, losses = rows
+    shared = shared_thresholds(values)
+    assert len(shared) > 100
+    # All rows have the same expected loss: what tells them apart is the value.
+    by_stage = stage_thresholds(values, np.zeros_like(losses))
+    assert len(by_stage) == pytest.approx(len(shared), rel=0.05)
+
+
 def test_ensemble_of_one_stage():
     values, losses = np.empty((0, 5)), np.zeros((1, 5), dtype=bool)
     for thresholds in (shared_thresholds(values), stage_thresholds(values, losses)):
@@ -132,6 +141,8 @@ def test_best_point():
     assert best_point(path, 10) == 1
     assert best_point(path, 2.9) == 2
     assert best_point(path, 1) == 3
+    # The cheapest of equal scores.
+    assert best_point(some_path([4, 3, 2, 1], [0.90, 0.91, 0.91, 0.80]), 10) == 2
     with pytest.raises(ValueError, match=r"within max_cost=0.5: .* mean cost is 1\."):
         best_point(path, 0.5)
 
@@ -155,8 +166,9 @@ def test_rows_needed(max_drop, delta):
     assert n == 1 or certified_point(path, n - 1, max_drop, delta) == 0
 
 
-def test_no_number_of_rows_certifies_no_drop_at_all():
-    assert rows_needed(0, 0.1) == np.inf
+@pytest.mark.parametrize("max_drop", [0, 5e-324])
+def test_no_number_of_rows_certifies_no_drop_at_all(max_drop):
+    assert rows_needed(max_drop, 0.1) == np.inf
 
 
 @pytest.mark.parametrize("kind", ["shared", "stage"])

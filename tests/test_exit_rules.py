@@ -111,9 +111,12 @@ def test_callable_of_the_wrong_shape():
         rule_values(lambda stages: stages.max(axis=2), STAGES)
 
 
-def test_callable_of_nan():
-    with pytest.raises(ValueError, match="'rule' callable returned NaN"):
-        rule_values(lambda stages: np.full(50, np.nan), STAGES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_callable_of_what_is_not_finite(value):
+    values = np.ones(50)
+    values[7] = value
+    with pytest.raises(ValueError, match="'rule' callable returned NaN or infinity"):
+        rule_values(lambda stages: values, STAGES)
 
 
 def test_unknown_rule():

@@ -43,6 +43,7 @@ def assert_same_game(one, other, rtol=1e-9):
     mine, theirs = one.certificate(), other.certificate()
     assert_allclose(mine.bound, theirs.bound, rtol=rtol)
     assert_allclose(mine.actual, theirs.actual, rtol=rtol)
+    assert_allclose(mine.mean, theirs.mean, rtol=rtol)
     assert_allclose(mine.step, theirs.step, rtol=rtol)
 
 
@@ -236,6 +237,7 @@ def test_integer_sample_weights_equal_repeated_rows(seed):
         assert_allclose(weight, np.add.reduceat(other, starts, axis=0), rtol=1e-9)
     # The bounds differ: a row repeated k times is k light rows to the adversary.
     assert_allclose(weighted.certificate().actual, plain.certificate().actual)
+    assert_allclose(weighted.certificate().mean, plain.certificate().mean)
 
 
 @property_test
@@ -328,12 +330,16 @@ def test_certificate_holds_against_adversaries(
 
         certificate = game.certificate()
         assert len(certificate) == stage + 1
+        deviation = np.abs(ensemble) / (stage + 1)
+        assert_allclose(certificate.actual[-1], deviation.max(axis=0))
         assert_allclose(
-            certificate.actual[-1], np.abs(ensemble).max(axis=0) / (stage + 1)
+            certificate.mean[-1], np.average(deviation, axis=0, weights=sample_weight)
         )
     assert np.isfinite(certificate.bound).all()
     assert (certificate.step <= 1).all()
     assert (certificate.actual <= certificate.bound).all()
+    # The weights sum to 1 up to rounding.
+    assert (certificate.mean <= certificate.actual * (1 + 1e-12)).all()
 
 
 @property_test
@@ -359,6 +365,9 @@ def test_certificate_follows_its_definition(seed, weighted):
         certificate.bound[-1], (regret - game.student_edges.sum(axis=0)) / n_rounds
     )
     assert_allclose(certificate.actual[-1], mean_deviation.max(axis=0))
+    assert_allclose(
+        certificate.mean[-1], np.average(mean_deviation, axis=0, weights=sample_weight)
+    )
     assert_allclose(certificate.step, eta * deviation.max(axis=(1, 2)))
 
 
@@ -455,6 +464,7 @@ def test_certificate_before_the_first_round_is_empty():
 
     assert game.n_rounds == len(game.certificate()) == 0
     assert game.student_edges.shape == game.certificate().bound.shape == (0, 3)
+    assert game.certificate().mean.shape == (0, 3)
 
 
 def test_certificate_of_leading_stages():
@@ -467,6 +477,7 @@ def test_certificate_of_leading_stages():
     assert len(certificate) == 2
     assert_array_equal(certificate.bound, leading.certificate().bound)
     assert_array_equal(certificate.actual, leading.certificate().actual)
+    assert_array_equal(certificate.mean, leading.certificate().mean)
     assert_array_equal(certificate.step, leading.certificate().step)
 
 
@@ -474,6 +485,7 @@ def test_scaled_certificate_is_in_the_units_of_the_targets():
     certificate = Certificate(
         bound=np.array([[2.0, 3.0], [np.inf, np.inf]]),
         actual=np.array([[1.0, 0.5], [4.0, 5.0]]),
+        mean=np.array([[0.5, 0.25], [3.0, 2.0]]),
         step=np.array([0.5, 2.0]),
     )
 
@@ -481,6 +493,7 @@ def test_scaled_certificate_is_in_the_units_of_the_targets():
 
     assert_array_equal(scaled.bound, [[20.0, 0.0], [np.inf, np.inf]])
     assert_array_equal(scaled.actual, [[10.0, 0.0], [40.0, 0.0]])
+    assert_array_equal(scaled.mean, [[5.0, 0.0], [30.0, 0.0]])
     assert_array_equal(scaled.step, certificate.step)
     assert_array_equal(certificate.bound, [[2.0, 3.0], [np.inf, np.inf]])
 
@@ -513,6 +526,7 @@ def test_constant_teacher_leaves_the_weights_alone():
     assert_array_equal(game.student_edges, np.zeros((2, 3)))
     assert_array_equal(game.certificate().bound, np.full((2, 3), np.inf))
     assert_array_equal(game.certificate().actual, np.ones((2, 3)))
+    assert_allclose(game.certificate().mean, np.ones((2, 3)))
     assert_array_equal(game.certificate().step, [0, 0])
 
 
@@ -549,6 +563,7 @@ def test_memory_maps_give_the_same_game(tmp_path):
     assert_array_equal(np.load(tmp_path / "sum.npy"), in_memory.residual_sum)
     assert_array_equal(mapped.student_edges, in_memory.student_edges)
     assert_array_equal(mapped.certificate().bound, in_memory.certificate().bound)
+    assert_array_equal(mapped.certificate().mean, in_memory.certificate().mean)
     for weight, other in zip(mapped.weights(), in_memory.weights(), strict=True):
         assert type(weight) is np.ndarray
         assert_array_equal(weight, other)

@@ -9,12 +9,27 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import is_regressor
 from sklearn.datasets import make_classification, make_regression
-from sklearn.ensemble import AdaBoostClassifier, GradientBoostingClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import f1_score, log_loss, make_scorer, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    get_scorer,
+    log_loss,
+    make_scorer,
+    r2_score,
+    roc_auc_score,
+)
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -27,7 +42,8 @@ from skbdistil.inspection import (
     ConvergenceDisplay,
     EarlyExitDisplay,
 )
-from skbdistil.stages import UNITS
+from skbdistil.model_selection import StagedSearchCV
+from skbdistil.stages import UNITS, staged
 from skbdistil.students import MLP
 
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -218,6 +234,36 @@ def test_another_teacher_is_drawn_too():
     assert first.teacher_point_ is not second.teacher_point_
 
 
+@pytest.mark.parametrize("with_teacher", [0, 1, 2])
+def test_teacher_is_the_last_in_the_legend(with_teacher):
+    _, ax = plt.subplots()
+    for curve in range(3):
+        teacher = (100, 0.95) if curve == with_teacher else None
+        display = AccuracyCostDisplay(COSTS, SCORES, teacher=teacher)
+        display.plot(ax, name=str(curve))
+    assert legend_texts(ax) == ["0", "1", "2", "Teacher"]
+
+
+def test_entries_of_others_stay_in_the_legend():
+    _, ax = plt.subplots()
+    ax.bar([10, 20], [0.5, 0.6], label="bars")
+    ax.errorbar([10, 20], [0.5, 0.6], yerr=0.1, label="errors")
+    AccuracyCostDisplay(COSTS, SCORES, teacher=(100, 0.95)).plot(ax, name="mine")
+    texts = legend_texts(ax)
+    assert sorted(texts[:-1]) == ["bars", "errors", "mine"]
+    assert texts[-1] == "Teacher"
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background"])
+def test_teacher_and_chosen_threshold_are_seen_on_any_background(style):
+    with plt.style.context(style):
+        curve = AccuracyCostDisplay(COSTS, SCORES, teacher=(100, 0.95)).plot()
+        early = EarlyExitDisplay(exits(SHARED), 1).plot()
+        for line in (curve.teacher_line_, curve.teacher_point_, early.chosen_line_):
+            assert same_color(line.get_color(), plt.rcParams["text.color"])
+            assert not same_color(line.get_color(), line.axes.get_facecolor())
+
+
 def test_labels_of_the_axes_stay():
     _, ax = plt.subplots()
     ax.set(xlabel="Joule", ylabel="Hits")
@@ -294,21 +340,33 @@ def test_annotate_false():
 # From an estimator and from predictions
 
 
-def test_curve_of_an_estimator_equals_that_of_its_predictions(clf, data):
+@pytest.mark.parametrize(
+    ("scoring", "method"),
+    [
+        (None, "predict"),
+        ("roc_auc", "predict_proba"),
+        ("average_precision", "predict_proba"),
+        ("neg_log_loss", "predict_proba"),
+    ],
+)
+def test_curve_of_an_estimator_equals_that_of_its_predictions(
+    clf, data, scoring, method
+):
     X, y = data
     weight = np.arange(len(y))
-    of_estimator = AccuracyCostDisplay.from_estimator(clf, X, y, sample_weight=weight)
+    of_estimator = AccuracyCostDisplay.from_estimator(
+        clf, X, y, scoring=scoring, sample_weight=weight
+    )
     of_predictions = AccuracyCostDisplay.from_predictions(
         y,
-        clf.staged_predict(X),
+        staged(clf, X, method),
         clf.stage_costs_.cumulative_macs,
+        metric=None if scoring is None else get_scorer(scoring),
         sample_weight=weight,
     )
     assert_array_equal(of_estimator.costs, of_predictions.costs)
     assert_allclose(of_estimator.scores, of_predictions.scores)
-    assert_array_equal(
-        of_estimator.line_.get_xydata(), of_predictions.line_.get_xydata()
-    )
+    assert_allclose(of_estimator.line_.get_xydata(), of_predictions.line_.get_xydata())
 
 
 def test_scores_are_those_of_the_scorer(clf, data):
@@ -402,18 +460,30 @@ def test_wrapped_estimators_show_what_they_predict(clf, data, kind):
     assert legend_texts(display.ax_) == ["BDistilClassifier", "Teacher"]
 
 
-def test_boosting_of_scikit_learn_by_latency(clf, data):
+@pytest.mark.parametrize(
+    "boosting",
+    [
+        AdaBoostClassifier(n_estimators=3),
+        GradientBoostingClassifier(n_estimators=3),
+        HistGradientBoostingClassifier(max_iter=3),
+        HistGradientBoostingRegressor(max_iter=3),
+    ],
+    ids=lambda boosting: type(boosting).__name__,
+)
+def test_boosting_of_scikit_learn_by_latency(clf, data, boosting):
     X, y = data
+    boosting.fit(X, y)
     ax = AccuracyCostDisplay.from_estimator(clf, X, y, cost="latency").ax_
-    boosting = GradientBoostingClassifier(n_estimators=4, random_state=0).fit(X, y)
     display = AccuracyCostDisplay.from_estimator(boosting, X, y, cost="latency", ax=ax)
     assert display.ax_ is ax
+    metric = r2_score if is_regressor(boosting) else accuracy_score
     assert_allclose(
-        display.scores, [np.mean(p == y) for p in boosting.staged_predict(X)]
+        display.scores, [metric(y, stage) for stage in boosting.staged_predict(X)]
     )
+    assert len(display.costs) == 3
     assert (np.diff(display.costs) >= 0).all()
     assert ax.get_xlabel() == "Seconds per sample"
-    assert legend_texts(ax) == ["BDistilClassifier", "GradientBoostingClassifier"]
+    assert legend_texts(ax) == ["BDistilClassifier", type(boosting).__name__]
 
 
 def test_regressor():
@@ -491,6 +561,34 @@ def test_failed_candidates_are_left_out():
     assert_array_equal(display.costs, [20, 30])
 
 
+def test_candidates_without_a_cost_are_left_out():
+    # What a failed fit leaves with error_score=0.25.
+    failed = {**CV_RESULTS, "mean_test_cost": np.array([np.nan, 10.0, 20.0])}
+    failed["mean_test_score"] = np.array([0.25, 0.6, 0.7])
+    display = AccuracyCostDisplay.from_cv_results(failed)
+    assert_array_equal(display.costs, [10, 20])
+    masked = np.ma.array([3, 1, 2], mask=[True, False, False], dtype=object)
+    failed["param_clf__n_stages"] = masked
+    display = AccuracyCostDisplay.from_cv_results(failed, cost="param_clf__n_stages")
+    assert_array_equal(display.costs, [1, 2])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+def test_stages_of_a_search_have_a_band_over_its_folds(clf, data):
+    estimator = BDistilClassifier(LogisticRegression(), **SMALL)
+    search = StagedSearchCV(estimator, {}, cv=2).fit(*data)
+    display = AccuracyCostDisplay.from_cv_results(search.cv_results_, pareto_only=False)
+    assert_array_equal(display.costs, clf.stage_costs_.cumulative_macs)
+    folds = [search.cv_results_[f"split{fold}_test_score"] for fold in range(2)]
+    assert_array_equal(display.scores, folds)
+    assert display.band_ is not None
+
+    search.set_params(param_grid={"n_estimators": [-1, 3]}, error_score=0.25)
+    search.fit(*data)
+    display = AccuracyCostDisplay.from_cv_results(search.cv_results_, pareto_only=False)
+    assert_array_equal(display.scores, folds)
+
+
 def test_results_of_a_real_search(data):
     search = GridSearchCV(DecisionTreeClassifier(random_state=0), {"max_depth": [1, 3]})
     results = search.fit(*data).cv_results_
@@ -538,16 +636,25 @@ def test_relative_needs_the_cost_of_the_teacher(teacher):
 
 @pytest.mark.parametrize("parameter", ["cost", "score"])
 def test_missing_column_is_named(parameter):
-    message = f"'{parameter}' must be .* neither 'mean_test_price' nor 'price'"
-    with pytest.raises(ValueError, match=message):
+    message = (
+        f"'{parameter}' must be the name of a scorer or a column of 'cv_results', "
+        f"which has {list(CV_RESULTS)}. Got 'price' instead."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         AccuracyCostDisplay.from_cv_results(CV_RESULTS, **{parameter: "price"})
 
 
 def test_search_without_scores():
     failed = {**CV_RESULTS, "mean_test_score": np.full(3, np.nan)}
-    message = "No candidate has a score: 'mean_test_score' is NaN throughout"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="no candidate with both a score and a cost"):
         AccuracyCostDisplay.from_cv_results(failed)
+
+
+def test_costs_of_a_callable_are_one_per_candidate():
+    message = "each of the 3 candidates. Got shape (2,)."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AccuracyCostDisplay.from_cv_results(CV_RESULTS, cost=lambda results: [1, 2])
+    assert plt.get_fignums() == []
 
 
 # Convergence
@@ -559,7 +666,7 @@ def test_convergence_of_an_estimator(clf, data):
     certificate = clf.certificate_
     assert_array_equal(display.max_line_.get_xdata(), [1, 2, 3])
     assert_array_equal(display.max_line_.get_ydata(), certificate.actual.max(axis=1))
-    assert_array_equal(display.mean_line_.get_ydata(), certificate.actual.mean(axis=1))
+    assert_array_equal(display.mean_line_.get_ydata(), certificate.mean.mean(axis=1))
     assert_array_equal(display.edges_.lines[0].get_ydata(), clf.student_edges_.mean(1))
     assert display.edge_ax_.get_shared_x_axes().joined(display.ax_, display.edge_ax_)
     assert display.figure_ is display.ax_.figure
@@ -567,15 +674,17 @@ def test_convergence_of_an_estimator(clf, data):
 
 
 def convergence(bound):
-    actual = np.array([[3.0, 1.0], [2.0, 1.5], [1.0, 1.5]])
-    edges = np.array([[0.0, 0.0], [0.1, 0.3], [0.2, 0.1]])
-    return ConvergenceDisplay(actual, np.array(bound), edges)
+    n_stages = len(bound)
+    actual = np.array([[3.0, 1.0], [2.0, 1.5], [1.0, 1.5]])[:n_stages]
+    mean = np.array([[1.0, 0.5], [0.75, 0.5], [0.5, 0.25]])[:n_stages]
+    edges = np.array([[0.0, 0.0], [0.1, 0.3], [0.2, 0.1]])[:n_stages]
+    return ConvergenceDisplay(actual, mean, np.array(bound), edges)
 
 
 def test_convergence_lines_are_over_the_outputs():
     display = convergence([[7.0, 8.0], [6.0, 5.0], [np.inf, 4.0]]).plot(linewidth=3)
     assert_array_equal(display.max_line_.get_ydata(), [3, 2, 1.5])
-    assert_array_equal(display.mean_line_.get_ydata(), [2, 1.75, 1.25])
+    assert_array_equal(display.mean_line_.get_ydata(), [0.75, 0.625, 0.375])
     assert_array_equal(display.bound_line_.get_xydata(), [[1, 8], [2, 6]])
     ranges = [segment[:, 1] for segment in display.edges_.lines[2][0].get_segments()]
     assert_allclose(ranges, [[0, 0], [0.1, 0.3], [0.1, 0.2]])
@@ -587,6 +696,35 @@ def test_convergence_lines_are_over_the_outputs():
         "Edges",
     ]
     assert display.ax_.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("n_stages", [1, 2, 3])
+def test_stages_are_whole_numbers(n_stages):
+    display = convergence(np.full((n_stages, 2), np.inf)).plot()
+    display.figure_.canvas.draw()
+    ticks = display.ax_.get_xticks()
+    low, high = display.ax_.get_xlim()
+    shown = ticks[(low <= ticks) & (ticks <= high)]
+    assert_array_equal(shown, np.arange(1, n_stages + 1))
+
+
+@pytest.mark.parametrize("estimator", [BDistilClassifier, BDistilRegressor])
+def test_mean_error_is_that_of_the_stages_on_the_training_rows(data, estimator):
+    X = data[0]
+    # Logits of a classifier are centred.
+    scores = X[:, :3] - X[:, :3].mean(axis=1, keepdims=True)
+    if estimator is BDistilRegressor:
+        scores *= [1, 10, 100]
+    y = scores.argmax(axis=1) if estimator is BDistilClassifier else scores
+    weight = np.arange(len(X)) % 3
+    model = estimator("precomputed", dtype="float64", **SMALL)
+    model.fit(X, y, teacher_scores=scores, sample_weight=weight)
+    with torch.no_grad():
+        stages = torch.stack(list(model.ensemble_.stages(torch.tensor(X)))).numpy()
+    expected = np.average(np.abs(stages - scores), axis=1, weights=weight)
+    assert_allclose(model.certificate_.mean, expected)
+    display = ConvergenceDisplay.from_estimator(model)
+    assert_allclose(display.mean_line_.get_ydata(), expected.mean(axis=1))
 
 
 def test_infinite_bounds_are_not_drawn():
@@ -603,10 +741,11 @@ def test_deviations_over_decades_are_on_a_logarithmic_axis():
 
 
 def test_convergence_constructor_only_stores():
-    actual, bound, edges = object(), object(), object()
-    display = ConvergenceDisplay(actual, bound, edges, estimator_name="mine")
+    actual, mean, bound, edges = (object() for _ in range(4))
+    display = ConvergenceDisplay(actual, mean, bound, edges, estimator_name="mine")
     assert vars(display) == {
         "actual": actual,
+        "mean": mean,
         "bound": bound,
         "edges": edges,
         "estimator_name": "mine",
@@ -779,7 +918,7 @@ def test_matplotlib_is_imported_when_something_is_plotted():
             "AccuracyCostDisplay.from_cv_results",
             lambda: AccuracyCostDisplay.from_cv_results(None),
         ),
-        ("ConvergenceDisplay.plot", lambda: ConvergenceDisplay(0, 0, 0).plot()),
+        ("ConvergenceDisplay.plot", lambda: ConvergenceDisplay(0, 0, 0, 0).plot()),
         (
             "ConvergenceDisplay.from_estimator",
             lambda: ConvergenceDisplay.from_estimator(None),

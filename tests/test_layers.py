@@ -52,8 +52,15 @@ LAYERS = {
         "students",
         "teachers",
     },
+    "_exit_runs": {"_exit_rules"},
     "_exit_calibration": {"_exit_rules"},
-    "early_exit": {"_exit_calibration", "_exit_rules", "exceptions", "stages"},
+    "early_exit": {
+        "_exit_calibration",
+        "_exit_rules",
+        "_exit_runs",
+        "exceptions",
+        "stages",
+    },
     "model_selection": {"metrics", "stages"},
     "inspection": {"metrics", "stages"},
     "persistence": {
@@ -71,11 +78,11 @@ LAYERS = {
         "students",
     },
     "export": {"runtime", "stages"},
-    "runtime": {"_exit_rules", "exceptions"},
+    "runtime": {"_exit_rules", "_exit_runs", "exceptions"},
 }
 
 # These run where torch, skorch and scikit-learn may be missing.
-LIGHT = ["_exit_rules", "_game", "exceptions", "metrics", "runtime"]
+LIGHT = ["_exit_rules", "_exit_runs", "_game", "exceptions", "metrics", "runtime"]
 
 # _training trains with it, teachers recognises its nets, _bdistil checks `net`.
 MAY_IMPORT_SKORCH = {"_bdistil", "_training", "teachers"}

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     balanced_accuracy_score,
     fbeta_score,
     get_scorer,
@@ -23,6 +25,8 @@ from skbdistil.metrics import (
     cost_at_score,
     pareto_optimal,
     score_at_cost,
+    search_scores_and_costs,
+    split_scores,
     stage_within,
 )
 
@@ -128,6 +132,44 @@ def test_metric_is_a_scorer(staged, scorer, function, uses_proba, weighted):
     predictions = proba if uses_proba else labels
     _, scores = accuracy_cost_curve(y, predictions, COSTS, metric=scorer, **weight)
     assert_allclose(scores, [function(y, stage, **weight) for stage in predictions])
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """Its rows are its probabilities."""
+
+    def __init__(self, classes):
+        self.classes_ = np.array(classes)
+
+    def predict_proba(self, X):
+        return X
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("scorer", "classes"),
+    [
+        (get_scorer("roc_auc"), [0, 1]),
+        (get_scorer("roc_auc"), ["a", "b"]),
+        (get_scorer("neg_log_loss"), ["a", "b"]),
+        (get_scorer("neg_brier_score"), [0, 1]),
+        (get_scorer("average_precision"), [-1, 1]),
+        # The class that counts as positive, 1, is the first one.
+        (get_scorer("average_precision"), [1, 2]),
+        (
+            make_scorer(
+                average_precision_score, response_method="predict_proba", pos_label="a"
+            ),
+            ["a", "b"],
+        ),
+    ],
+)
+def test_scorers_of_two_probabilities(staged, scorer, classes, weighted):
+    y, sample_weight, _, proba = staged
+    weight = {"sample_weight": sample_weight} if weighted else {}
+    y = np.take(classes, y > 0)
+    proba = [np.column_stack([p[:, 0], 1 - p[:, 0]]) for p in proba]
+    _, scores = accuracy_cost_curve(y, proba, COSTS, metric=scorer, **weight)
+    assert_allclose(scores, [scorer(Given(classes), p, y, **weight) for p in proba])
 
 
 def test_several_targets():
@@ -322,6 +364,22 @@ def test_refused_range(parameters, match):
         accuracy_cost_area([1, 2], [0.5, 1.0], **{"cost_range": (1, 2), **parameters})
 
 
+@pytest.mark.parametrize(
+    "cost_range", [(1,), (1, 2, 3), 5, None, "12", ("1", "2"), (None, 2), [[1], [2]]]
+)
+def test_range_that_is_no_two_costs(cost_range):
+    message = f"'cost_range' must be two costs. Got {cost_range!r} instead."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        accuracy_cost_area([1, 2], [0.5, 1.0], cost_range=cost_range)
+
+
+@pytest.mark.parametrize("as_range", [list, np.array, np.float32])
+def test_range_may_be_any_array_of_two(as_range):
+    assert area(([1, 10], [0.5, 1.0]), *as_range([1, 100]), "log") == 0.75
+    cost_range = as_range([1, 100])
+    assert accuracy_cost_area([1, 10], [0.5, 1.0], cost_range=cost_range) == 0.75
+
+
 def test_logarithm_of_zero_is_refused():
     with pytest.raises(ValueError, match="must start above 0 with scale='log'"):
         accuracy_cost_area([0, 1], [0.5, 1.0], cost_range=(0, 2))
@@ -362,9 +420,11 @@ def test_scores_that_fall():
     assert cost_at_score(costs, scores, -np.inf) == 10
 
 
-def test_target_is_no_score():
-    with pytest.raises(ValueError, match=r"'target' must be a score\. Got NaN\."):
-        cost_at_score([1], [0.5], np.nan)
+@pytest.mark.parametrize("target", [np.nan, None, "0.5", [0.5]])
+def test_target_is_no_score(target):
+    message = f"'target' must be a score. Got {target!r} instead."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cost_at_score([1], [0.5], target)
 
 
 def test_nothing_within_the_budget():
@@ -419,6 +479,68 @@ def test_what_is_pareto_optimal_remains_so_by_itself(points):
     assert optimal[scores == scores.max()].any()
     assert optimal[costs == costs.min()].any()
     assert pareto_optimal(costs[optimal], scores[optimal]).all()
+
+
+# Results of a search
+
+
+CV_RESULTS = {
+    "split0_test_recall": np.array([0.5, 0.7, np.nan, 0.8]),
+    "split1_test_recall": np.array([0.7, 0.9, 0.9, 0.6]),
+    "mean_test_recall": np.array([0.6, 0.8, np.nan, 0.7]),
+    "mean_test_macs": np.array([10, 20, 30, 40]),
+    "param_width": np.ma.array([4, 0, 8, 16], mask=[False, True, False, False]),
+    # As scikit-learn has them where values are not of one type.
+    "param_depth": np.ma.array(
+        [1, None, 2.5, 3], mask=[False, True, False, False], dtype=object
+    ),
+}
+
+
+@pytest.mark.parametrize("score", ["recall", "mean_test_recall"])
+@pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        ("macs", [10, 20, np.nan, 40]),
+        ("mean_test_macs", [10, 20, np.nan, 40]),
+        ("param_width", [4, np.nan, np.nan, 16]),
+        ("param_depth", [1, np.nan, np.nan, 3]),
+        (lambda cv_results: [np.nan, 2, 3, 4], [np.nan, 2, np.nan, 4]),
+    ],
+)
+def test_scores_and_costs_are_missing_together(score, cost, expected):
+    scores, costs = search_scores_and_costs(CV_RESULTS, score, cost)
+    assert_array_equal(costs, expected)
+    assert_array_equal(
+        scores, np.where(np.isnan(expected), np.nan, CV_RESULTS["mean_test_recall"])
+    )
+    assert scores.dtype == costs.dtype == np.float64
+    assert type(scores) is type(costs) is np.ndarray
+
+
+@pytest.mark.parametrize("costs", [1, [1, 2, 3], [[1], [2], [3], [4]]])
+def test_costs_of_a_callable_are_one_per_candidate(costs):
+    message = f"each of the 4 candidates. Got shape {np.shape(costs)}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        search_scores_and_costs(CV_RESULTS, "recall", lambda cv_results: costs)
+
+
+def test_no_candidate_with_both():
+    with pytest.raises(ValueError, match="no candidate with both a score and a cost"):
+        search_scores_and_costs(
+            CV_RESULTS, "recall", lambda cv_results: [np.nan, np.nan, 3, np.nan]
+        )
+
+
+@pytest.mark.parametrize("score", ["recall", "mean_test_recall"])
+def test_scores_by_split(score):
+    expected = [CV_RESULTS["split0_test_recall"], CV_RESULTS["split1_test_recall"]]
+    assert_array_equal(split_scores(CV_RESULTS, score), expected)
+
+
+@pytest.mark.parametrize("score", ["macs", "param_width", "split0_test_recall"])
+def test_columns_without_splits(score):
+    assert len(split_scores(CV_RESULTS, score)) == 0
 
 
 # Checks

@@ -17,12 +17,19 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    RandomizedSearchCV,
+    cross_validate,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil.costs import Latency
 from skbdistil.model_selection import (
     StagedSearchCV,
     best_under,
@@ -145,8 +152,10 @@ def test_one_standard_error_of_the_best_candidate():
     means = splits.mean(axis=1)
     assert means[0] < means[2] - error < means[1]
     columns = {f"split{i}_test_score": splits[:, i] for i in range(3)}
-    assert cheapest_within("1se")(results(means, [1, 2, 3], **columns)) == 1
-    assert cheapest_within()(results(means, [1, 2, 3], **columns)) == 2
+    cv_results = results(means, [1, 2, 3], **columns)
+    for score in ("score", "mean_test_score"):
+        assert cheapest_within("1se", score=score)(cv_results) == 1
+        assert cheapest_within(score=score)(cv_results) == 2
 
 
 @pytest.mark.parametrize("n_splits", [0, 1])
@@ -204,6 +213,9 @@ def test_budget_below_all_candidates():
     cv_results = results([0.8, 0.9, np.nan], [10, 25, 5])
     with pytest.raises(ValueError, match=r"budget of 9\.5: the cheapest one costs 10"):
         best_under(9.5)(cv_results)
+    # Large numbers are not rounded.
+    with pytest.raises(ValueError, match="of 1234567: the cheapest one costs 1234568"):
+        best_under(1234567)(results([0.8], [1234568]))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +261,22 @@ def test_cost_in_a_unit_of_your_own(clf, data):
     assert cost_scorer("latency")(clf, data[0]) > 0
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("wrap", [lambda clf: clf, make_pipeline, FrozenEstimator])
+def test_only_the_stage_that_predicts_is_timed(clf, data, monkeypatch, stage, wrap):
+    X = data[0]
+    calls = []
+
+    def compare(predicts, X, **options):
+        calls.extend(predicts)
+        return [Latency(0.5, 0.4, 0.6, 1, 50, 1, None, "predict") for _ in predicts]
+
+    monkeypatch.setattr("skbdistil.stages.compare_latencies", compare)
+    assert cost_scorer("latency")(wrap(clf[:].set_params(n_stages=stage)), X) == 0.5
+    (predict,) = calls
+    assert_array_equal(predict(X), list(staged(clf, X))[stage - 1])
+
+
 def test_cost_unit_is_checked():
     message = f"'unit' must be one of {list(UNITS)} or a callable. Got 'flops' instead."
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -291,10 +319,42 @@ def test_search_equals_a_grid_search_over_stages(search, data):
     assert_array_equal(search.predict_proba(data[0]), expected.predict_proba(data[0]))
 
 
+def falls_to_zero(clf, X, y):
+    return float(N_STAGES - clf.n_stages)
+
+
+def spoils(clf, X, y):
+    """Changes the predictions that it gets."""
+    predicted = clf.predict(X)
+    score = accuracy_score(y, predicted)
+    predicted[:] = y
+    clf.predict_proba(X)[:] = 0.5
+    return score
+
+
+def looks_around(clf, X, y):
+    """Asks for more than predictions, of a classifier or a pipeline with one."""
+    if hasattr(clf, "named_steps"):
+        prefix, last, rows = "clf__", clf.named_steps["clf"], clf[:-1].transform(X)
+    else:
+        prefix, last, rows = "", clf, X
+    return {
+        "log_proba": clf.predict_log_proba(X)[:, 0].mean(),
+        "first": next(last.staged_score(rows, y)),
+        "last": list(last.staged_score(rows, y))[-1],
+        "length": len(clf),
+        "n_stages": clf.get_params()[f"{prefix}n_stages"],
+    }
+
+
 @pytest.mark.parametrize(
     ("scoring", "refit"),
     [
         ("neg_log_loss", True),
+        (falls_to_zero, True),
+        ({"zero": falls_to_zero, "accuracy": "accuracy"}, "accuracy"),
+        ({"spoils": spoils, "acc": "accuracy", "loss": "neg_log_loss"}, "acc"),
+        (looks_around, "log_proba"),
         (["accuracy", "roc_auc", "neg_log_loss"], "roc_auc"),
         ({"acc": "accuracy", "own": make_scorer(accuracy_score)}, "own"),
         (lambda clf, X, y: clf.score(X, y), True),
@@ -313,6 +373,7 @@ def test_scorers_give_what_they_give_in_a_grid_search(data, scoring, refit):
     grid = {"n_stages": [1, 2, 3]}
     expected = GridSearchCV(small_clf(), grid, **settings).fit(*data)
     same_scores(found.cv_results_, expected.cv_results_)
+    assert np.isfinite(found.cv_results_["mean_test_cost"]).all()
     assert found.multimetric_ == expected.multimetric_
     assert hasattr(found, "best_index_") == hasattr(expected, "best_index_")
     assert repr(found.scorer_) == repr(expected.scorer_)
@@ -327,8 +388,9 @@ def test_single_metric_without_refit_has_a_best_index(data):
     assert not hasattr(search, "best_estimator_")
 
 
-def test_regression():
-    X, y = make_regression(n_samples=60, n_features=4, random_state=0)
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_regression(n_targets):
+    X, y = make_regression(60, n_features=4, n_targets=n_targets, random_state=0)
     reg = BDistilRegressor(Ridge(), **SMALL)
     found = StagedSearchCV(reg, {}, cv=2).fit(X, y)
     expected = GridSearchCV(reg, {"n_stages": [1, 2, 3]}, cv=2).fit(X, y)
@@ -427,14 +489,58 @@ def test_the_cheapest_stage_is_chosen_if_any_score_will_do(search, data):
         chosen.set_params(refit=best_under(costs[0] - 1)).fit(*data)
 
 
-def test_pipeline(data):
-    pipeline = make_pipeline(StandardScaler(), small_clf())
-    found = StagedSearchCV(pipeline, {}, cv=2).fit(*data)
-    name = "bdistilclassifier__n_stages"
-    expected = GridSearchCV(pipeline, {name: [1, 2, 3]}, cv=2).fit(*data)
+@pytest.mark.parametrize(
+    ("scoring", "refit"), [(None, True), (looks_around, "log_proba")]
+)
+def test_pipeline(data, scoring, refit):
+    pipeline = Pipeline([("scale", StandardScaler()), ("clf", small_clf())])
+    settings = {"scoring": scoring, "refit": refit, "cv": 2}
+    found = StagedSearchCV(pipeline, {}, **settings).fit(*data)
+    grid = {"clf__n_stages": [1, 2, 3]}
+    expected = GridSearchCV(pipeline, grid, **settings).fit(*data)
     same_scores(found.cv_results_, expected.cv_results_)
     assert found.best_params_ == expected.best_params_
-    assert found.best_estimator_[-1].n_stages == found.best_params_[name]
+    assert found.best_estimator_[-1].n_stages == found.best_params_["clf__n_stages"]
+
+
+def test_search_in_a_cross_validation(data):
+    found = cross_validate(StagedSearchCV(small_clf(), {}, cv=2), *data, cv=2)
+    expected = cross_validate(
+        GridSearchCV(small_clf(), {"n_stages": [1, 2, 3]}, cv=2), *data, cv=2
+    )
+    assert_array_equal(found["test_score"], expected["test_score"])
+
+
+def test_search_in_a_search(data):
+    pipeline = Pipeline([("scale", StandardScaler()), ("clf", small_clf())])
+    rates = {"estimator__clf__learning_rate": [0.1]}
+    searches = [
+        RandomizedSearchCV(inner, rates, n_iter=1, cv=2).fit(*data)
+        for inner in (
+            StagedSearchCV(pipeline, {}, cv=2),
+            GridSearchCV(pipeline, {"clf__n_stages": [1, 2, 3]}, cv=2),
+        )
+    ]
+    found, expected = searches
+    assert found.best_score_ == expected.best_score_
+    assert found.best_params_ == expected.best_params_
+    assert found.best_estimator_.best_params_ == expected.best_estimator_.best_params_
+    assert_array_equal(found.predict(data[0]), expected.predict(data[0]))
+    assert len(stage_cost(found)) == N_STAGES
+
+
+def test_frames_and_labels_that_are_text(data):
+    pandas = pytest.importorskip("pandas")
+    X, y = data
+    frame = pandas.DataFrame(X, columns=[f"x{i}" for i in range(6)])
+    text = np.array(["no", "yes"])[y]
+    found = StagedSearchCV(small_clf(), {}, cv=2).fit(frame, pandas.Series(text))
+    expected = StagedSearchCV(small_clf(), {}, cv=2).fit(X, y)
+    same_scores(found.cv_results_, expected.cv_results_)
+    assert_array_equal(found.classes_, ["no", "yes"])
+    assert_array_equal(found.feature_names_in_, frame.columns)
+    predicted = found.predict(frame)
+    assert_array_equal(predicted, np.array(["no", "yes"])[expected.predict(X)])
 
 
 def test_pipeline_in_a_pipeline(data):
@@ -576,9 +682,15 @@ def test_stages_in_the_grid_are_refused(data, grid):
         StagedSearchCV(Pipeline([("clf", small_clf())]), grid).fit(*data)
 
 
-def test_a_scorer_named_cost_is_refused(data):
-    scoring = {"accuracy": "accuracy", "cost": cost_scorer()}
-    search = StagedSearchCV(small_clf(), {}, scoring=scoring, refit="accuracy")
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        {"accuracy": "accuracy", "cost": cost_scorer()},
+        lambda clf, X, y: {"accuracy": clf.score(X, y), "cost": 1.0},
+    ],
+)
+def test_a_scorer_named_cost_is_refused(data, scoring):
+    search = StagedSearchCV(small_clf(), {}, scoring=scoring, refit="accuracy", cv=2)
     with pytest.raises(ValueError, match="'scoring' must not name a scorer 'cost'"):
         search.fit(*data)
 
@@ -587,13 +699,22 @@ def test_other_costs_by_scorers(data):
     search = StagedSearchCV(
         small_clf(),
         {},
-        scoring={"accuracy": "accuracy", "parameters": cost_scorer("parameters")},
+        scoring={
+            "accuracy": "accuracy",
+            "parameters": cost_scorer("parameters"),
+            "energy": cost_scorer(energy),
+            "seconds": cost_scorer("latency"),
+        },
         refit=cheapest_within(1.0, cost="parameters", score="accuracy"),
         cv=2,
     ).fit(*data)
     assert_array_equal(
         search.cv_results_["mean_test_parameters"], stage_cost(search, "parameters")
     )
+    assert_allclose(search.cv_results_["mean_test_energy"], stage_cost(search, energy))
+    seconds = search.cv_results_["mean_test_seconds"]
+    assert (seconds > 0).all()
+    assert np.isfinite(seconds).all()
     assert search.best_params_ == {"n_stages": 1}
 
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skbdistil import BDistilClassifier, TorchTeacher
+from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
 from skbdistil.students import MLP
 
 STUDENT = partial(MLP, hidden=(4,))
@@ -27,10 +27,10 @@ def texts(estimator):
     ]
 
 
-def fitted(teacher):
+def fitted(teacher, estimator=BDistilClassifier):
     X = np.random.RandomState(0).randn(40, 3)
     y = (X[:, 0] > 0).astype(int)
-    return BDistilClassifier(
+    return estimator(
         teacher, student=STUDENT, n_estimators=2, max_epochs=1, tol=np.inf
     ).fit(X, y)
 
@@ -61,6 +61,25 @@ def test_fitted_shows_what_was_counted():
     # of the first.
     assert "2 student(s): 72 multiply-accumulates (MACs), 88 parameters" in found
     assert {"1: 20 MACs", "2: 52 MACs"} <= set(found)
+
+
+def test_fitted_regressor():
+    found = texts(fitted(nn.Linear(3, 1), BDistilRegressor))
+    assert found[0].startswith("BDistilRegressor")
+    assert "Teacher: 3 multiply-accumulates (MACs), 4 parameters" in found
+    assert "2 student(s): 64 multiply-accumulates (MACs), 78 parameters" in found
+    assert {"1: 16 MACs", "2: 48 MACs"} <= set(found)
+
+
+def test_students_that_predict():
+    clf = fitted(LogisticRegression()).set_params(n_stages=1)
+    found = texts(clf)
+    label = "2 student(s), of which the first 1 predict: 72 multiply-accumulates (MACs)"
+    assert any(text.startswith(label) for text in found)
+    assert {"1: 20 MACs", "2: 52 MACs"} <= set(found)
+    # Where there are not as many as asked for, all predict.
+    found = texts(clf[:1].set_params(n_stages=2))
+    assert any(text.startswith("1 student(s): 20") for text in found)
 
 
 def test_fitted_without_costs_of_the_teacher():

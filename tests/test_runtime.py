@@ -20,7 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import skbdistil
-from skbdistil import BDistilClassifier, BDistilRegressor, runtime
+from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, runtime
 from skbdistil._exit_rules import RULES, rule_values
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.exceptions import InvalidFileError
@@ -384,14 +384,14 @@ class Clock:
 
     def __init__(self, monkeypatch, seconds):
         self.now = 0.0
-        step = runtime._Run.step
+        step = _exit_runs.ExitRun.step
 
         def slow(run):
             step(run)
             self.now += seconds
 
-        monkeypatch.setattr(runtime._Run, "step", slow)
-        monkeypatch.setattr(runtime.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(_exit_runs.ExitRun, "step", slow)
+        monkeypatch.setattr(_exit_runs.time, "perf_counter", lambda: self.now)
 
 
 def test_within_no_time_is_the_first_stage(exported, digits):

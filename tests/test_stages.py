@@ -30,6 +30,7 @@ from skbdistil.costs import Latency
 from skbdistil.stages import (
     UNITS,
     final_estimator,
+    n_stages_used,
     stage_cost,
     stage_latency,
     stage_views,
@@ -338,6 +339,15 @@ def test_all_stages_are_timed_where_fewer_are_in_use(clf, data, timed, wrap):
         assert_array_equal(predict(X), expected)
 
 
+def test_what_is_timed_has_the_weights_of_the_estimator(clf, data, timed):
+    stage_latency(make_pipeline("passthrough", clf), data[0])
+    ((predicts, _),) = timed
+    for predict in predicts:
+        final = final_estimator(predict.__self__)
+        assert final.ensemble_ is clf.ensemble_
+    assert clf.n_stages is None
+
+
 @pytest.mark.parametrize("stages", [[0], [4], [1.5], ["a"], [], 2, [[1, 2]]])
 def test_stages_that_are_not_there(clf, data, stages):
     with pytest.raises(
@@ -441,6 +451,40 @@ def test_scorer_of_some_rows(clf, data):
     found = [first_half(view, X, y) for view in stage_views(clf, X)]
     expected = [first_half(clf[:k], X, y) for k in range(1, N_STAGES + 1)]
     assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
+def test_a_view_is_the_estimator_cut(clf, data, wrapper, monkeypatch):
+    X = data[0]
+
+    def no_copy(self):
+        raise AssertionError("the weights would come from the GPU")
+
+    # By which estimators are copied and stored.
+    monkeypatch.setattr(BDistilClassifier, "__getstate__", no_copy)
+    outer = clf if wrapper is None else wrapped(clf)[wrapper]
+    for stage, view in enumerate(stage_views(outer, X), start=1):
+        assert n_stages_used(view) == stage
+        assert_array_equal(list(staged(view, X)), list(staged(clf, X))[:stage])
+        assert len(stage_views(view, X)) == stage
+        final = final_estimator(view)
+        assert type(final) is BDistilClassifier
+        assert final.n_stages == stage
+        weights = zip(
+            final.ensemble_.parameters(), clf.ensemble_.parameters(), strict=True
+        )
+        assert all(one is other for one, other in weights)
+    assert clf.n_stages is None
+
+
+@pytest.mark.parametrize("boosting", SKLEARN, ids=lambda e: type(e).__name__)
+def test_a_view_of_scikit_learn_is_the_ensemble_cut(boosting, data):
+    X, y = data
+    boosting.fit(X, y)
+    for stage, view in enumerate(stage_views(boosting, X), start=1):
+        assert n_stages_used(view) == stage
+        assert_array_equal(list(staged(view, X)), list(staged(boosting, X))[:stage])
+    assert n_stages_used(boosting) == N_STAGES
 
 
 def test_views_tell_their_stage(clf, data):

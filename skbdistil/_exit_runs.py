@@ -1,0 +1,109 @@
+"""Passes over the stages in which rows leave. NumPy only, whatever runs the stages."""
+
+import time
+from itertools import pairwise
+
+import numpy as np
+
+from skbdistil._exit_rules import rule_values
+
+# By how much a step may take longer than the last one makes expect.
+_TIME_MARGIN = 1.5
+
+
+class ExitRun:
+    """A pass over the stages on some rows, which leave one after the other.
+
+    Parameters
+    ----------
+    state : object
+        What a pass has computed so far: ``step()`` runs the next stage and returns the
+        running means of the rows that are left, shape (n, L); ``keep(rows)`` drops all
+        but those at these positions.
+    rows : slice
+        Positions of the rows in `scores` and `stages`.
+    scores : ndarray of shape (n_samples, L)
+    stages : ndarray of shape (n_samples,)
+        Of all rows; the run writes to them what rows leave with.
+    rule : str or callable
+    thresholds : ndarray of shape (T - 1,)
+    temperatures : ndarray of shape (T,)
+    """
+
+    def __init__(self, state, rows, scores, stages, *, rule, thresholds, temperatures):
+        self._state = state
+        self._left = np.arange(rows.start, rows.stop)
+        self._history = []
+        self._scores = scores
+        self._stages = stages
+        self._rule = rule
+        self._thresholds = thresholds
+        self._temperatures = temperatures
+
+    @property
+    def n_left(self):
+        """Number of rows that have not left."""
+        return len(self._left)
+
+    def step(self):
+        """Run the next stage on the rows that are left."""
+        self._history.append(self._state.step())
+        stage = len(self._history)
+        if stage > len(self._thresholds):
+            self.write()
+            self._left = self._left[:0]
+            return
+        threshold = self._thresholds[stage - 1]
+        if threshold == np.inf:
+            return
+        values = rule_values(self._rule, self._history, self._temperatures[stage - 1])
+        # Values of scores that have overflowed are NaN.
+        stays = np.flatnonzero(~(values >= threshold))
+        if len(stays) == len(values):
+            return
+        self.write()
+        self._left = self._left[stays]
+        if len(stays):
+            self._history = [scores[stays] for scores in self._history]
+            self._state.keep(stays)
+
+    def write(self):
+        """Write what is known of the rows that are left."""
+        if len(self._left):
+            self._scores[self._left] = self._history[-1]
+            self._stages[self._left] = len(self._history)
+
+
+def run_within(runs, costs, seconds, began):
+    """Run as many stages as the time allows.
+
+    All runs make their first step. Further ones are made run by run, as long as the
+    time of the next, expected from the last, is left.
+
+    Parameters
+    ----------
+    runs : list of ExitRun
+    costs : sequence of T numbers
+        Of each stage alone.
+    seconds : float
+    began : float
+        Reading of `time.perf_counter` from which on they count.
+    """
+    now = time.perf_counter()
+    durations = {}
+    for run in runs:
+        run.step()
+        run.write()
+        durations[run], now = time.perf_counter() - now, time.perf_counter()
+    for before, cost in pairwise(costs):
+        # Rows only leave, so that a step takes longer where the stage is larger.
+        growth = max(cost / before, 1)
+        for run in runs:
+            if not run.n_left:
+                continue
+            if now - began + _TIME_MARGIN * durations[run] * growth > seconds:
+                return
+            run.step()
+            run.write()
+            durations[run] = time.perf_counter() - now
+            now = time.perf_counter()
