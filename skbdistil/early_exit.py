@@ -339,7 +339,6 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         X, y = self._indexable(X, y)
         if y is not None:
-            y = column_or_1d(y, warn=True)
             assert_all_finite(y, input_name="y", estimator_name=owner)
             check_classification_targets(y)
         rng = check_random_state(self.random_state)
@@ -465,6 +464,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
             folds.append((scores[stages], label))
+        if not folds:
+            raise ValueError(f"The 'cv' parameter of {owner} has no folds.")
         scores, labels = zip(*folds, strict=True)
         label = None if y is None else np.concatenate(labels)
         return estimator, X, np.concatenate(scores, axis=1), label
@@ -487,7 +488,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         X, y = indexable(X, y)
         if _num_samples(X) == 0:
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
-        return X, y
+        return X, None if y is None else column_or_1d(y, warn=True)
 
     def _check_enough(self, n_samples, owner):
         """Refuse calibration rows that are too few for the guarantee."""
@@ -497,7 +498,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if n_samples - _n_order(n_samples) < needed:
             advice = "no number of rows is enough for it"
             if needed < math.inf:
-                enough = math.ceil(needed * _ORDERS_ONE_IN / (_ORDERS_ONE_IN - 1))
+                # Rounded up; an int, however large.
+                enough = -(-needed * _ORDERS_ONE_IN // (_ORDERS_ONE_IN - 1))
                 advice = f"it needs at least {enough}"
                 if not isinstance(self.estimator, FrozenEstimator):
                     advice += f", and cv={self.cv:g} holds out these"
@@ -827,6 +829,6 @@ def _hold_out(n_samples, y, share, rng):
         if 0 < n_classes <= min(n_held_out, n_split - n_held_out):
             stratify = label[~is_lone]
     trained, held_out = train_test_split(
-        rows[~is_lone], test_size=share, random_state=rng, stratify=stratify
+        rows[~is_lone], test_size=float(share), random_state=rng, stratify=stratify
     )
     return np.concatenate([trained, rows[is_lone]]), held_out

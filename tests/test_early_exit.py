@@ -711,12 +711,15 @@ class Clock:
         monkeypatch.setattr(_exit_runs.time, "perf_counter", lambda: self.now)
 
 
-@pytest.mark.parametrize("connection", [None, "dense"])
-def test_predict_within(digits, monkeypatch, connection):
+# By agreement, no row leaves at the first stage.
+@pytest.mark.parametrize(
+    ("connection", "rule"), [(None, "confidence"), ("dense", "agreement")]
+)
+def test_predict_within(digits, monkeypatch, connection, rule):
     clf = BDistilClassifier(
         LogisticRegression(max_iter=300), **SMALL, connection=connection
     ).fit(*digits[:2])
-    early = calibrated(clf, digits, max_drop=0.0)
+    early = calibrated(clf, digits, rule=rule, max_drop=0.0)
     X = digits[4]
     stages = list(early.anytime(X))
     # What is not written must not be right by what the memory has held before.
@@ -975,6 +978,7 @@ def test_bad_max_drop(clf, digits, max_drop):
             {"delta": 0.05, "cv": 0.25},
             r"on 75 calibration rows: it needs at least 449, and cv=0\.25 holds out",
         ),
+        ({"delta": 0.1, "max_drop": 1.5e-308}, "1.5e-308 .* needs at least [0-9]+"),
         ({"cost": "joule"}, "unit of cost must be one of"),
         ({"thresholds": "mine"}, "'thresholds' parameter of EarlyExitClassifier must"),
     ],
@@ -987,6 +991,33 @@ def test_bad_parameters_are_refused_before_any_training(
     with pytest.raises(ValueError, match=message):
         EarlyExitClassifier(BDistilClassifier(), **options).fit(*binary)
     fit.assert_not_called()
+
+
+def test_no_folds(binary):
+    with pytest.raises(ValueError, match=r"'cv' parameter .* has no folds"):
+        EarlyExitClassifier(
+            BDistilClassifier(LogisticRegression(), **SMALL), cv=[]
+        ).fit(*binary)
+
+
+def test_share_of_any_type(binary):
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    one, other = (
+        EarlyExitClassifier(clf, cv=cv, random_state=0).fit(*binary)
+        for cv in (0.25, np.float32(0.25))
+    )
+    assert_array_equal(one.path_.scores, other.path_.scores)
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")
+def test_path_of_labels_in_a_column(clf, digits):
+    early = calibrated(clf, digits, target="accuracy")
+    for one, other in zip(
+        early.exit_path(digits[4], digits[5].reshape(-1, 1)),
+        early.exit_path(*digits[4:]),
+        strict=True,
+    ):
+        assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("estimator", ["clf", None, 3])
