@@ -82,6 +82,7 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pydata-sphinx-theme",
+            "safetensors",
             "sphinx",
             "sphinx-gallery",
         ],

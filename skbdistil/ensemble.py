@@ -98,7 +98,7 @@ class Dense(Connection):
         self.linear = nn.Linear(n_features + sum(earlier), n_features)
         # Training starts from a student that has its own features as they are.
         with torch.no_grad():
-            self.linear.weight[:, :n_features] = torch.eye(n_features)
+            self.linear.weight[:, :n_features].zero_().fill_diagonal_(1)
 
     def forward(self, features, earlier):
         return torch.relu(self.linear(torch.cat([features, *earlier], dim=1)))

@@ -654,7 +654,7 @@ class _Reader:
         part = _PARTS.get(name) or self.parts.get(name.partition(":")[2])
         _require(
             part is not None,
-            f"it names {name!r}, which has to be passed in 'classes'. These are "
+            f"it names {name!r}, which has to be passed in 'classes'. Got "
             f"{sorted(self.parts)}.",
         )
         return part
@@ -807,7 +807,7 @@ def _check_weights(ensemble, weights):
     dtype = ensemble.input_factor.dtype
     _require(dtype in (torch.float32, torch.float64), f"its weights are {dtype}.")
     for name in _INPUT_SCALING:
-        shape = torch.broadcast_shapes(weights[name].shape, ensemble.input_shape)
+        shape = np.broadcast_shapes(weights[name].shape, ensemble.input_shape)
         _require(shape == ensemble.input_shape, f"{name!r} does not fit the rows.")
     if ensemble.output_scale is not None:
         for name in _OUTPUT_SCALING:
