@@ -25,6 +25,7 @@ _SUBMODULES = [
     "model_selection",
     "objectives",
     "persistence",
+    "precision",
     "runtime",
     "stages",
     "students",

@@ -4,10 +4,7 @@ Estimators are known by their fitted attributes only.
 """
 
 import copy
-import hashlib
-import json
 import logging
-import tempfile
 import warnings
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,7 +19,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skbdistil.runtime import SCHEMA_VERSION
+from skbdistil._export_folder import new_folder, scratch, write_stages
+from skbdistil.runtime import SCHEMA_VERSION, required
 from skbdistil.stages import inside
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
@@ -176,7 +174,7 @@ def to_single_onnx(estimator, file, n_stages=None):
     module = nn.Sequential(*_split_scaling(ensemble))
     content = _onnx_model(module, (example,), ["x"], ["scores"]).SerializeToString()
     file = Path(file).absolute()
-    with _scratch(file) as folder:
+    with scratch(file) as folder:
         (folder / file.name).write_bytes(content)
         (folder / file.name).replace(file)
 
@@ -267,25 +265,14 @@ def to_onnx(estimator, directory):
     # What cannot be stored shows before the stages are exported.
     manifest = _manifest(parts)
     ensemble = _cpu_ensemble(parts.final)
-    directory = Path(directory).absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"'directory' must not exist, or be an empty folder. Got {str(directory)!r}"
-            ", where there is something."
-        )
-    with _scratch(directory) as scratch:
-        # Its own folder, since a temporary one can be read by its owner only.
-        folder = scratch / "export"
-        folder.mkdir()
+    with new_folder(directory) as folder:
         costs = parts.final.stage_costs_
+        contents = []
         for number, model in enumerate(_stage_models(ensemble), start=1):
-            content = model.SerializeToString()
-            file = f"stage_{number}.onnx"
-            (folder / file).write_bytes(content)
+            contents.append(model.SerializeToString())
             manifest["stages"].append(
                 {
-                    "file": file,
-                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "file": f"stage_{number}.onnx",
                     "precision": "float32",
                     "inputs": _tensors(model.graph.input),
                     "outputs": _tensors(model.graph.output),
@@ -296,11 +283,7 @@ def to_onnx(estimator, directory):
                     ),
                 }
             )
-        text = json.dumps(manifest, indent=2, allow_nan=False)
-        (folder / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
-        if directory.exists():
-            directory.rmdir()
-        folder.rename(directory)
+        write_stages(folder, manifest, contents)
 
 
 # The estimator
@@ -599,19 +582,6 @@ def _quiet_exporter():
         logger.removeFilter(says_something)
 
 
-@contextmanager
-def _scratch(path):
-    """A folder beside a path, for what is moved there when it is complete."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
-        yield Path(name)
-
-
 def _check_installed(owner):
     for name in ("onnx", "onnxscript"):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise ImportError(
-                f"{owner} needs {name}, which is not installed. To install it: "
-                'pip install "skbdistil[deploy]"'
-            ) from error
+        required(owner, name)

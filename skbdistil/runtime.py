@@ -111,7 +111,7 @@ class ProgressiveSession:
     """
 
     def __init__(self, directory, *, n_stages=None, early_exit=True, n_threads=None):
-        self._runtime = _onnxruntime()
+        self._runtime = required("ProgressiveSession", "onnxruntime")
         if n_threads is not None and not _is_count(n_threads):
             raise ValueError(
                 f"'n_threads' must be None or an int of at least 1. Got {n_threads!r} "
@@ -340,6 +340,14 @@ class ProgressiveSession:
                 scores[stage, rows] = state.step()
         return scores
 
+    def _feeds(self, X, stage):
+        """What a stage, numbered from 0, reads for the rows, chunk by chunk."""
+        for _, x in self._chunks(self._checked(X)):
+            state = _State(self, x)
+            for _ in range(stage):
+                state.step()
+            yield state.feed()
+
     def _response(self, scores, stages, method):
         if method == "predict":
             return self._as_labels(scores)
@@ -462,14 +470,16 @@ class _State:
         self._tensors = {"x": x}
         self.n_stages = 0
 
+    def feed(self):
+        """What the next stage reads, by name."""
+        inputs = self._session._stages[self.n_stages].inputs
+        return {tensor.name: self._tensors[tensor.name] for tensor in inputs}
+
     def step(self):
         """Run the next stage and return its scores, of shape (n, n_outputs)."""
         session, number = self._session, self.n_stages
         wanted, held = session._wanted[number], session._held[number]
-        inputs = session._stages[number].inputs
-        found = session._session(number).run(
-            wanted, {tensor.name: self._tensors[tensor.name] for tensor in inputs}
-        )
+        found = session._session(number).run(wanted, self.feed())
         self._tensors.update(zip(wanted, found, strict=True))
         self._tensors = {
             name: value for name, value in self._tensors.items() if name in held
@@ -762,11 +772,12 @@ def _signature(value):
     return _Tensor(name, tuple(shape), _TENSOR_TYPES.get(value.type, value.type))
 
 
-def _onnxruntime():
+def required(owner, name):
+    """A module that `owner` needs and that is installed with the deploy extra."""
     try:
-        return import_module("onnxruntime")
+        return import_module(name)
     except ImportError as error:
         raise ImportError(
-            "ProgressiveSession needs onnxruntime, which is not installed. To install "
-            'it: pip install "skbdistil[deploy]"'
+            f"{owner} needs {name}, which is not installed. To install it: "
+            'pip install "skbdistil[deploy]"'
         ) from error

@@ -77,12 +77,23 @@ LAYERS = {
         "stages",
         "students",
     },
-    "export": {"runtime", "stages"},
+    "_export_folder": set(),
+    "export": {"_export_folder", "runtime", "stages"},
+    "precision": {"_export_folder", "runtime"},
     "runtime": {"_exit_rules", "_exit_runs", "exceptions"},
 }
 
 # These run where torch, skorch and scikit-learn may be missing.
-LIGHT = ["_exit_rules", "_exit_runs", "_game", "exceptions", "metrics", "runtime"]
+LIGHT = [
+    "_exit_rules",
+    "_exit_runs",
+    "_export_folder",
+    "_game",
+    "exceptions",
+    "metrics",
+    "precision",
+    "runtime",
+]
 
 # _training trains with it, teachers recognises its nets, _bdistil checks `net`.
 MAY_IMPORT_SKORCH = {"_bdistil", "_training", "teachers"}
