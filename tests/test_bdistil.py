@@ -213,7 +213,7 @@ def test_regression_is_in_units_of_the_targets():
     reg, other = (fitted(BDistilRegressor, teacher=m) for m in (module, scaled))
     factor = factor.numpy()
     assert_allclose(other.predict(X), reg.predict(X) * factor, rtol=1e-4, atol=1e-4)
-    for name in ("bound", "actual"):
+    for name in ("bound", "actual", "mean"):
         assert_allclose(
             getattr(other.certificate_, name),
             getattr(reg.certificate_, name) * factor,
@@ -402,8 +402,9 @@ def test_certificate_is_about_the_ensemble_and_the_training_rows(estimator, conn
     certificate = model.certificate_
     assert certificate.bound.shape == certificate.actual.shape == (3, 2)
     assert certificate.step.shape == (3,)
-    actual = np.abs(staged_scores(model, X) - wanted).max(axis=1)
-    assert_allclose(certificate.actual, actual, rtol=1e-5)
+    error = np.abs(staged_scores(model, X) - wanted)
+    assert_allclose(certificate.actual, error.max(axis=1), rtol=1e-5)
+    assert_allclose(certificate.mean, error.mean(axis=1), rtol=1e-5)
     assert np.isfinite(certificate.bound).any()
     assert (certificate.bound >= certificate.actual).all()
     assert_array_equal(
