@@ -55,6 +55,8 @@ def shared_thresholds(values):
     thresholds : ndarray of shape (n_points, T - 1)
     """
     levels = _quantiles(values)[::-1]
+    if len(levels):
+        levels = _between(levels, values)
     return _with_infinity([np.full(len(values), level) for level in levels], values)
 
 
@@ -85,7 +87,10 @@ def stage_thresholds(values, losses):
         ]
         for level in _quantiles(risks)
     ]
-    return _with_infinity(points, values)
+    points = _with_infinity(points, values)
+    for stage, value in enumerate(values):
+        points[:, stage] = _between(points[:, stage], value)
+    return points
 
 
 def _quantiles(numbers):
@@ -94,6 +99,19 @@ def _quantiles(numbers):
         return numbers
     grid = np.linspace(0, 1, _N_POINTS)
     return np.unique(np.quantile(numbers, grid, method="inverted_cdf"))
+
+
+def _between(thresholds, values):
+    """Thresholds halfway down to the next value: the same rows reach them.
+
+    At a value itself, rounding, as in another batch or runtime, would decide where its
+    row leaves.
+    """
+    known = np.unique(values)
+    # Also below the smallest, by a little of the range.
+    known = np.concatenate([[known[0] - 1e-3 * (known[-1] - known[0])], known])
+    below = np.searchsorted(known, thresholds) - 1
+    return (thresholds + known[np.maximum(below, 0)]) / 2
 
 
 def _with_infinity(points, values):

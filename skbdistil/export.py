@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from numbers import Integral
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skbdistil._export_folder import new_folder, scratch, write_stages
+from skbdistil._files import new_folder, write_file, write_stages
 from skbdistil.runtime import SCHEMA_VERSION, required
 from skbdistil.stages import inside
 
@@ -173,10 +172,7 @@ def to_single_onnx(estimator, file, n_stages=None):
     example = ensemble.example()
     module = nn.Sequential(*_split_scaling(ensemble))
     content = _onnx_model(module, (example,), ["x"], ["scores"]).SerializeToString()
-    file = Path(file).absolute()
-    with scratch(file) as folder:
-        (folder / file.name).write_bytes(content)
-        (folder / file.name).replace(file)
+    write_file(file, content)
 
 
 def to_onnx(estimator, directory):

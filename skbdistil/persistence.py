@@ -18,7 +18,6 @@ import json
 import math
 import os
 import re
-import secrets
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -38,6 +37,7 @@ from sklearn.utils.validation import check_is_fitted
 from skbdistil._bdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import RULES
+from skbdistil._files import write_file
 from skbdistil._game import Certificate
 from skbdistil._training import resolve_device
 from skbdistil.costs import Costs, StageCosts
@@ -100,8 +100,8 @@ _ITEMS = {
     "O": (str, float, int, type(None)),
 }
 
-# Most bytes of an array of strings, whose dtype says how long they may be.
-_MAX_STRING_BYTES = 2**26
+# Bytes of a string that may be declared, however long the string is.
+_SHORT_STRING = 1024
 
 
 def save(estimator, path, *, include_teacher=False):
@@ -201,7 +201,7 @@ def save(estimator, path, *, include_teacher=False):
     }
     archive = _pack(members)
     _check_readable(archive, writer, type(estimator).__name__)
-    _write(archive, path)
+    write_file(path, archive)
 
 
 def load(path, *, classes=(), trusted=()):
@@ -255,7 +255,7 @@ def load(path, *, classes=(), trusted=()):
         clf = load("model.skb", classes=[MyBackbone])
     """
     _import_safetensors()
-    parts = _by_name(classes)
+    parts, trusted = _by_name(classes), list(trusted)
     data = Path(path).read_bytes()
     with _refusing(path):
         members = _unpack(data)
@@ -263,7 +263,7 @@ def load(path, *, classes=(), trusted=()):
         # What is missing here is no fault of the file.
         _import_skops()
     with _refusing(path):
-        return _Reader(members, parts, list(trusted)).read()
+        return _Reader(members, parts, trusted).read()
 
 
 def _by_name(parts):
@@ -358,20 +358,6 @@ def _unpack(data):
         return {info.filename: archive.read(info) for info in infos}
 
 
-def _write(data, path):
-    """Write a file that appears as a whole or not at all."""
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".skbdistil-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _check_readable(archive, writer, owner):
     """Read back what is to be written."""
     try:
@@ -445,6 +431,8 @@ class _Writer:
         if isinstance(value, tuple):
             return {"$tuple": self.node(list(value), what)}
         if isinstance(value, np.ndarray) and value.dtype.kind in _ITEMS:
+            if value.dtype.kind == "U" and value.dtype.itemsize > _SHORT_STRING:
+                value = np.array(value.tolist())  # no longer than its strings
             dtype = value.dtype.newbyteorder("=").str
             items = self.node(value.ravel().tolist(), what)
             return {"$array": [dtype, list(value.shape), items]}
@@ -776,9 +764,11 @@ def _array(dtype, shape, items):
     )
     _require(known, f"the items of an array are not of the type {dtype}.")
     if dtype.kind == "U":
+        # What is longer than its strings takes memory for nothing.
+        longest = max((len(item) for item in items), default=0)
         _require(
-            dtype.itemsize * len(items) <= _MAX_STRING_BYTES,
-            f"an array of {len(items)} strings has the type {dtype}.",
+            dtype.itemsize <= max(4 * longest, _SHORT_STRING),
+            f"an array of strings of up to {longest} characters has the type {dtype}.",
         )
     return np.array(items, dtype=dtype).reshape(shape)
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._export_folder import new_folder, write_stages
+from skbdistil._files import new_folder, write_stages
 from skbdistil.runtime import ProgressiveSession, required
 
 __all__ = ["PrecisionChoice", "PrecisionReport", "lower_precision"]

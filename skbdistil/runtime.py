@@ -88,9 +88,10 @@ class ProgressiveSession:
 
     Notes
     -----
-    Several threads may use one session. The arithmetic is float32, also of an
-    estimator with ``dtype="float64"``. Rows run in chunks, so that the memory for what
-    stages keep does not grow with their number.
+    Several threads may use one session; every process makes its own. The arithmetic is
+    float32, also of an estimator with ``dtype="float64"``. Rows run in chunks, so that
+    the memory for what stages keep does not grow with their number, but for
+    `predict_within`, which keeps it of all rows.
 
     Examples
     --------
@@ -117,7 +118,8 @@ class ProgressiveSession:
                 f"'n_threads' must be None or an int of at least 1. Got {n_threads!r} "
                 "instead."
             )
-        self._directory = Path(directory).absolute()
+        # The folder itself, even if a link to it is set to another one meanwhile.
+        self._directory = Path(directory).resolve()
         self.manifest, export = _read_manifest(self._directory)
         n_exported = len(export.stages)
         if n_stages is None:
@@ -152,6 +154,12 @@ class ProgressiveSession:
         self._options = self._runtime.SessionOptions()
         self._options.log_severity_level = 4  # errors are raised anyway
         self._options.intra_op_num_threads = n_threads or 0
+        # Weights in other files would not be those that were verified: there are none
+        # below what is no folder.
+        self._options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path",
+            str(self._directory / "manifest.json"),
+        )
         self._sessions = [None] * n_stages
         self._lock = Lock()
         for stage in self._stages:
@@ -593,7 +601,7 @@ def _parse_stages(manifest, x):
     for entry in manifest.entries("stages"):
         file = entry.get("file", "a string")
         # No separator, no drive, no parent.
-        if not re.fullmatch(r"\w[\w.-]*", file, flags=re.ASCII):
+        if not re.fullmatch(r"\w[\w.-]{0,99}", file, flags=re.ASCII):
             entry.fail(f"has the file {file!r}, which is not a plain name")
         inputs = _parse_tensors(entry.entries("inputs"))
         outputs = _parse_tensors(entry.entries("outputs"))
@@ -766,7 +774,7 @@ class _Entry:
 
 def _signature(value):
     """An input or output of a session as the manifest describes it."""
-    batch, *shape = value.shape
+    batch, *shape = value.shape or [0]
     # A batch of one size only is not what was exported.
     name = value.name if not isinstance(batch, int) else f"{value.name} of {batch} rows"
     return _Tensor(name, tuple(shape), _TENSOR_TYPES.get(value.type, value.type))

@@ -75,7 +75,18 @@ def test_path_by_hand(rows, thresholds):
 def test_shared_threshold_is_the_same_for_all_stages(rows):
     thresholds = shared_thresholds(rows[0])
     assert_array_equal(thresholds[:, 0], thresholds[:, 1])
-    assert set(thresholds[1:].ravel()) <= set(rows[0].ravel())
+
+
+def test_thresholds_lie_between_the_values(rows, thresholds):
+    values, _ = rows
+    for threshold, value in zip(thresholds.T, values, strict=True):
+        assert not np.isin(threshold, value).any()
+    # So noise far below the gaps moves no row.
+    noise = 1e-12 * np.random.RandomState(0).choice([-1, 1], size=values.shape)
+    for point in thresholds:
+        assert_array_equal(
+            exit_stages(values + noise, point), exit_stages(values, point)
+        )
 
 
 def test_stage_thresholds_ask_more_of_the_worse_stage(rows):

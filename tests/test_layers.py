@@ -67,6 +67,7 @@ LAYERS = {
         "_bdistil",
         "_exit_calibration",  # the records that are fitted attributes: this one,
         "_exit_rules",
+        "_files",
         "_game",  # this one
         "_training",  # whether a device can be used here
         "costs",  # and two here
@@ -77,9 +78,9 @@ LAYERS = {
         "stages",
         "students",
     },
-    "_export_folder": set(),
-    "export": {"_export_folder", "runtime", "stages"},
-    "precision": {"_export_folder", "runtime"},
+    "_files": set(),
+    "export": {"_files", "runtime", "stages"},
+    "precision": {"_files", "runtime"},
     "runtime": {"_exit_rules", "_exit_runs", "exceptions"},
 }
 
@@ -87,7 +88,7 @@ LAYERS = {
 LIGHT = [
     "_exit_rules",
     "_exit_runs",
-    "_export_folder",
+    "_files",
     "_game",
     "exceptions",
     "metrics",

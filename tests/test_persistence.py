@@ -34,6 +34,7 @@ from skbdistil import (
     BDistilRegressor,
     DistillationObjective,
     TorchTeacher,
+    _files,
     persistence,
 )
 from skbdistil.early_exit import EarlyExitClassifier
@@ -731,6 +732,19 @@ class HalfWritten(io.FileIO):
         raise OSError("No space left on device")
 
 
+def test_file_that_is_replaced_keeps_its_mode(clf, path):
+    save(clf, path)
+    path.chmod(0o600)
+    save(clf, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_trusted_is_a_list(clf, path):
+    save(clf, path)
+    with pytest.raises(TypeError, match="not iterable"):
+        load(path, trusted=True)
+
+
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("step", ["open", "os.fsync", "os.replace"])
 def test_failure_in_the_middle_keeps_the_old_file(
@@ -744,7 +758,7 @@ def test_failure_in_the_middle_keeps_the_old_file(
 
     with monkeypatch.context() as patched:
         if step == "open":
-            patched.setattr(persistence, "open", HalfWritten, raising=False)
+            patched.setattr(_files, "open", HalfWritten, raising=False)
             error = OSError
         else:
             patched.setattr(step, fail)
@@ -891,7 +905,7 @@ HUGE = {"$partial": [{"$part": "MLP"}, [], {"hidden": {"$tuple": [10**9, 10**5]}
         ),
         (
             set_item("fitted", "classes_", to={"$array": ["<U99999999", [1], ["a"]]}),
-            "1 strings has the type <U99999999",
+            "strings of up to 1 characters has the type <U99999999",
         ),
         (
             set_item("fitted", "classes_", to={"$array": ["<i8", [2], [0.5, 1]]}),

@@ -553,6 +553,7 @@ LOOSE_END = [{"name": "kept_9_0", "shape": [8], "dtype": "float32"}]
         (set_to("..\\stage_1.onnx", *FIRST, "file"), "is not a plain name"),
         (set_to("C:stage_1.onnx", *FIRST, "file"), "is not a plain name"),
         (set_to("..", *FIRST, "file"), "is not a plain name"),
+        (set_to("a" * 300, *FIRST, "file"), "is not a plain name"),
         (set_to("", *FIRST, "file"), "is not a plain name"),
         (set_to("stage_1.onnx\0", *FIRST, "file"), "is not a plain name"),
         (set_to("stage_9.onnx", *FIRST, "file"), r"stage_9\.onnx: there is no such f"),
@@ -631,11 +632,14 @@ def test_link_out_of_the_folder(folder, name):
 
 
 def test_link_to_the_folder(folder, tmp_path):
-    (tmp_path / "link").symlink_to(folder)
-    assert ProgressiveSession(tmp_path / "link").predict(np.zeros((1, 6)))[0] in (
-        "no",
-        "yes",
-    )
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    session = ProgressiveSession(link)
+    expected = ProgressiveSession(folder).predict(np.zeros((1, 6)))
+    # A release: the stages of the session are those of its own folder.
+    link.unlink()
+    link.symlink_to(tmp_path)
+    assert_array_equal(session.predict(np.zeros((1, 6))), expected)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
@@ -650,18 +654,29 @@ def test_signed_file_that_is_cut_off(folder, share, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_signed_file_that_reads_another_one(folder, tmp_path):
+@pytest.mark.parametrize("where", ["absolute", "working directory", "same folder"])
+def test_signed_file_that_reads_another_one(folder, tmp_path, monkeypatch, where):
+    """Its scores would be multiplied by the bytes of that file."""
+    secret = (folder if where == "same folder" else tmp_path) / "secret.bin"
+    np.array([2, 3], dtype=np.float32).tofile(secret)
+    monkeypatch.chdir(tmp_path)
     path = folder / "stage_1.onnx"
-    onnx.save(
-        onnx.load(path),
-        tmp_path / "stage_1.onnx",
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=0,
+    model = onnx.load(path)
+    (node,) = (node for node in model.graph.node if "scores_1" in node.output)
+    node.output[list(node.output).index("scores_1")] = "inner"
+    # Other operators are folded, which fails for another reason.
+    model.graph.node.append(
+        onnx.helper.make_node(
+            "Einsum", ["inner", "secret"], ["scores_1"], equation="bj,j->bj"
+        )
     )
-    model = onnx.load(tmp_path / "stage_1.onnx", load_external_data=False)
-    for weights in model.graph.initializer:
-        weights.external_data[0].value = str(tmp_path / "weights.bin")
+    weights = model.graph.initializer.add()
+    weights.name, weights.data_type = "secret", onnx.TensorProto.FLOAT
+    weights.dims.append(2)
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key = "location"
+    entry.value = str(secret) if where == "absolute" else secret.name
     path.write_bytes(model.SerializeToString())
     sign(folder, 1)
     with pytest.raises(InvalidFileError, match=r"stage_1\.onnx: onnxruntime cannot"):
@@ -679,12 +694,25 @@ def widen(model):
     model.graph.input.append(value)
 
 
+def add_a_scalar(model):
+    tensor = onnx.helper.make_tensor("value", onnx.TensorProto.FLOAT, [], [1.0])
+    node = onnx.helper.make_node("Constant", [], ["scalar"], value=tensor)
+    model.graph.node.append(node)
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("scalar", onnx.TensorProto.FLOAT, [])
+    )
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         (freeze_batch, "the inputs are not those of the manifest: .*'x of 1 rows'"),
         (widen, "the inputs are not those of the manifest: .*'more'"),
         (lambda model: model.graph.output.pop(), "the outputs are not those of the"),
+        (
+            add_a_scalar,
+            "the outputs are not those of the manifest: .*'scalar of 0 rows",
+        ),
     ],
 )
 def test_signed_file_of_another_form(folder, edit, message):

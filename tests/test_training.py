@@ -643,8 +643,13 @@ def test_ctrl_c_that_hits_a_callback_propagates():
             signal.raise_signal(signal.SIGINT)
             return sum(range(1000))
 
-    with pytest.raises(KeyboardInterrupt):
-        _train(_template(callbacks=[Slow()]))
+    # Shells have the signal ignored by what they start in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _train(_template(callbacks=[Slow()]))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_patience_restores_the_best_state():
