@@ -656,27 +656,29 @@ def test_signed_file_that_is_cut_off(folder, share, capfd):
 
 @pytest.mark.parametrize("where", ["absolute", "working directory", "same folder"])
 def test_signed_file_that_reads_another_one(folder, tmp_path, monkeypatch, where):
-    """Its scores would be multiplied by the bytes of that file."""
+    """Its scores would be what is in that file."""
     secret = (folder if where == "same folder" else tmp_path) / "secret.bin"
-    np.array([2, 3], dtype=np.float32).tofile(secret)
+    np.arange(16, dtype=np.float32).tofile(secret)
     monkeypatch.chdir(tmp_path)
     path = folder / "stage_1.onnx"
     model = onnx.load(path)
     (node,) = (node for node in model.graph.node if "scores_1" in node.output)
     node.output[list(node.output).index("scores_1")] = "inner"
-    # Other operators are folded, which fails for another reason.
-    model.graph.node.append(
-        onnx.helper.make_node(
-            "Einsum", ["inner", "secret"], ["scores_1"], equation="bj,j->bj"
-        )
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ArgMax", ["inner"], ["row"], axis=1, keepdims=0),
+            onnx.helper.make_node("Gather", ["secret", "row"], ["scores_1"], axis=0),
+        ]
     )
     weights = model.graph.initializer.add()
     weights.name, weights.data_type = "secret", onnx.TensorProto.FLOAT
-    weights.dims.append(2)
+    # A smaller one would fail in an optimisation.
+    weights.dims.extend([8, 2])
     weights.data_location = onnx.TensorProto.EXTERNAL
-    entry = weights.external_data.add()
-    entry.key = "location"
-    entry.value = str(secret) if where == "absolute" else secret.name
+    location = str(secret) if where == "absolute" else secret.name
+    for key, value in (("location", location), ("offset", "0"), ("length", "64")):
+        entry = weights.external_data.add()
+        entry.key, entry.value = key, value
     path.write_bytes(model.SerializeToString())
     sign(folder, 1)
     with pytest.raises(InvalidFileError, match=r"stage_1\.onnx: onnxruntime cannot"):
