@@ -19,7 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skbdistil._files import new_folder, write_file, write_stages
-from skbdistil.runtime import SCHEMA_VERSION, required
+from skbdistil._optional import required
+from skbdistil.runtime import SCHEMA_VERSION
 from skbdistil.stages import inside
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]

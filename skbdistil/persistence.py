@@ -39,6 +39,7 @@ from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import RULES
 from skbdistil._files import write_file
 from skbdistil._game import Certificate
+from skbdistil._optional import required
 from skbdistil._training import resolve_device
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
@@ -285,25 +286,11 @@ def _is_part(value):
 
 
 def _import_safetensors():
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise _missing("safetensors") from error
-    return safetensors.torch
+    return required("skbdistil.persistence", "safetensors.torch")
 
 
 def _import_skops():
-    try:
-        import skops.io
-    except ImportError as error:
-        raise _missing("skops") from error
-    return skops.io
-
-
-def _missing(package):
-    return ImportError(
-        f'{package} is not installed. Install it with: pip install "skbdistil[deploy]"'
-    )
+    return required("skbdistil.persistence", "skops.io")
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from skbdistil._files import new_folder, write_stages
-from skbdistil.runtime import ProgressiveSession, required
+from skbdistil._optional import required
+from skbdistil.runtime import ProgressiveSession
 
 __all__ = ["PrecisionChoice", "PrecisionReport", "lower_precision"]
 

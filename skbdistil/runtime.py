@@ -9,7 +9,6 @@ import math
 import re
 import sys
 import time
-from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
@@ -19,6 +18,7 @@ import numpy as np
 
 from skbdistil._exit_rules import RULES, label_probabilities
 from skbdistil._exit_runs import ExitRun, run_within
+from skbdistil._optional import required
 from skbdistil.exceptions import InvalidFileError
 
 __all__ = ["ProgressiveSession"]
@@ -778,14 +778,3 @@ def _signature(value):
     # A batch of one size only is not what was exported.
     name = value.name if not isinstance(batch, int) else f"{value.name} of {batch} rows"
     return _Tensor(name, tuple(shape), _TENSOR_TYPES.get(value.type, value.type))
-
-
-def required(owner, name):
-    """A module that `owner` needs and that is installed with the deploy extra."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{owner} needs {name}, which is not installed. To install it: "
-            'pip install "skbdistil[deploy]"'
-        ) from error

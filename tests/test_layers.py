@@ -69,6 +69,7 @@ LAYERS = {
         "_exit_rules",
         "_files",
         "_game",  # this one
+        "_optional",
         "_training",  # whether a device can be used here
         "costs",  # and two here
         "early_exit",
@@ -79,9 +80,10 @@ LAYERS = {
         "students",
     },
     "_files": set(),
-    "export": {"_files", "runtime", "stages"},
-    "precision": {"_files", "runtime"},
-    "runtime": {"_exit_rules", "_exit_runs", "exceptions"},
+    "_optional": set(),
+    "export": {"_files", "_optional", "runtime", "stages"},
+    "precision": {"_files", "_optional", "runtime"},
+    "runtime": {"_exit_rules", "_exit_runs", "_optional", "exceptions"},
 }
 
 # These run where torch, skorch and scikit-learn may be missing.
@@ -90,6 +92,7 @@ LIGHT = [
     "_exit_runs",
     "_files",
     "_game",
+    "_optional",
     "exceptions",
     "metrics",
     "precision",

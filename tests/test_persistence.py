@@ -776,7 +776,9 @@ def test_missing_dependency(package, module, clf, path, monkeypatch):
     pipeline = make_pipeline(StandardScaler().fit(np.zeros((2, 6))), clf)
     save(pipeline, path)
     monkeypatch.setitem(sys.modules, module, None)
-    match = re.escape(f'{package} is not installed. Install it with: pip install "skb')
+    match = re.escape(
+        f'needs {package}, which is not installed. To install it: pip install "skb'
+    )
     with pytest.raises(ImportError, match=match):
         save(pipeline, path)
     with pytest.raises(ImportError, match=match):
