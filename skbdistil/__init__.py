@@ -16,6 +16,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = [
     "costs",
+    "datasets",
     "early_exit",
     "ensemble",
     "exceptions",

@@ -1,0 +1,284 @@
+"""Simulated data that one small network cannot fit and several can."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils import shuffle as shuffle_rows
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.random import sample_without_replacement
+
+__all__ = ["make_cube", "make_ellipsoid"]
+
+
+@validate_params(
+    {
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "n_features": [Interval(Integral, 1, None, closed="left")],
+        "n_classes": [Interval(Integral, 2, None, closed="left")],
+        "axis_ratio": [Interval(Real, 1, None, closed="left")],
+        "noise": [Interval(Real, 0, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_ellipsoid(
+    n_samples=1000,
+    n_features=16,
+    *,
+    n_classes=2,
+    axis_ratio=3.0,
+    noise=0.2,
+    shuffle=True,
+    random_state=None,
+):
+    """Generate points on nested ellipsoids, one for each class.
+
+    In the manner of the simulated sets of section 5.1 of [1]_. The ellipsoids share
+    their centre, the origin, their randomly rotated axes and their shape; that of class
+    ``k`` is ``k + 1`` times as large as that of class 0. No linear function of the
+    features tells the classes apart, one quadratic form does.
+
+    Parameters
+    ----------
+    n_samples : int, default=1000
+        Number of samples, divided among the classes as equally as possible.
+
+    n_features : int, default=16
+        Number of features.
+
+    n_classes : int, default=2
+        Number of classes and ellipsoids, at least 2.
+
+    axis_ratio : float, default=3.0
+        Length of the longest semi-axis of an ellipsoid in units of the shortest, at
+        least 1, which gives spheres. The lengths are a geometric sequence; the shortest
+        one of class 0 is 1.
+
+    noise : float, default=0.2
+        Standard deviation of the Gaussian noise added to every feature.
+
+    shuffle : bool, default=True
+        Whether to shuffle the samples. Without it they are sorted by class.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the samples, the rotation, the noise and the order. Pass an int for
+        reproducible output across multiple function calls.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+        The samples.
+
+    y : ndarray of shape (n_samples,), dtype int64
+        The class of each sample, from 0 (innermost) to ``n_classes - 1``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer samples than classes, or a parameter is out of its range.
+
+    See Also
+    --------
+    make_cube : Clusters at the vertices of a cube.
+    sklearn.datasets.make_gaussian_quantiles : Concentric spheres without a gap.
+
+    Notes
+    -----
+    With the other defaults and ``n_samples=4000``, half of them for testing, a teacher
+    with three hidden layers of 64 units
+    (``MLPClassifier((64, 64, 64), early_stopping=True)``) and students with one hidden
+    layer of 6 units reach these test accuracies with ``random_state`` 0, 1 and 2. The
+    ensemble is a :class:`~skbdistil.BDistilClassifier` with its defaults; "labels" is
+    an ``MLPClassifier((6,))``, as small as one student and trained without a teacher.
+
+    ======  =======  ======  ===========  ============
+    seed    teacher  labels  one student  six students
+    ======  =======  ======  ===========  ============
+    0       0.985    0.826   0.833        0.979
+    1       0.977    0.790   0.846        0.966
+    2       0.979    0.830   0.835        0.972
+    ======  =======  ======  ===========  ============
+
+    References
+    ----------
+    .. [1] D. Dennis, A. Shetty, A. Sevekari, K. Koishida, V. Smith, "Progressive
+           Ensemble Distillation: Building Ensembles for Efficient Inference", NeurIPS,
+           2023. :arxiv:`2302.10093`
+
+    Examples
+    --------
+    >>> from skbdistil.datasets import make_ellipsoid
+    >>> X, y = make_ellipsoid(n_samples=200, random_state=0)
+    >>> X.shape
+    (200, 16)
+    >>> y.shape
+    (200,)
+    """
+    if n_samples < n_classes:
+        raise ValueError(
+            f"n_samples={n_samples} must be at least n_classes={n_classes}."
+        )
+    rng = check_random_state(random_state)
+    y = np.sort(np.arange(n_samples, dtype=np.int64) % n_classes)
+    X = rng.normal(size=(n_samples, n_features))
+    X *= ((y + 1) / np.linalg.norm(X, axis=1))[:, np.newaxis]
+    X *= np.geomspace(1, axis_ratio, n_features)
+    # The signs of the columns are not uniform, but an ellipsoid does not see them.
+    rotation, _ = np.linalg.qr(rng.normal(size=(n_features, n_features)))
+    X = X @ rotation.T
+    X += rng.normal(scale=noise, size=X.shape)
+    return shuffle_rows(X, y, random_state=rng) if shuffle else (X, y)
+
+
+@validate_params(
+    {
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "n_features": [Interval(Integral, 1, None, closed="left")],
+        "n_informative": [Interval(Integral, 1, None, closed="left")],
+        "n_classes": [Interval(Integral, 2, None, closed="left")],
+        "n_clusters_per_class": [Interval(Integral, 1, None, closed="left")],
+        "noise": [Interval(Real, 0, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def make_cube(
+    n_samples=1000,
+    n_features=10,
+    *,
+    n_informative=6,
+    n_classes=4,
+    n_clusters_per_class=8,
+    noise=0.3,
+    shuffle=True,
+    random_state=None,
+):
+    """Generate clusters at vertices of a cube, with classes assigned at random.
+
+    In the manner of the simulated sets of section 5.1 of [1]_. Neighbouring vertices
+    differ in one feature and often in class, as with a parity.
+
+    Parameters
+    ----------
+    n_samples : int, default=1000
+        Number of samples, divided among the clusters as equally as possible.
+
+    n_features : int, default=10
+        Number of features. Those after the first `n_informative` are standard normal
+        and say nothing about the class.
+
+    n_informative : int, default=6
+        Dimension of the cube, whose vertices have the coordinates -1 and 1. The first
+        `n_informative` features are the coordinates.
+
+    n_classes : int, default=4
+        Number of classes, at least 2.
+
+    n_clusters_per_class : int, default=8
+        Number of vertices of each class. ``n_classes * n_clusters_per_class``, the
+        number of clusters, is at most ``2**n_informative``; the vertices are distinct
+        and drawn at random.
+
+    noise : float, default=0.3
+        Standard deviation of the Gaussian noise around the vertices. A vertex is a
+        distance of 2 from its neighbours.
+
+    shuffle : bool, default=True
+        Whether to shuffle the samples. Without it they are sorted by cluster.
+
+    random_state : int, RandomState instance or None, default=None
+        Determines the vertices, their classes, the noise and the order. Pass an int for
+        reproducible output across multiple function calls.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+        The samples.
+
+    y : ndarray of shape (n_samples,), dtype int64
+        The class of each sample.
+
+    Raises
+    ------
+    ValueError
+        If there are more informative features than features, more clusters than
+        vertices or samples, or a parameter is out of its range.
+
+    See Also
+    --------
+    make_ellipsoid : Points on nested ellipsoids.
+    sklearn.datasets.make_classification : Clusters at vertices of a cube, each with
+        a covariance of its own.
+
+    Notes
+    -----
+    Two classes of a few clusters in a cube of high dimension can be linearly separable
+    by chance. With more than ``2 * (n_informative + 1)`` clusters in all this becomes
+    unlikely [2]_.
+
+    With the other defaults and ``n_samples=4000``, half of them for testing, a teacher
+    with three hidden layers of 64 units
+    (``MLPClassifier((64, 64, 64), early_stopping=True)``) and students with one hidden
+    layer of 6 units reach these test accuracies with ``random_state`` 0, 1 and 2. The
+    ensemble is a :class:`~skbdistil.BDistilClassifier` with its defaults; "labels" is
+    an ``MLPClassifier((6,))``, as small as one student and trained without a teacher.
+
+    ======  =======  ======  ===========  ============
+    seed    teacher  labels  one student  six students
+    ======  =======  ======  ===========  ============
+    0       0.981    0.658   0.672        0.970
+    1       0.980    0.666   0.664        0.959
+    2       0.961    0.666   0.620        0.934
+    ======  =======  ======  ===========  ============
+
+    References
+    ----------
+    .. [1] D. Dennis, A. Shetty, A. Sevekari, K. Koishida, V. Smith, "Progressive
+           Ensemble Distillation: Building Ensembles for Efficient Inference", NeurIPS,
+           2023. :arxiv:`2302.10093`
+
+    .. [2] T. M. Cover, "Geometrical and Statistical Properties of Systems of Linear
+           Inequalities with Applications in Pattern Recognition", IEEE Transactions on
+           Electronic Computers EC-14(3), 1965.
+
+    Examples
+    --------
+    >>> from skbdistil.datasets import make_cube
+    >>> X, y = make_cube(n_samples=200, random_state=0)
+    >>> X.shape
+    (200, 10)
+    >>> y.shape
+    (200,)
+    """
+    n_clusters = n_classes * n_clusters_per_class
+    if n_informative > n_features:
+        raise ValueError(
+            f"n_informative={n_informative} must be at most n_features={n_features}."
+        )
+    # Not by 2**n_informative, which overflows where that is a NumPy integer.
+    if n_informative < np.log2(n_clusters):
+        raise ValueError(
+            f"n_classes * n_clusters_per_class={n_clusters} must be at most the number "
+            f"of vertices, 2**n_informative={2**n_informative}."
+        )
+    if n_samples < n_clusters:
+        raise ValueError(
+            f"n_samples={n_samples} must be at least "
+            f"n_classes * n_clusters_per_class={n_clusters}."
+        )
+    rng = check_random_state(random_state)
+    # Distinct in the first coordinates already, and an int holds 2**30.
+    n_coded = min(n_informative, 30)
+    codes = sample_without_replacement(2**n_coded, n_clusters, random_state=rng)
+    rng.shuffle(codes)  # the sample is distinct, its order is not random
+    bits = rng.randint(2, size=(n_clusters, n_informative))
+    bits[:, :n_coded] = codes[:, np.newaxis] >> np.arange(n_coded) & 1
+    cluster = np.sort(np.arange(n_samples, dtype=np.int64) % n_clusters)
+    X = rng.normal(size=(n_samples, n_features))
+    X[:, :n_informative] *= noise
+    X[:, :n_informative] += (2 * bits - 1)[cluster]
+    y = cluster % n_classes
+    return shuffle_rows(X, y, random_state=rng) if shuffle else (X, y)
