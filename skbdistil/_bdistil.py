@@ -48,7 +48,7 @@ from skbdistil._training import (
     resolve_device,
     resolve_epochs,
 )
-from skbdistil.ensemble import ProgressiveEnsemble, check_connection
+from skbdistil.ensemble import ProgressiveEnsemble, auto_connection, check_connection
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
 from skbdistil.metrics import stage_within
 from skbdistil.objectives import (
@@ -266,7 +266,7 @@ class _BaseBDistil(BaseEstimator):
         *,
         student="auto",
         n_estimators=6,
-        connection="dense",
+        connection="auto",
         objective="auto",
         eta="auto",
         tol="auto",
@@ -275,7 +275,7 @@ class _BaseBDistil(BaseEstimator):
         net=None,
         max_epochs="auto",
         batch_size="auto",
-        learning_rate=0.005,
+        learning_rate=0.01,
         refine=None,
         refine_epochs="auto",
         early_stopping=False,
@@ -377,7 +377,7 @@ class _BaseBDistil(BaseEstimator):
             has_labels=y is not None,
             owner=owner,
         )
-        connection = check_connection(self.connection, owner)
+        connection = check_connection(self.connection, owner, auto=True)
         check_net(self.net, owner)
         if self.n_stages is not None and self.n_stages > self.n_estimators:
             raise ValueError(
@@ -388,7 +388,13 @@ class _BaseBDistil(BaseEstimator):
         x, y = self._validate_fit(X, y, reset=previous is None)
         input_shape = tuple(x.shape[1:])
         if previous is not None:
+            if connection == "auto":
+                connection = previous.connection
             self._check_warm_start(input_shape, connection)
+        elif connection == "auto":
+            # The weights of what it tries would use up random numbers.
+            with torch_seed(0, torch.device("cpu")):
+                connection = auto_connection(self._factories(input_shape), input_shape)
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
@@ -615,6 +621,12 @@ class _BaseBDistil(BaseEstimator):
             teacher_scores,
         )
 
+    def _factories(self, input_shape):
+        """Backbones of the ladder, or all that "auto" chooses from."""
+        if isinstance(self.student, str) and self.student == "auto":
+            return auto_students(input_shape)[0]
+        return check_ladder(self.student, type(self).__name__)
+
     def _ladder(self, ensemble, teacher_costs):
         """Hypothesis classes; "auto" is sized by the cost of the whole ensemble."""
 
@@ -630,20 +642,20 @@ class _BaseBDistil(BaseEstimator):
                     sample.append(sample.new_student(factory))
             return costs.stage_costs(sample, sample.example())
 
+        factories = self._factories(ensemble.input_shape)
         if not (isinstance(self.student, str) and self.student == "auto"):
-            ladder = check_ladder(self.student, type(self).__name__)
-            for factory in ladder:
+            for factory in factories:
                 # Two of them, for the connection: what cannot be built or counted is
                 # found here, not after the training of others.
                 sample_costs(factory, min(2, self.n_estimators))
-            if len(ensemble) and self.rungs_[-1] >= len(ladder):
+            if len(ensemble) and self.rungs_[-1] >= len(factories):
                 raise ValueError(
                     f"With warm_start=True, the ladder in the 'student' parameter of "
                     f"{type(self).__name__} must reach the class of the last student, "
-                    f"number {self.rungs_[-1] + 1}. Got {len(ladder)} class(es)."
+                    f"number {self.rungs_[-1] + 1}. Got {len(factories)} class(es)."
                 )
-            return ladder
-        factories, chosen = auto_students(ensemble.input_shape)
+            return factories
+        _, chosen = auto_students(ensemble.input_shape)
         if teacher_costs is not None:
             chosen = 0
             allowed = _AUTO_COST_SHARE * teacher_costs.macs
@@ -944,10 +956,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"dense", "residual", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "residual", "last", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
-            :class:`~skbdistil.ensemble.Connection` subclass, default="dense"
+            :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
+        ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
+        the package that have a block between the first and the last, else
+        ``"dense"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -987,7 +1002,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
         to 256, growing with the number of rows.
 
-    learning_rate : float, default=0.005
+    learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
     refine : {"final", "rounds"} or None, default=None
@@ -1320,10 +1335,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"dense", "residual", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "residual", "last", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
-            :class:`~skbdistil.ensemble.Connection` subclass, default="dense"
+            :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
+        ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
+        the package that have a block between the first and the last, else
+        ``"dense"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -1364,7 +1382,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
         to 256, growing with the number of rows.
 
-    learning_rate : float, default=0.005
+    learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
     refine : {"final", "rounds"} or None, default=None

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from skbdistil.students import Backbone
+from skbdistil.students import Backbone, ConvNet1d, ConvNet2d
 
 __all__ = [
     "Connection",
@@ -201,7 +201,7 @@ _NAMED = {
 }
 
 
-def check_connection(connection, owner):
+def check_connection(connection, owner, *, auto=False):
     """Connection as None, a :class:`Connection` class or a :class:`Lateral`.
 
     Parameters
@@ -209,23 +209,55 @@ def check_connection(connection, owner):
     connection : None, str, type or Lateral
     owner : str
         Name of the estimator, for messages.
+    auto : bool
+        Whether ``"auto"`` is allowed, and returned as it is.
 
     Returns
     -------
-    connection : None, type or Lateral
+    connection : None, type, Lateral or "auto"
     """
     if isinstance(connection, Lateral):
         connection._validate_params()
         return connection
     if isinstance(connection, type) and issubclass(connection, Connection):
         return connection
-    if (connection is None or isinstance(connection, str)) and connection in _NAMED:
-        return _NAMED[connection]
+    if connection is None or isinstance(connection, str):
+        if connection in _NAMED:
+            return _NAMED[connection]
+        if auto and connection == "auto":
+            return connection
+    first = "'auto', " if auto else ""
     raise ValueError(
-        f"The 'connection' parameter of {owner} must be None, 'dense', 'residual', "
-        "'last', 'lateral', a Lateral(...) or a subclass of "
+        f"The 'connection' parameter of {owner} must be {first}None, 'dense', "
+        "'residual', 'last', 'lateral', a Lateral(...) or a subclass of "
         f"skbdistil.ensemble.Connection. Got {connection!r} instead."
     )
+
+
+def auto_connection(ladder, input_shape):
+    """Connection that suits the backbones of a ladder.
+
+    Parameters
+    ----------
+    ladder : list of callable
+        Backbone factories.
+    input_shape : tuple of int
+
+    Returns
+    -------
+    connection : type or Lateral
+        Block by block after a shared first one, for convolutional backbones that have
+        blocks left after it and fit each other; :class:`Dense` for all others.
+    """
+    lateral = ProgressiveEnsemble(input_shape, 1, connection=Lateral(shared_blocks=1))
+    for factory in ladder:
+        if not isinstance(factory(input_shape), ConvNet1d | ConvNet2d):
+            return Dense
+        try:
+            lateral.append(lateral.new_student(factory))
+        except ValueError:
+            return Dense
+    return lateral.connection
 
 
 class _Student(nn.Module):

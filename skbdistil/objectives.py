@@ -70,7 +70,7 @@ class DistillationObjective(BaseEstimator):
         game; ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and
         ``2 * 1[K+ < K-]``, ties shared; None: no barrier.
 
-    gamma : float, default=1.0
+    gamma : float, default=0.3
         The barrier is divided by it; positive. The smaller, the more the weights of
         the game count.
 
@@ -103,8 +103,8 @@ class DistillationObjective(BaseEstimator):
     Examples
     --------
     >>> from skbdistil import DistillationObjective
-    >>> DistillationObjective(gamma=0.3, temperature=2.0)
-    DistillationObjective(gamma=0.3, temperature=2.0)
+    >>> DistillationObjective(gamma=1.0, temperature=2.0)
+    DistillationObjective(gamma=1.0, temperature=2.0)
     """
 
     _parameter_constraints = {
@@ -124,7 +124,7 @@ class DistillationObjective(BaseEstimator):
         on="ensemble",
         temperature=1.0,
         barrier="weighted",
-        gamma=1.0,
+        gamma=0.3,
         alpha=0.0,
         mass_cap=10.0,
     ):

@@ -683,7 +683,7 @@ class _Reader:
         estimator = _built(cls, params)
         if not (isinstance(estimator.student, str) and estimator.student == "auto"):
             check_ladder(estimator.student, owner)
-        check_connection(estimator.connection, owner)
+        check_connection(estimator.connection, owner, auto=True)
         if estimator.device != "auto":
             torch.device(estimator.device)  # whether there is such a thing at all
             try:

@@ -362,7 +362,7 @@ def test_parameters_that_are_objects(clf, data, path):
     saved = clf[:2].set_params(
         student=[TINY, MLP],
         connection=Lateral("last"),
-        objective=DistillationObjective(gamma=0.3, barrier=None),
+        objective=DistillationObjective(gamma=0.7, barrier=None),
         device=torch.device("cpu"),
         net=NeuralNet(None, criterion=None),
         random_state=np.random.RandomState(0),

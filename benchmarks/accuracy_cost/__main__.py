@@ -1,0 +1,175 @@
+"""Measure what is missing in the file of results.
+
+Nothing is measured twice: a run that was stopped goes on where it was, and several may
+share a file when each has its own ``--datasets``.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import skbdistil
+from benchmarks.accuracy_cost import results
+from benchmarks.accuracy_cost.experiments import DATA_SETS, METHODS, fingerprint
+from benchmarks.accuracy_cost.methods import Task
+from benchmarks.accuracy_cost.networks import torch_device
+from benchmarks.accuracy_cost.teachers import respond
+from skbdistil.costs import compare_latencies
+
+HERE = Path(__file__).parent
+
+
+def experiments(dataset, methods, seeds, done):
+    """Methods and seeds that a data set lacks; its teacher has one seed."""
+    for seed in seeds:
+        for method in methods:
+            key = (dataset.name, method.name, seed, fingerprint(dataset, method))
+            if method.fits(dataset) and key not in done:
+                if seed == 0 or method.name != "teacher":
+                    yield method, seed
+
+
+def run(method, task):
+    """Records of one experiment, one for each stage."""
+    began = time.perf_counter()
+    stages = method.run(task, **method.settings)
+    seconds = time.perf_counter() - began
+    latencies = [None] * len(stages)
+    if stages[0].predict is not None:
+        measured = compare_latencies(
+            [stage.predict for stage in stages],
+            task.split.X_test,
+            batch_size=256,
+            n_warmup=1,
+            n_repeats=7,
+            n_threads=1,
+        )
+        latencies = [latency.median for latency in measured]
+    taught = task.teacher.test.argmax(axis=1)
+    shared = {
+        "dataset": task.data.name,
+        "method": method.name,
+        "seed": task.seed,
+        "n_stages": len(stages),
+        "fit_seconds": round(seconds, 2),
+        "epochs": method.epochs and task.epochs,
+        "fingerprint": fingerprint(task.data, method),
+        "versions": {
+            "python": platform.python_version(),
+            "skbdistil": skbdistil.__version__,
+        }
+        | {
+            package: importlib.metadata.version(package)
+            for package in ("torch", "scikit-learn", "skorch", "numpy")
+        },
+        "device": torch_device(task.device).type,
+    }
+    return [
+        shared
+        | {
+            "stage": number,
+            "accuracy": float(np.mean(stage.labels == task.split.y_test)),
+            "agreement": float(np.mean(stage.labels == taught)),
+            "macs": stage.macs,
+            "parameters": stage.parameters,
+            "latency": latency,
+        }
+        for number, (stage, latency) in enumerate(
+            zip(stages, latencies, strict=True), start=1
+        )
+    ]
+
+
+def chosen(items, names):
+    """Those of these names, or all of them."""
+    known = [item.name for item in items]
+    if unknown := set(names or ()) - set(known):
+        sys.exit(f"Unknown: {sorted(unknown)}. There are {known}.")
+    return [item for item in items if names is None or item.name in names]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy_cost", description=__doc__.splitlines()[0]
+    )
+    extent = parser.add_mutually_exclusive_group(required=True)
+    extent.add_argument("--quick", action="store_true", help="what needs no data")
+    extent.add_argument("--full", action="store_true", help="whatever has its data")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("SKBDISTIL_DATA", "."),
+        help="folder of the data; default: $SKBDISTIL_DATA",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--datasets", nargs="+", metavar="NAME")
+    parser.add_argument("--methods", nargs="+", metavar="NAME")
+    parser.add_argument("--results", type=Path, help="file; default: in results/")
+    parser.add_argument("--cache", type=Path, default=HERE / "cache", help="folder")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    folder = Path(options.data)
+    extent = "quick" if options.quick else "full"
+    path = options.results or HERE / "results" / f"{extent}.jsonl"
+    options.cache.mkdir(parents=True, exist_ok=True)
+    datasets = chosen(DATA_SETS, options.datasets)
+    methods = chosen(METHODS, options.methods)
+    if options.quick:
+        datasets = [dataset for dataset in datasets if "quick" in dataset.traits]
+        methods = [method for method in methods if method.quick]
+
+    failed = 0
+    done = results.read(path)
+    for dataset in datasets:
+        missing = [name for name in dataset.files if not (folder / name).exists()]
+        if missing:
+            print(f"{dataset.name}: {', '.join(missing)} not found, left out")
+            continue
+        todo = list(experiments(dataset, methods, range(options.seeds), done))
+        if not todo:
+            continue
+        split = dataset.load(folder, options.cache)
+        teacher = respond(
+            dataset.teacher,
+            split,
+            folder=folder,
+            cache=options.cache,
+            device=options.device,
+        )
+        rows = slice(dataset.n_train)
+        split = split._replace(X_train=split.X_train[rows], y_train=split.y_train[rows])
+        teacher = teacher._replace(train=teacher.train[rows])
+        for method, seed in todo:
+            epochs = max(1, round(dataset.max_epochs * (method.epochs or 1)))
+            task = Task(dataset, split, teacher, epochs, seed, options.device)
+            title = f"{dataset.name:18} {method.name:22} {seed}"
+            try:
+                records = run(method, task)
+            except ImportError as error:
+                print(f"{title}  left out: {error}")
+                continue
+            except ValueError as error:
+                # Such as no weak learner in round 1: the other experiments go on.
+                print(f"{title}  failed: {error}")
+                failed += 1
+                continue
+            results.append(path, records)
+            accuracies = " ".join(f"{record['accuracy']:.4f}" for record in records)
+            print(
+                f"{title}  {accuracies}  {records[0]['fit_seconds']:.0f} s", flush=True
+            )
+    if failed:
+        sys.exit(f"{failed} experiment(s) failed")
+
+
+if __name__ == "__main__":
+    main()

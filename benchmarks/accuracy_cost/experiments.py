@@ -1,0 +1,262 @@
+"""The table of what is run: data sets, their teachers and students, and methods.
+
+Whatever changes a number here changes the fingerprint of its results, so that they are
+measured again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    ExtraTreesClassifier,
+    HistGradientBoostingClassifier,
+)
+from sklearn.tree import DecisionTreeClassifier
+
+from benchmarks.accuracy_cost import data, methods, peers
+from benchmarks.accuracy_cost.teachers import PooledConvNet, Teacher
+from skbdistil import DistillationObjective
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
+
+
+@dataclass(frozen=True)
+class Student:
+    """A backbone whose layers have given multiples of a width."""
+
+    backbone: type
+    keyword: str
+    multiples: tuple
+
+    def __call__(self, width):
+        """Backbone factory of this width."""
+        widths = tuple(width * multiple for multiple in self.multiples)
+        return partial(self.backbone, **{self.keyword: widths})
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Rows, teacher, and the settings that all methods share.
+
+    Parameters
+    ----------
+    name, label : str
+    load : callable
+        A function of :mod:`~benchmarks.accuracy_cost.data`.
+    teacher : Teacher
+    student : Student
+    width : int
+    n_estimators : int
+        Students of an ensemble, T.
+    max_epochs : int
+        Of each student, E.
+    batch_size : int
+    learning_rate : float
+        Peak of the one-cycle schedule.
+    single : Student or None
+        Shape of single networks, where it is not that of `student`.
+    n_train : int or None
+        Training rows that students see, the first ones; None for all.
+    files : tuple of str
+        In the folder of the data.
+    traits : frozenset of {"quick", "tabular", "convolutional", "ablation"}
+        Methods that need one of these run on data sets that have it.
+    """
+
+    name: str
+    label: str
+    load: Callable
+    teacher: Teacher
+    student: Student
+    width: int
+    n_estimators: int
+    max_epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    single: Student | None = None
+    n_train: int | None = None
+    files: tuple = ()
+    traits: frozenset = frozenset()
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared.
+
+    Parameters
+    ----------
+    name, label : str
+    run : callable
+        Takes a :class:`~benchmarks.accuracy_cost.methods.Task` and `settings`, and
+        returns a list of stages.
+    settings : dict
+    epochs : float or None
+        Factor of the epochs of the data set; None for methods that have none.
+    needs : frozenset
+        Traits of the data sets that it runs on.
+    quick : bool
+        Whether ``--quick`` runs it.
+    """
+
+    name: str
+    label: str
+    run: Callable
+    settings: dict = field(default_factory=dict)
+    epochs: float | None = 1
+    needs: frozenset = frozenset()
+    quick: bool = False
+
+    def fits(self, dataset):
+        """Whether it runs on a data set."""
+        return self.needs <= dataset.traits
+
+
+def fingerprint(dataset, method):
+    """Short hash of all settings that the numbers depend on."""
+    shown = ("label", "traits", "needs", "quick")
+    settings = [
+        {key: value for key, value in asdict(part).items() if key not in shown}
+        for part in (dataset, method)
+    ]
+    text = json.dumps(settings, default=_as_text, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _as_text(value):
+    # The repr of a function holds its address.
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+def _traits(*names):
+    return frozenset(names)
+
+
+mlp = Student(MLP, "hidden", (1,))
+gru = Student(RecurrentNet, "hidden", (1,))
+conv1d = Student(ConvNet1d, "channels", (1, 2))
+conv2d = Student(ConvNet2d, "channels", (1, 2))
+deep_conv2d = Student(ConvNet2d, "channels", (1, 2, 4))
+# More channels in the first block, which all students of an ensemble share.
+stem_conv2d = Student(ConvNet2d, "channels", (3, 4, 8))
+
+wide_mlp = partial(MLP, hidden=(128, 128))
+lstm = partial(RecurrentNet, hidden=(128,), cell="lstm")
+wide_conv1d = partial(ConvNet1d, channels=(64, 128, 128))
+boosted_trees = HistGradientBoostingClassifier(random_state=0)
+trees = ExtraTreesClassifier(300, min_samples_leaf=2, random_state=0)
+
+fashion_teacher = Teacher("fashion_mnist", PooledConvNet, 6, 0.002)
+
+# fmt: off
+DATA_SETS = [
+    # Name, label, loader, teacher (name, model, epochs, learning rate); student and its
+    # width, number of students, epochs.
+    DataSet("digits", "Digits", data.digits,
+            Teacher("digits", wide_mlp, 60, 0.005), mlp, 8, 6, 40,
+            batch_size=32, traits=_traits("quick", "tabular", "ablation")),
+    DataSet("ellipsoid", "Ellipsoid", data.ellipsoid,
+            Teacher("ellipsoid", wide_mlp, 30, 0.005), mlp, 8, 6, 30,
+            traits=_traits("quick", "tabular")),
+    DataSet("cube", "Cube", data.cube,
+            Teacher("cube", wide_mlp, 30, 0.005), mlp, 8, 6, 30,
+            traits=_traits("quick", "tabular")),
+    DataSet("letter_hgb", "Letter, boosted trees", data.letter,
+            Teacher("letter_hgb", boosted_trees), mlp, 16, 6, 8,
+            files=("letter.npz",), traits=_traits("tabular", "ablation")),
+    DataSet("letter_trees", "Letter, randomized trees", data.letter,
+            Teacher("letter_trees", trees), mlp, 16, 6, 8,
+            files=("letter.npz",), traits=_traits("tabular")),
+    DataSet("fashion_mnist", "Fashion-MNIST", data.fashion_mnist,
+            fashion_teacher, mlp, 16, 6, 8, n_train=20000,
+            files=("fashion_mnist.npz",), traits=_traits("ablation")),
+    DataSet("fashion_mnist_conv", "Fashion-MNIST, convolutional",
+            data.fashion_mnist_images,
+            fashion_teacher, conv2d, 6, 4, 6, learning_rate=0.02, n_train=20000,
+            files=("fashion_mnist.npz",),
+            traits=_traits("convolutional", "ablation")),
+    DataSet("cifar10", "CIFAR-10", data.cifar10,
+            Teacher("cifar10", "cifar10_teacher.npz"), stem_conv2d, 4, 4, 4,
+            learning_rate=0.02, single=deep_conv2d, n_train=25000,
+            files=("cifar10_jpeg.npz", "cifar10_teacher.npz"),
+            traits=_traits("convolutional")),
+    DataSet("dsa19", "DSA-19", data.dsa19,
+            Teacher("dsa19", lstm, 15, 0.005), gru, 8, 4, 6,
+            files=("dsa19.npz",)),
+    DataSet("fsdd", "Spoken digits", data.fsdd,
+            Teacher("fsdd", wide_conv1d, 20, 0.005), conv1d, 8, 4, 20,
+            learning_rate=0.02, files=("fsdd_logmel.npz",),
+            traits=_traits("convolutional")),
+]
+
+
+def _connection(name, label, connection, *needs):
+    return Method(f"connection_{name}", label, distil, {"connection": connection},
+                  needs=_traits(*needs))
+
+
+def _ablation(name, label, **settings):
+    return Method(name, label, distil, settings, needs=_traits("ablation"))
+
+
+distil = methods.distil
+independent = {
+    "connection": None,
+    "eta": 0,
+    "objective": DistillationObjective("kl", on="student", barrier=None),
+    "equal_cost": True,
+}
+# Twice the epochs of frozen rounds in all, most of them together.
+refined = {"refine": "final", "refine_factor": 3}
+boosted_mid_trees = AdaBoostClassifier(
+    DecisionTreeClassifier(max_depth=6), n_estimators=100
+)
+
+METHODS = [
+    # Name, label, function and its settings.
+    Method("teacher", "Teacher", methods.teacher, epochs=None, quick=True),
+    Method("bdistil", "B-DISTIL", distil, quick=True),
+    Method("refine_final", "B-DISTIL, refined", distil, refined, epochs=0.5,
+           quick=True),
+    Method("refine_rounds", "B-DISTIL, refined each round", distil,
+           {"refine": "rounds"}, epochs=0.5),
+    Method("bdistil_long", "B-DISTIL, twice the epochs", distil, epochs=2),
+    Method("barrier", "Barrier only", distil, {"objective": "barrier"}),
+    _connection("none", "No connection", None),
+    _connection("dense", "Dense", "dense", "convolutional"),
+    _connection("residual", "Residual", "residual"),
+    _connection("last", "Last", "last"),
+    _connection("lateral", "Lateral, no shared block", "lateral", "convolutional"),
+    Method("no_resched", "Single students", methods.single_students, quick=True),
+    Method("no_resched_long", "Single students, twice the epochs",
+           methods.single_students, epochs=2, quick=True),
+    Method("resched", "Independent students", distil, independent, quick=True),
+    Method("plain", "Labels only", methods.single_networks),
+    Method("multi_exit", "Trained jointly", methods.multi_exit, epochs=2, quick=True),
+    Method("torchensemble_voting", "TorchEnsemble, voting", peers.torch_ensemble,
+           {"name": "VotingClassifier"}),
+    Method("torchensemble_gb", "TorchEnsemble, boosting", peers.torch_ensemble,
+           {"name": "GradientBoostingClassifier"}),
+    Method("adaboost", "AdaBoost", peers.sklearn_boosting,
+           {"estimator": boosted_mid_trees}, epochs=None, needs=_traits("tabular")),
+    Method("hist_gradient_boosting", "Boosted trees", peers.sklearn_boosting,
+           {"estimator": HistGradientBoostingClassifier(max_iter=100)},
+           epochs=None, needs=_traits("tabular")),
+    _ablation("no_boosting", "eta = 0", eta=0),
+    _ablation("no_barrier", "No barrier", objective="kl"),
+    _ablation("indicator", "Indicator barrier",
+              objective=DistillationObjective(barrier="indicator")),
+    _ablation("calibrated", "Edges calibrated", max_edge_scale=2),
+    _ablation("eta_small", "0.3 eta", eta_factor=0.3),
+    _ablation("eta_large", "3 eta", eta_factor=3),
+    _ablation("gamma_small", "gamma = 0.1", objective=DistillationObjective(gamma=0.1)),
+    _ablation("gamma_large", "gamma = 1", objective=DistillationObjective(gamma=1)),
+    _ablation("temperature", "temperature = 2",
+              objective=DistillationObjective(temperature=2)),
+    _ablation("few_students", "T / 2, same cost", student_factor=0.5),
+    _ablation("many_students", "2 T, same cost", student_factor=2),
+    _ablation("labels", "alpha = 0.5", objective=DistillationObjective(alpha=0.5)),
+]
+# fmt: on

@@ -1,0 +1,176 @@
+"""What a method does with one data set, teacher and seed: it returns its stages."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.accuracy_cost.data import Split
+from benchmarks.accuracy_cost.networks import (
+    LabelLoss,
+    Stage,
+    add_students,
+    empty_ensemble,
+    ensemble_macs,
+    ensemble_stages,
+    nearest_width,
+    one_hot,
+    train,
+)
+from benchmarks.accuracy_cost.teachers import Response
+from skbdistil import BDistilClassifier, DistillationObjective
+from skbdistil._game import auto_eta
+from skbdistil.ensemble import auto_connection
+from skbdistil.objectives import JointLoss
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set, teacher and seed.
+
+    Parameters
+    ----------
+    data : DataSet
+        The settings that all methods share.
+    split : Split
+        Without the training rows that students do not see.
+    teacher : Response
+        To these rows.
+    epochs : int
+        Of every training: those of the data set times the factor of the method.
+    seed : int
+    device : str
+    """
+
+    data: object
+    split: Split
+    teacher: Response
+    epochs: int
+    seed: int
+    device: str
+
+    @property
+    def training(self):
+        """What the trainings of all torch methods have in common."""
+        return {
+            "max_epochs": self.epochs,
+            "batch_size": self.data.batch_size,
+            "learning_rate": self.data.learning_rate,
+            "device": self.device,
+        }
+
+    def macs(self, factory, n_students=1, connection="auto"):
+        """Cumulative multiply-accumulates of students of one backbone, by stage."""
+        return ensemble_macs(
+            self.split.X_train.shape[1:],
+            self.teacher.train.shape[1],
+            factory,
+            n_students,
+            connection,
+        )
+
+    def spent(self):
+        """Cumulative multiply-accumulates of `bdistil`, by stage."""
+        return self.macs(self.data.student(self.data.width), self.data.n_estimators)
+
+    def singles(self):
+        """Backbones of single networks that cost what `bdistil` has spent by stage."""
+        shape = self.data.single or self.data.student
+        for spent in self.spent():
+            width = nearest_width(spent, lambda width: self.macs(shape(width))[-1])
+            yield shape(width)
+
+
+def teacher(task):
+    """The teacher itself."""
+    labels = task.teacher.test.argmax(axis=1)
+    return [Stage(labels, task.teacher.macs, task.teacher.parameters)]
+
+
+def distil(
+    task,
+    *,
+    student_factor=1,
+    equal_cost=False,
+    eta_factor=None,
+    refine_factor=None,
+    **settings,
+):
+    """B-DISTIL, as the package has it but for `settings`.
+
+    Parameters
+    ----------
+    task : Task
+    student_factor : float
+        Number of students in units of that of the data set. Their width is such that
+        all of them cost what they do with a factor of 1.
+    equal_cost : bool
+        Whether the width is chosen in the same way for another connection.
+    eta_factor : float or None
+        Step of the game in units of the automatic one.
+    refine_factor : float or None
+        Epochs of the refinement in units of those of a student.
+    **settings : dict
+        Parameters of the estimator.
+    """
+    width, n_students = task.data.width, round(student_factor * task.data.n_estimators)
+    if student_factor != 1 or equal_cost:
+        connection = settings.get("connection", "auto")
+
+        def costs(width):
+            return task.macs(task.data.student(width), n_students, connection)[-1]
+
+        width = nearest_width(task.spent()[-1], costs)
+    if eta_factor is not None:
+        scores = task.teacher.train
+        eta = auto_eta(float(np.abs(scores).max()), len(scores), n_students)
+        settings = settings | {"eta": eta_factor * eta}
+    if refine_factor is not None:
+        settings = settings | {"refine_epochs": round(refine_factor * task.epochs)}
+    return _distil(task, task.data.student(width), n_students, **settings)
+
+
+def _distil(task, factory, n_students, **settings):
+    clf = BDistilClassifier(
+        "precomputed",
+        student=factory,
+        n_estimators=n_students,
+        random_state=task.seed,
+        **task.training,
+        **settings,
+    )
+    clf.fit(task.split.X_train, task.split.y_train, teacher_scores=task.teacher.train)
+    return ensemble_stages(clf.ensemble_, task.split.X_test, task.device)
+
+
+def single_students(task):
+    """NO-RESCHED: for each stage one student, of the cost of `bdistil` by then."""
+    return [_distil(task, factory, 1)[0] for factory in task.singles()]
+
+
+def single_networks(task):
+    """Networks like those of :func:`single_students` that see labels only."""
+    labels = one_hot(task.split.y_train)
+    return [
+        _train_together(task, factory, 1, labels, LabelLoss())[0]
+        for factory in task.singles()
+    ]
+
+
+def multi_exit(task):
+    """The ensemble of `bdistil`, all students trained together from the start."""
+    return _train_together(
+        task,
+        task.data.student(task.data.width),
+        task.data.n_estimators,
+        task.teacher.train,
+        JointLoss(DistillationObjective(), regression=False),
+    )
+
+
+def _train_together(task, factory, n_students, scores, loss):
+    X = task.split.X_train
+    connection = auto_connection([factory], X.shape[1:])
+    ensemble = empty_ensemble(X, scores.shape[1], connection)
+    add_students(ensemble, factory, n_students, task.seed)
+    train(ensemble, X, scores, loss, seed=task.seed, **task.training)
+    return ensemble_stages(ensemble, task.split.X_test, task.device)

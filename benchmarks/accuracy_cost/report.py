@@ -1,0 +1,320 @@
+"""Figure and tables of the documentation, from files of results.
+
+Results of settings that are no longer those of the table are left out. Means are over
+seeds, with their standard errors; differences are between runs of the same seed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.accuracy_cost import results
+from benchmarks.accuracy_cost.experiments import DATA_SETS, METHODS, distil, fingerprint
+
+HERE = Path(__file__).parent
+BY_NAME = {method.name: method for method in METHODS}
+
+# Lines of the figure; more of them could not be told apart.
+SHOWN = [
+    "bdistil",
+    "refine_final",
+    "multi_exit",
+    "no_resched",
+    "no_resched_long",
+    "resched",
+]
+RIVALS = ["resched", "no_resched", "multi_exit", "plain"]
+N_FIRST = 4  # stages that all data sets have
+NOTHING = (np.nan, np.nan)
+
+
+class Measured:
+    """Results of the current settings.
+
+    Parameters
+    ----------
+    paths : list of pathlib.Path
+        Files of results; of an experiment that is in several, the last one counts.
+
+    Attributes
+    ----------
+    datasets : list of DataSet
+        Those that B-DISTIL was run on.
+    n_outdated : int
+        Number of experiments that were run with other settings.
+    """
+
+    def __init__(self, paths):
+        found = {}
+        for path in paths:
+            found |= results.read(path)
+        self._seeds = {}
+        for dataset in DATA_SETS:
+            for method in METHODS:
+                current = (dataset.name, method.name, fingerprint(dataset, method))
+                seeds = {
+                    seed: records
+                    for (*names, seed, settings), records in sorted(found.items())
+                    if (*names, settings) == current
+                }
+                if seeds:
+                    self._seeds[dataset.name, method.name] = seeds
+        self.n_outdated = len(found) - sum(map(len, self._seeds.values()))
+        self.datasets = [data for data in DATA_SETS if self.has(data, "bdistil")]
+
+    def has(self, dataset, name):
+        """Whether a method was run on a data set."""
+        return (dataset.name, name) in self._seeds
+
+    def by_seed(self, dataset, name, key="accuracy"):
+        """Values of shape (n_stages,) by seed; NaN where there are none.
+
+        Where boosting stopped early, the last stage is what there is of later ones.
+        """
+        seeds = self._seeds[dataset.name, name]
+        n_stages = max(len(records) for records in seeds.values())
+        if is_aligned(BY_NAME[name]):
+            n_stages = dataset.n_estimators
+        return {
+            seed: np.array(
+                [record[key] for record in records]
+                + [records[-1][key]] * (n_stages - len(records)),
+                dtype=float,
+            )
+            for seed, records in seeds.items()
+        }
+
+    def mean(self, dataset, name, key="accuracy"):
+        """Mean and standard error by stage."""
+        return mean_and_error(list(self.by_seed(dataset, name, key).values()))
+
+    def difference(self, dataset, first, second, reduce=np.asarray):
+        """Mean and standard error of a difference in accuracy, in points.
+
+        `reduce` is applied to the accuracies by stage of either method.
+        """
+        if not (self.has(dataset, first) and self.has(dataset, second)):
+            return None
+        first, second = (self.by_seed(dataset, name) for name in (first, second))
+        seeds = sorted(first.keys() & second.keys())
+        return mean_and_error(
+            [100 * (reduce(first[seed]) - reduce(second[seed])) for seed in seeds]
+        )
+
+
+def is_aligned(method):
+    """Whether the stages of a method are to be compared with those of `bdistil`."""
+    return method.epochs is not None and "student_factor" not in method.settings
+
+
+def mean_and_error(values):
+    """Mean over the first axis and its standard error, NaN for a single value."""
+    values = np.asarray(values)
+    if len(values) == 1:
+        return values[0], np.full_like(values[0], np.nan)
+    return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def average(differences):
+    """Average over data sets, whose errors are independent."""
+    means, errors = np.transpose(differences)
+    return means.mean(), np.sqrt(np.square(errors).sum()) / len(errors)
+
+
+def cell(mean, error=np.nan, form=".1f"):
+    """A number and its standard error; nothing for NaN."""
+    if np.isnan(mean):
+        return ""
+    return f"{mean:{form}}" + ("" if np.isnan(error) else f" ± {error:.{form[-2]}f}")
+
+
+def table(title, header, rows):
+    """Lines of a table in reStructuredText."""
+    lines = [f".. csv-table:: {title}", "   :header: " + _row(header), ""]
+    return [*lines, *(f"   {_row(row)}" for row in rows), ""]
+
+
+def _row(cells):
+    return ", ".join(f'"{text}"' for text in cells)
+
+
+def accuracy_tables(measured):
+    """Accuracy by stage, one table for each data set."""
+    for dataset in measured.datasets:
+        n_stages = dataset.n_estimators
+        rows = []
+        for method in METHODS:
+            if "ablation" in method.needs or not measured.has(dataset, method.name):
+                continue
+            means, errors = measured.mean(dataset, method.name)
+            cells = [cell(100 * m, 100 * e) for m, e in zip(means, errors, strict=True)]
+            if not is_aligned(method):  # its last stage is what there is to compare
+                cells = [""] * (n_stages - 1) + cells[-1:]
+            seconds, _ = measured.mean(dataset, method.name, "fit_seconds")
+            latency, _ = measured.mean(dataset, method.name, "latency")
+            trained = "" if method.name == "teacher" else cell(seconds[0], form=".0f")
+            rows.append([method.label, *cells, cell(1e6 * latency[-1]), trained])
+        for name in ("bdistil", "resched"):
+            if measured.has(dataset, name):
+                costs, unit = relative_costs(measured, dataset, name)
+                costs = [f"{cost:.3g}" for cost in costs]
+                rows.append([f"{unit}, {BY_NAME[name].label}", *costs, "", ""])
+        header = ["Stage", *range(1, n_stages + 1), "µs a row", "Fit / s"]
+        yield from table(f"{dataset.label}: test accuracy in %", header, rows)
+
+
+def relative_costs(measured, dataset, name):
+    """Cumulative multiply-accumulates, as a share of the teacher's where it has any."""
+    costs, _ = measured.mean(dataset, name, "macs")
+    if measured.has(dataset, "teacher"):
+        (spent,), _ = measured.mean(dataset, "teacher", "macs")
+        if not np.isnan(spent):
+            return costs / spent, "Cost / teacher's"
+    return costs, "Multiply-accumulates"
+
+
+def goal_tables(measured):
+    """What B-DISTIL gains over each rival, and when it is near the teacher."""
+    for rival in RIVALS:
+        rows, columns = [], []
+        for dataset in measured.datasets:
+            found = measured.difference(dataset, "bdistil", rival)
+            if found is not None:
+                pairs = list(zip(*found, strict=True))
+                columns.append([*pairs[:N_FIRST], pairs[-1]])
+                rows.append([dataset.label, *(cell(*p, "+.2f") for p in columns[-1])])
+        if rows:
+            over_all = (average(stage) for stage in zip(*columns, strict=True))
+            rows.append(["Average", *(cell(*pair, "+.2f") for pair in over_all)])
+            title = f"B-DISTIL minus {BY_NAME[rival].label.lower()}, in points"
+            header = ["Data set", *range(1, N_FIRST + 1), "last"]
+            yield from table(title, header, rows)
+    rows = []
+    for dataset in measured.datasets:
+        if not measured.has(dataset, "teacher"):
+            continue
+        (taught,), _ = measured.mean(dataset, "teacher")
+        means, _ = measured.mean(dataset, "bdistil")
+        costs, unit = relative_costs(measured, dataset, "bdistil")
+        near = np.flatnonzero(means >= taught - 0.01)
+        cells = ["none", ""]
+        if len(near):
+            share = f"{100 * costs[near[0]]:.2g} %" if "teacher" in unit else ""
+            cells = [near[0] + 1, share]
+        rows.append([dataset.label, cell(100 * taught), cell(100 * means[-1]), *cells])
+    header = [
+        "Data set",
+        "Teacher",
+        "Last stage",
+        "First stage",
+        "Its cost / teacher's",
+    ]
+    yield from table("First stage within a point of the teacher", header, rows)
+
+
+def ablation_table(measured):
+    """What a change of the settings does to all stages and to the last one."""
+    datasets = [data for data in measured.datasets if "ablation" in data.traits]
+    rows = []
+    for method in METHODS:
+        if method.run is not distil or method.name == "bdistil":
+            continue
+        rows.append([method.label])
+        for part, reduce in (("mean", np.mean), ("last", lambda stages: stages[-1])):
+            # Stages of another number of students cost something else.
+            skipped = part == "mean" and not is_aligned(method)
+            found = [
+                None
+                if skipped
+                else measured.difference(dataset, method.name, "bdistil", reduce)
+                for dataset in datasets
+            ]
+            known = [pair for pair in found if pair is not None]
+            over_all = average(known) if known else NOTHING
+            cells = [cell(*(pair or NOTHING), "+.2f") for pair in (*found, over_all)]
+            rows[-1].extend(cells)
+    labels = [*(dataset.label for dataset in datasets), "Average"]
+    header = ["", *(f"{label}, {p}" for p in ("mean", "last") for label in labels)]
+    rows = [row for row in rows if any(row[1:])]
+    yield from table("Changes of B-DISTIL: difference in points", header, rows)
+
+
+def draw(measured, path):
+    """Accuracy against cost, one panel for each data set."""
+    from matplotlib.figure import Figure
+
+    n_columns = min(3, len(measured.datasets))
+    n_rows = -(-len(measured.datasets) // n_columns)
+    figure = Figure(figsize=(4 * n_columns, 3.2 * n_rows), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel, dataset in zip(panels, measured.datasets, strict=False):
+        for position, name in enumerate(SHOWN):
+            if measured.has(dataset, name):
+                costs, unit = relative_costs(measured, dataset, name)
+                means, errors = measured.mean(dataset, name)
+                panel.errorbar(
+                    costs,
+                    means,
+                    None if np.isnan(errors).any() else errors,
+                    marker="os^vDx"[position],
+                    color=f"C{position}",
+                    markersize=4,
+                    label=BY_NAME[name].label,
+                )
+        if measured.has(dataset, "teacher"):
+            (accuracy,), _ = measured.mean(dataset, "teacher")
+            panel.axhline(accuracy, color="gray", linestyle="--", label="Teacher")
+        panel.set(title=dataset.label, xscale="log", xlabel=unit, ylabel="Accuracy")
+    for panel in panels[len(measured.datasets) :]:
+        panel.set_axis_off()
+    lines = {}
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def write(measured, output):
+    """Write the figure and the tables below the folder of the documentation."""
+    draw(measured, output / "_static" / "accuracy_cost.png")
+    lines = [".. Written by benchmarks.accuracy_cost.report.", ""]
+    for name, tables in (
+        ("goals", goal_tables),
+        ("accuracy", accuracy_tables),
+        ("ablation", ablation_table),
+    ):
+        # Marks for the options of the directive "include".
+        lines += [f".. begin {name}", "", *tables(measured), f".. end {name}", ""]
+    text = "\n".join(lines)
+    (output / "benchmarks_tables.inc").write_text(text, encoding="utf-8")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy_cost.report",
+        description=__doc__.splitlines()[0],
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[HERE / "results" / "full.jsonl"],
+        help="files of results",
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder")
+    options = parser.parse_args(arguments)
+    measured = Measured(options.results)
+    if measured.n_outdated:
+        print(f"{measured.n_outdated} experiment(s) of other settings left out")
+    if not measured.datasets:
+        parser.error("there are no results of B-DISTIL with the current settings")
+    write(measured, options.output)
+
+
+if __name__ == "__main__":
+    main()
