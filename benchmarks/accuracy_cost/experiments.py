@@ -174,7 +174,7 @@ DATA_SETS = [
             files=("fashion_mnist.npz",), traits=_traits("ablation")),
     DataSet("fashion_mnist_conv", "Fashion-MNIST, convolutional",
             data.fashion_mnist_images,
-            fashion_teacher, conv2d, 6, 4, 6, learning_rate=0.02, n_train=20000,
+            fashion_teacher, conv2d, 8, 4, 6, learning_rate=0.02, n_train=20000,
             files=("fashion_mnist.npz",),
             traits=_traits("convolutional", "ablation")),
     DataSet("cifar10", "CIFAR-10", data.cifar10,
@@ -202,12 +202,6 @@ def _ablation(name, label, **settings):
 
 
 distil = methods.distil
-independent = {
-    "connection": None,
-    "eta": 0,
-    "objective": DistillationObjective("kl", on="student", barrier=None),
-    "equal_cost": True,
-}
 # Twice the epochs of frozen rounds in all, most of them together.
 refined = {"refine": "final", "refine_factor": 3}
 boosted_mid_trees = AdaBoostClassifier(
@@ -232,7 +226,8 @@ METHODS = [
     Method("no_resched", "Single students", methods.single_students, quick=True),
     Method("no_resched_long", "Single students, twice the epochs",
            methods.single_students, epochs=2, quick=True),
-    Method("resched", "Independent students", distil, independent, quick=True),
+    Method("resched", "Independent students", methods.independent_students,
+           quick=True),
     Method("plain", "Labels only", methods.single_networks),
     Method("multi_exit", "Trained jointly", methods.multi_exit, epochs=2, quick=True),
     Method("torchensemble_voting", "TorchEnsemble, voting", peers.torch_ensemble,

@@ -1,6 +1,6 @@
 """What a method does with one data set, teacher and seed: it returns its stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,11 +72,11 @@ class Task:
         """Cumulative multiply-accumulates of `bdistil`, by stage."""
         return self.macs(self.data.student(self.data.width), self.data.n_estimators)
 
-    def singles(self):
-        """Backbones of single networks that cost what `bdistil` has spent by stage."""
+    def singles(self, costs):
+        """Backbones of single networks that have the given costs."""
         shape = self.data.single or self.data.student
-        for spent in self.spent():
-            width = nearest_width(spent, lambda width: self.macs(shape(width))[-1])
+        for wanted in costs:
+            width = nearest_width(wanted, lambda width: self.macs(shape(width))[-1])
             yield shape(width)
 
 
@@ -90,7 +90,6 @@ def distil(
     task,
     *,
     student_factor=1,
-    equal_cost=False,
     eta_factor=None,
     refine_factor=None,
     **settings,
@@ -103,8 +102,6 @@ def distil(
     student_factor : float
         Number of students in units of that of the data set. Their width is such that
         all of them cost what they do with a factor of 1.
-    equal_cost : bool
-        Whether the width is chosen in the same way for another connection.
     eta_factor : float or None
         Step of the game in units of the automatic one.
     refine_factor : float or None
@@ -113,11 +110,10 @@ def distil(
         Parameters of the estimator.
     """
     width, n_students = task.data.width, round(student_factor * task.data.n_estimators)
-    if student_factor != 1 or equal_cost:
-        connection = settings.get("connection", "auto")
+    if student_factor != 1:
 
         def costs(width):
-            return task.macs(task.data.student(width), n_students, connection)[-1]
+            return task.macs(task.data.student(width), n_students)[-1]
 
         width = nearest_width(task.spent()[-1], costs)
     if eta_factor is not None:
@@ -126,10 +122,12 @@ def distil(
         settings = settings | {"eta": eta_factor * eta}
     if refine_factor is not None:
         settings = settings | {"refine_epochs": round(refine_factor * task.epochs)}
-    return _distil(task, task.data.student(width), n_students, **settings)
+    ensemble = _distil(task, task.data.student(width), n_students, **settings)
+    return ensemble_stages(ensemble, task.split.X_test, task.device)
 
 
 def _distil(task, factory, n_students, **settings):
+    """Students distilled by the package, as an ensemble."""
     clf = BDistilClassifier(
         "precomputed",
         student=factory,
@@ -139,12 +137,33 @@ def _distil(task, factory, n_students, **settings):
         **settings,
     )
     clf.fit(task.split.X_train, task.split.y_train, teacher_scores=task.teacher.train)
-    return ensemble_stages(clf.ensemble_, task.split.X_test, task.device)
+    return clf.ensemble_
 
 
 def single_students(task):
     """NO-RESCHED: for each stage one student, of the cost of `bdistil` by then."""
-    return [_distil(task, factory, 1)[0] for factory in task.singles()]
+    ensembles = [_distil(task, factory, 1) for factory in task.singles(task.spent())]
+    return [
+        stage
+        for ensemble in ensembles
+        for stage in ensemble_stages(ensemble, task.split.X_test, task.device)
+    ]
+
+
+def independent_students(task):
+    """RESCHED: the mean of students that each cost what a stage of `bdistil` does."""
+    alone = DistillationObjective("kl", on="student", barrier=None)
+    costs = np.diff(task.spent(), prepend=0)
+    ensemble = None
+    for position, factory in enumerate(task.singles(costs)):
+        # Students of one width must not start from the same weights.
+        one = replace(task, seed=task.seed * len(costs) + position)
+        found = _distil(one, factory, 1, connection=None, objective=alone)
+        if ensemble is None:
+            ensemble = found
+        else:
+            ensemble.append(found.students[0])
+    return ensemble_stages(ensemble, task.split.X_test, task.device)
 
 
 def single_networks(task):
@@ -152,7 +171,7 @@ def single_networks(task):
     labels = one_hot(task.split.y_train)
     return [
         _train_together(task, factory, 1, labels, LabelLoss())[0]
-        for factory in task.singles()
+        for factory in task.singles(task.spent())
     ]
 
 

@@ -24,7 +24,14 @@ SHOWN = [
     "no_resched_long",
     "resched",
 ]
-RIVALS = ["resched", "no_resched", "multi_exit", "plain"]
+# Frozen rounds, and refinement, against what had as many epochs.
+PAIRS = [
+    ("bdistil", "resched"),
+    ("bdistil", "no_resched"),
+    ("bdistil", "plain"),
+    ("refine_final", "no_resched_long"),
+    ("refine_final", "multi_exit"),
+]
 N_FIRST = 4  # stages that all data sets have
 NOTHING = (np.nan, np.nan)
 
@@ -175,11 +182,11 @@ def relative_costs(measured, dataset, name):
 
 
 def goal_tables(measured):
-    """What B-DISTIL gains over each rival, and when it is near the teacher."""
-    for rival in RIVALS:
+    """What B-DISTIL gains over its rivals, and when it is near the teacher."""
+    for name, rival in PAIRS:
         rows, columns = [], []
         for dataset in measured.datasets:
-            found = measured.difference(dataset, "bdistil", rival)
+            found = measured.difference(dataset, name, rival)
             if found is not None:
                 pairs = list(zip(*found, strict=True))
                 columns.append([*pairs[:N_FIRST], pairs[-1]])
@@ -187,57 +194,57 @@ def goal_tables(measured):
         if rows:
             over_all = (average(stage) for stage in zip(*columns, strict=True))
             rows.append(["Average", *(cell(*pair, "+.2f") for pair in over_all)])
-            title = f"B-DISTIL minus {BY_NAME[rival].label.lower()}, in points"
-            header = ["Data set", *range(1, N_FIRST + 1), "last"]
+            title = f"{BY_NAME[name].label} minus {BY_NAME[rival].label.lower()}"
+            header = ["Points at stage", *range(1, N_FIRST + 1), "last"]
             yield from table(title, header, rows)
-    rows = []
+    for name in ("bdistil", "refine_final"):
+        rows = list(_near_teacher(measured, name))
+        header = ["Data set", "Teacher", "Last stage", "First stage within a point"]
+        header.append("Its cost / teacher's")
+        if rows:
+            yield from table(f"{BY_NAME[name].label} and the teacher", header, rows)
+
+
+def _near_teacher(measured, name):
     for dataset in measured.datasets:
-        if not measured.has(dataset, "teacher"):
+        if not (measured.has(dataset, "teacher") and measured.has(dataset, name)):
             continue
         (taught,), _ = measured.mean(dataset, "teacher")
-        means, _ = measured.mean(dataset, "bdistil")
-        costs, unit = relative_costs(measured, dataset, "bdistil")
+        means, _ = measured.mean(dataset, name)
+        costs, unit = relative_costs(measured, dataset, name)
         near = np.flatnonzero(means >= taught - 0.01)
         cells = ["none", ""]
         if len(near):
             share = f"{100 * costs[near[0]]:.2g} %" if "teacher" in unit else ""
             cells = [near[0] + 1, share]
-        rows.append([dataset.label, cell(100 * taught), cell(100 * means[-1]), *cells])
-    header = [
-        "Data set",
-        "Teacher",
-        "Last stage",
-        "First stage",
-        "Its cost / teacher's",
-    ]
-    yield from table("First stage within a point of the teacher", header, rows)
+        yield [dataset.label, cell(100 * taught), cell(100 * means[-1]), *cells]
 
 
-def ablation_table(measured):
+def ablation_tables(measured):
     """What a change of the settings does to all stages and to the last one."""
     datasets = [data for data in measured.datasets if "ablation" in data.traits]
-    rows = []
-    for method in METHODS:
-        if method.run is not distil or method.name == "bdistil":
-            continue
-        rows.append([method.label])
-        for part, reduce in (("mean", np.mean), ("last", lambda stages: stages[-1])):
-            # Stages of another number of students cost something else.
-            skipped = part == "mean" and not is_aligned(method)
+    changed = [m for m in METHODS if m.run is distil and m.name != "bdistil"]
+    for part, reduce in (
+        ("mean over the stages", np.mean),
+        ("last stage", lambda stages: stages[-1]),
+    ):
+        rows = []
+        for method in changed:
+            if reduce is np.mean and not is_aligned(method):
+                continue  # stages of another number of students cost something else
             found = [
-                None
-                if skipped
-                else measured.difference(dataset, method.name, "bdistil", reduce)
+                measured.difference(dataset, method.name, "bdistil", reduce)
                 for dataset in datasets
             ]
             known = [pair for pair in found if pair is not None]
-            over_all = average(known) if known else NOTHING
-            cells = [cell(*(pair or NOTHING), "+.2f") for pair in (*found, over_all)]
-            rows[-1].extend(cells)
-    labels = [*(dataset.label for dataset in datasets), "Average"]
-    header = ["", *(f"{label}, {p}" for p in ("mean", "last") for label in labels)]
-    rows = [row for row in rows if any(row[1:])]
-    yield from table("Changes of B-DISTIL: difference in points", header, rows)
+            if known:
+                cells = [cell(*(pair or NOTHING), "+.2f") for pair in found]
+                over_all = average(known) if len(known) == len(found) else NOTHING
+                rows.append([method.label, *cells, cell(*over_all, "+.2f")])
+        header = ["", *(dataset.label for dataset in datasets), "Average"]
+        if rows:
+            title = f"Changes of B-DISTIL, {part}: difference in points"
+            yield from table(title, header, rows)
 
 
 def draw(measured, path):
@@ -286,7 +293,7 @@ def write(measured, output):
     for name, tables in (
         ("goals", goal_tables),
         ("accuracy", accuracy_tables),
-        ("ablation", ablation_table),
+        ("ablation", ablation_tables),
     ):
         # Marks for the options of the directive "include".
         lines += [f".. begin {name}", "", *tables(measured), f".. end {name}", ""]
