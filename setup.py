@@ -68,6 +68,7 @@ setup(
             "onnxruntime",
             "onnxscript",
             "pandas",
+            "pillow",
             "polars",
             "pytest",
             "pytest-xdist",

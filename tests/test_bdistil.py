@@ -38,9 +38,9 @@ from skbdistil import (
     _bdistil,
     _training,
 )
-from skbdistil.ensemble import Connection
+from skbdistil.ensemble import Connection, Lateral
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
-from skbdistil.students import MLP
+from skbdistil.students import MLP, ConvNet2d
 from skbdistil.teachers import TorchTeacher
 
 N_ROWS, N_FEATURES = 96, 5
@@ -932,6 +932,35 @@ def test_warm_start_refuses_what_it_cannot_continue(estimator):
     with pytest.warns(UserWarning, match="without increasing n_estimators"):
         model.fit(rows())
     assert bits(model) == before
+
+
+@ESTIMATORS
+@pytest.mark.parametrize(
+    ("shape", "student", "connection"),
+    [
+        ((1, 8, 8), partial(ConvNet2d, channels=(2, 2)), Lateral(shared_blocks=1)),
+        ((1, 8, 8), "auto", Lateral(shared_blocks=1)),
+        ((64,), partial(MLP, hidden=(4,)), "dense"),
+        ((64,), "auto", "dense"),
+    ],
+)
+def test_auto_connection_is_that_of_the_backbone(estimator, shape, student, connection):
+    X = rows(n_features=64).reshape(-1, *shape)
+    scores = rows(n_features=3, seed=1)
+    y = np.arange(N_ROWS) % 3 if estimator is BDistilClassifier else scores
+    options = {**SMALL, "student": student, "teacher": "precomputed"}
+    auto, named = (
+        estimator(**options, connection=choice).fit(X, y, teacher_scores=scores)
+        for choice in ("auto", connection)
+    )
+    assert repr(auto.ensemble_.connection) == repr(named.ensemble_.connection)
+    assert auto.connection == "auto"
+    assert_array_equal(staged_scores(auto, X), staged_scores(named, X))
+    # More students are connected as the earlier ones are.
+    auto.set_params(warm_start=True, n_estimators=4)
+    auto.fit(X, y, teacher_scores=scores)
+    assert repr(auto.ensemble_.connection) == repr(named.ensemble_.connection)
+    assert len(auto) == 4
 
 
 @ESTIMATORS

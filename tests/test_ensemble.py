@@ -19,6 +19,7 @@ from skbdistil.ensemble import (
     Lateral,
     ProgressiveEnsemble,
     Residual,
+    auto_connection,
     check_connection,
 )
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
@@ -631,7 +632,53 @@ def test_names_of_connections():
     assert clone(mine).get_params() == mine.get_params()
 
 
+narrow, wide = (partial(ConvNet2d, channels=widths) for widths in ((2, 3), (4, 6)))
+
+
+@pytest.mark.parametrize(
+    ("ladder", "input_shape"),
+    [
+        ([narrow], (3, 8, 8)),
+        ([narrow, wide], (8, 8)),
+        ([partial(ConvNet1d, channels=(2, 3, 4))], (16, 3)),
+    ],
+)
+def test_convolutional_backbones_are_composed_block_by_block(ladder, input_shape):
+    connection = auto_connection(ladder, input_shape)
+    assert connection.get_params() == {"earlier": "all", "shared_blocks": 1}
+    ensemble = ProgressiveEnsemble(input_shape, 2, connection=connection)
+    for factory in (*ladder, *ladder):
+        ensemble.append(ensemble.new_student(factory))
+    assert len(list(ensemble.stages(ensemble.example()))) == 2 * len(ladder)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "input_shape"),
+    [
+        ([partial(MLP, hidden=(4, 4, 4))], (3, 8, 8)),
+        ([partial(RecurrentNet, hidden=(4, 4, 4))], (8, 3)),
+        # No block is left after the shared one and before the last.
+        ([partial(ConvNet2d, channels=(2,))], (3, 8, 8)),
+        ([narrow, MLP], (3, 8, 8)),
+        # Maps of other sizes, or another number of blocks.
+        ([narrow, partial(ConvNet2d, channels=(2, 3), stride=1)], (3, 8, 8)),
+        ([narrow, partial(ConvNet2d, channels=(2,))], (3, 8, 8)),
+        ([lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(64, 4))], (8, 8)),
+    ],
+)
+def test_other_backbones_join_their_last_features(ladder, input_shape):
+    assert auto_connection(ladder, input_shape) is Dense
+
+
 # Messages
+
+
+def test_auto_is_a_connection_only_where_it_is_allowed():
+    assert check_connection("auto", "Owner", auto=True) == "auto"
+    with pytest.raises(ValueError, match=r"must be None, .*Got 'auto' instead"):
+        check_connection("auto", "Owner")
+    with pytest.raises(ValueError, match="must be 'auto', None, 'dense'"):
+        check_connection("densest", "Owner", auto=True)
 
 
 @pytest.mark.parametrize(
