@@ -182,7 +182,7 @@ class BoostingGame:
     ----------
     .. [1] D. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith,
            "Progressive Ensemble Distillation: Building Ensembles for Efficient
-           Inference", NeurIPS 2023, Algorithm 1. :arxiv:`2302.10093`
+           Inference", NeurIPS 2023, Algorithm 1. arXiv:2302.10093.
 
     Examples
     --------

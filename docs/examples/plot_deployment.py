@@ -37,7 +37,7 @@ from skbdistil.students import MLP
 X, y = load_digits(return_X_y=True)
 X = X.astype(np.float32)
 X_train, X_rest, y_train, y_rest = train_test_split(
-    X, y, test_size=0.6, stratify=y, random_state=0
+    X, y, test_size=0.4, stratify=y, random_state=0
 )
 X_held_out, X_test, y_held_out, y_test = train_test_split(
     X_rest, y_rest, test_size=0.5, stratify=y_rest, random_state=0
