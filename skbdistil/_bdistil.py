@@ -71,6 +71,9 @@ _PATIENCE = 10
 # tol="auto", in units of the bound, for students whose objective has a barrier.
 _AUTO_TOL = 0.1
 
+# cache_features="auto" holds at most so many bytes.
+_AUTO_CACHE = 2**30
+
 # student="auto" aims at this share of the teacher's multiply-accumulates for the whole
 # ensemble.
 _AUTO_COST_SHARE = 0.5
@@ -188,6 +191,7 @@ class _Boosting:
         self.ensemble.unfreeze()
         for rows in data:
             rows.joint = True
+            rows.forget()
         finished = False
         try:
             with open_bar(epochs) as bar:
@@ -251,7 +255,7 @@ class _BaseBDistil(BaseEstimator):
         ],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "cache_features": ["boolean"],
+        "cache_features": ["boolean", StrOptions({"auto"})],
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
         "dtype": [StrOptions({"float32", "float64"})],
@@ -280,7 +284,7 @@ class _BaseBDistil(BaseEstimator):
         refine_epochs="auto",
         early_stopping=False,
         validation_fraction=0.1,
-        cache_features=True,
+        cache_features="auto",
         n_stages=None,
         warm_start=False,
         dtype="float32",
@@ -434,6 +438,7 @@ class _BaseBDistil(BaseEstimator):
             ).to(device, torch_dtype)
         else:
             ensemble = copy.deepcopy(previous).to(device, torch_dtype)
+        ladder, sample = self._ladder(ensemble, teacher_costs)
         boosting = self._boosting(
             ensemble,
             x,
@@ -441,7 +446,8 @@ class _BaseBDistil(BaseEstimator):
             label=label,
             sample_weight=sample_weight,
             objective=objective,
-            ladder=self._ladder(ensemble, teacher_costs),
+            ladder=ladder,
+            cache_features=self._caches_features(len(x), sample),
             split_seed=int(split_seed),
             device=device,
         )
@@ -485,6 +491,7 @@ class _BaseBDistil(BaseEstimator):
         sample_weight,
         objective,
         ladder,
+        cache_features,
         split_seed,
         device,
     ):
@@ -515,8 +522,9 @@ class _BaseBDistil(BaseEstimator):
                 residual_sum,
                 sample_weight=_to_tensor(weight, dtype),
                 label=_to_tensor(used_label, dtype if regression else None),
+                n_students=self.n_estimators,
                 device=device,
-                cache_features=self.cache_features,
+                cache_features=cache_features,
             )
 
         return _Boosting(
@@ -628,7 +636,12 @@ class _BaseBDistil(BaseEstimator):
         return check_ladder(self.student, type(self).__name__)
 
     def _ladder(self, ensemble, teacher_costs):
-        """Hypothesis classes; "auto" is sized by the cost of the whole ensemble."""
+        """Hypothesis classes, and the costs of up to two students of the first.
+
+        "auto" is sized by the cost of the whole ensemble.
+        """
+        # Two of them, for the connection.
+        n_sampled = min(2, self.n_estimators)
 
         def sample_costs(factory, n_students):
             sample = ProgressiveEnsemble(
@@ -644,17 +657,16 @@ class _BaseBDistil(BaseEstimator):
 
         factories = self._factories(ensemble.input_shape)
         if not (isinstance(self.student, str) and self.student == "auto"):
-            for factory in factories:
-                # Two of them, for the connection: what cannot be built or counted is
-                # found here, not after the training of others.
-                sample_costs(factory, min(2, self.n_estimators))
+            # What cannot be built or counted is found here, not after the training of
+            # others.
+            samples = [sample_costs(factory, n_sampled) for factory in factories]
             if len(ensemble) and self.rungs_[-1] >= len(factories):
                 raise ValueError(
                     f"With warm_start=True, the ladder in the 'student' parameter of "
                     f"{type(self).__name__} must reach the class of the last student, "
                     f"number {self.rungs_[-1] + 1}. Got {len(factories)} class(es)."
                 )
-            return factories
+            return factories, samples[0]
         _, chosen = auto_students(ensemble.input_shape)
         if teacher_costs is not None:
             chosen = 0
@@ -666,7 +678,17 @@ class _BaseBDistil(BaseEstimator):
                 chosen = position
         # The wider class behind it has about twice the width.
         wider = min(chosen + 2, len(factories) - 1)
-        return [factories[chosen]] + [factories[wider]] * (wider > chosen)
+        ladder = [factories[chosen]] + [factories[wider]] * (wider > chosen)
+        return ladder, sample_costs(factories[chosen], n_sampled)
+
+    def _caches_features(self, n_rows, sample):
+        """Whether what students keep is held for all rows, given two of them."""
+        if self.cache_features != "auto":
+            return self.cache_features
+        kept = sample.activation_bytes
+        n_later = max(self.n_estimators - len(kept), 0)
+        n_bytes = n_rows * (kept.sum() + n_later * kept[-1])
+        return n_bytes * np.dtype(self.dtype).itemsize <= _AUTO_CACHE * 4
 
     def _tolerance(self, objective):
         if self.tol == "auto":
@@ -950,8 +972,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         :class:`~skbdistil.students.ConvNet1d` for (steps, channels),
         :class:`~skbdistil.students.ConvNet2d` for (channels, height, width), and is
         sized so that all students together cost at most half of a torch teacher's
-        multiply-accumulates; behind it in the ladder comes one of about twice the
-        width.
+        multiply-accumulates, or the smallest where none does; behind it in the ladder
+        comes one of about twice the width.
 
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
@@ -1021,11 +1043,14 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
 
-    cache_features : bool, default=True
+    cache_features : bool or "auto", default="auto"
         Whether what earlier students computed is held in memory for all rows while
-        `fit` runs. If False it is computed again for every batch: less memory, and a
-        time that grows with the square of `n_estimators`. Also for iterators that
-        change the rows (augmentation).
+        `fit` runs: ``stage_costs_.activation_bytes`` of every stage but the last, for
+        each row. These are a few numbers where last features are joined, and whole maps
+        with :class:`~skbdistil.ensemble.Lateral`. If False it is computed again for
+        every batch: less memory, the same students up to rounding, and a time that
+        grows with the square of `n_estimators`. ``"auto"`` holds up to 1 GiB. False is
+        also for iterators that change the rows (augmentation).
 
     n_stages : int or None, default=None
         Number of students that predict, at most `n_estimators`; None for all. Can be
@@ -1329,8 +1354,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         :class:`~skbdistil.students.ConvNet1d` for (steps, channels),
         :class:`~skbdistil.students.ConvNet2d` for (channels, height, width), and is
         sized so that all students together cost at most half of a torch teacher's
-        multiply-accumulates; behind it in the ladder comes one of about twice the
-        width.
+        multiply-accumulates, or the smallest where none does; behind it in the ladder
+        comes one of about twice the width.
 
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
@@ -1401,11 +1426,14 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
 
-    cache_features : bool, default=True
+    cache_features : bool or "auto", default="auto"
         Whether what earlier students computed is held in memory for all rows while
-        `fit` runs. If False it is computed again for every batch: less memory, and a
-        time that grows with the square of `n_estimators`. Also for iterators that
-        change the rows (augmentation).
+        `fit` runs: ``stage_costs_.activation_bytes`` of every stage but the last, for
+        each row. These are a few numbers where last features are joined, and whole maps
+        with :class:`~skbdistil.ensemble.Lateral`. If False it is computed again for
+        every batch: less memory, the same students up to rounding, and a time that
+        grows with the square of `n_estimators`. ``"auto"`` holds up to 1 GiB. False is
+        also for iterators that change the rows (augmentation).
 
     n_stages : int or None, default=None
         Number of students that predict, at most `n_estimators`; None for all. Can be

@@ -109,6 +109,8 @@ class RowData(Dataset):
     label : torch.Tensor or None
         Class indices (n,) or targets (n, n_outputs), for the label term.
     device : torch.device
+    n_students : int
+        Number of students that there will be: what the last of them keeps is not held.
     cache_features : bool
         Whether to hold what earlier students keep for later ones, for all rows, or to
         run them again for every batch.
@@ -129,6 +131,7 @@ class RowData(Dataset):
         teacher,
         residual_sum,
         *,
+        n_students,
         sample_weight=None,
         label=None,
         device,
@@ -138,6 +141,7 @@ class RowData(Dataset):
         self.x = x
         self.residual_sum = residual_sum
         self.device = device
+        self.n_students = n_students
         self.cache_features = cache_features
         self._targets = {"teacher": teacher}
         if sample_weight is not None:
@@ -205,21 +209,25 @@ class RowData(Dataset):
         -------
         scores : ndarray of shape (n, n_outputs)
         kept : tuple of torch.Tensor
-            Empty where features are not cached.
+            Empty where features are not cached, or no later student reads them.
         """
         was_training = student.training
         student.eval()
-        scores, kept = [], []
+        scores, kept = [], ()
         n_rows = chunk_rows(self.x.shape[1:])
         for start in range(0, len(self), n_rows):
             inputs, _ = self[start : start + n_rows]
             chunk_scores, chunk_kept = student(**inputs)
             scores.append(chunk_scores.cpu())
-            if self.cache_features:
-                kept.append([rows.cpu() for rows in chunk_kept])
+            if self.cache_features and self.n_previous + 1 < self.n_students:
+                # Filled in place: whole maps of all rows must not be there twice.
+                kept = kept or tuple(
+                    torch.empty((len(self), *rows.shape[1:]), dtype=rows.dtype)
+                    for rows in chunk_kept
+                )
+                for held, rows in zip(kept, chunk_kept, strict=True):
+                    held[start : start + n_rows] = rows
         student.train(was_training)
-        # Chunk by chunk to map by map.
-        kept = tuple(torch.cat(rows) for rows in zip(*kept, strict=True))
         return torch.cat(scores).numpy(), kept
 
     def keep(self, kept):

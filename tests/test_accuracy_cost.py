@@ -16,6 +16,7 @@ from benchmarks.accuracy_cost import data, networks, report, results
 from benchmarks.accuracy_cost.experiments import DATA_SETS, METHODS, fingerprint
 from benchmarks.accuracy_cost.methods import Task
 from benchmarks.accuracy_cost.teachers import Response, respond
+from skbdistil import BDistilClassifier, DistillationObjective
 
 # With few rows and epochs, boosting may stop early.
 pytestmark = pytest.mark.filterwarnings(
@@ -91,6 +92,14 @@ def test_fingerprint_is_of_settings_only():
         before,
     }
     assert len(different) == 6
+
+
+@pytest.mark.parametrize("cls", [BDistilClassifier, DistillationObjective])
+def test_fingerprint_sees_defaults_of_the_package(cls, monkeypatch):
+    method = method_named("bdistil")
+    before = fingerprint(DIGITS, method)
+    monkeypatch.setattr(cls, "get_params", lambda self, deep=True: {"other": 1})
+    assert fingerprint(DIGITS, method) != before
 
 
 def test_fingerprints_are_those_of_another_process():
@@ -226,6 +235,32 @@ def test_other_numbers_of_students_cost_the_same(name, n_students, task):
     spent = task.spent()[-1]
     others = [abs(total(width) - spent) for width in range(1, 40)]
     assert abs(stages[-1].macs - spent) == min(others)
+
+
+@pytest.mark.parametrize("n_train", [None, 100])
+def test_validation_rows_are_training_rows_that_no_student_sees(task, n_train):
+    split, teacher = runner.seen_rows(task.split, task.teacher, n_train, True)
+    assert len(split.y_test) == 60
+    assert len(split.y_train) == (n_train or 240)
+    for part in ("train", "test"):
+        X, y = getattr(split, f"X_{part}"), getattr(split, f"y_{part}")
+        # The teacher of this task knows the labels.
+        np.testing.assert_array_equal(getattr(teacher, part).argmax(axis=1), y)
+        seen = {row.tobytes() for row in task.split.X_train}
+        assert all(row.tobytes() in seen for row in X)
+    trained = {row.tobytes() for row in split.X_train}
+    assert not any(row.tobytes() in trained for row in split.X_test)
+
+
+def test_independent_students_start_where_the_first_one_does(task):
+    boosted, independent = (
+        method_named(name).run(task) for name in ("bdistil", "resched_barrier")
+    )
+    np.testing.assert_array_equal(boosted[0].labels, independent[0].labels)
+    assert len(independent) == DIGITS.n_estimators
+    spent = np.diff([stage.macs for stage in independent], prepend=0)
+    wanted = np.diff(task.spent(), prepend=0)
+    assert (np.abs(spent - wanted) <= (64 + 10) / 2).all()
 
 
 def test_teacher_is_remembered(tmp_path, task):
@@ -393,6 +428,24 @@ def test_differences_are_paired_by_seed(measured):
     np.testing.assert_allclose(error, 0, atol=1e-10)
     assert measured.mean(DIGITS, "bdistil")[1].min() > 0.005
     assert measured.difference(DIGITS, "bdistil", "plain") is None
+
+
+def test_runs_without_a_common_seed_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DATA_SETS", [DIGITS])
+    path = tmp_path / "results.jsonl"
+    for seed, name in enumerate(["bdistil", "resched"]):
+        results.append(path, record(DIGITS, method_named(name), seed, [0.5] * 4))
+    measured = report.Measured([path])
+    assert measured.difference(DIGITS, "bdistil", "resched") is None
+    assert list(report.goal_tables(measured)) == []
+
+
+def test_labels_tell_what_is_missing(measured):
+    found = measured.label(DIGITS, "bdistil")
+    assert found == "B-DISTIL (3 to 3 students found)"
+    assert measured.label(DIGITS, "resched") == method_named("resched").label
+    del measured._seeds["digits", "resched"][1]
+    assert measured.label(DIGITS, "resched").endswith("(1 seed(s))")
 
 
 def test_average_over_data_sets():

@@ -38,6 +38,7 @@ from skbdistil import (
     _bdistil,
     _training,
 )
+from skbdistil._training import RowData
 from skbdistil.ensemble import Connection, Lateral
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
 from skbdistil.students import MLP, ConvNet2d
@@ -1320,6 +1321,26 @@ def test_verbose(estimator, capsys):
 
 
 # Bad input
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("connection", ["dense", "lateral"])
+def test_features_are_held_up_to_a_limit(connection, dtype, monkeypatch):
+    options = {"student": partial(MLP, hidden=(4, 3)), "connection": connection}
+    options |= {"dtype": dtype, "n_estimators": 4}
+    held = []
+    monkeypatch.setattr(
+        "skbdistil._bdistil.RowData",
+        lambda *args, **kw: held.append(kw["cache_features"]) or RowData(*args, **kw),
+    )
+    expected = staged_scores(fitted(BDistilClassifier, **options), rows())
+    per_row = fitted(BDistilClassifier, **options).stage_costs_.activation_bytes.sum()
+    for limit in (N_ROWS * per_row, N_ROWS * per_row - 1):
+        monkeypatch.setattr("skbdistil._bdistil._AUTO_CACHE", limit)
+        model = fitted(BDistilClassifier, **options)
+        # A batch is rounded otherwise than all rows.
+        assert_allclose(staged_scores(model, rows()), expected, rtol=1e-4, atol=1e-5)
+    assert held == [True, True, True, False]
 
 
 @ESTIMATORS

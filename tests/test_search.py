@@ -69,7 +69,12 @@ def _setting(
     ensemble = ProgressiveEnsemble(x.shape[1:], n_outputs, connection=connection)
     game = BoostingGame(teacher.numpy(), eta=eta)
     rows = RowData(
-        ensemble, x, teacher, torch.from_numpy(game.residual_sum), device=CPU
+        ensemble,
+        x,
+        teacher,
+        torch.from_numpy(game.residual_sum),
+        n_students=9,
+        device=CPU,
     )
     if first is not None:
         student = ensemble.new_student(partial(MLP, hidden=(4,))).to(dtype)

@@ -69,6 +69,7 @@ def _rows(
         x,
         teacher,
         torch.from_numpy(game.residual_sum),
+        n_students=9,
         device=CPU,
         cache_features=cache_features,
         **options,
@@ -270,7 +271,7 @@ def test_run_is_in_eval_mode_and_restores_the_mode(monkeypatch):
     monkeypatch.setattr("skbdistil._training._CHUNK_ROWS", 16)
     ensemble = ProgressiveEnsemble((1, 6, 6), 2, connection="lateral")
     x, teacher = torch.randn(50, 1, 6, 6), torch.randn(50, 2)
-    rows = RowData(ensemble, x, teacher, torch.zeros(50, 2), device=CPU)
+    rows = RowData(ensemble, x, teacher, torch.zeros(50, 2), n_students=2, device=CPU)
     student = ensemble.new_student(partial(ConvNet2d, channels=(2, 3)))
     before = copy.deepcopy(student.state_dict())
     assert student.training
@@ -281,6 +282,11 @@ def test_run_is_in_eval_mode_and_restores_the_mode(monkeypatch):
         expected, expected_kept = student.eval()(x)
     torch.testing.assert_close(torch.from_numpy(scores), expected)
     _assert_same(kept, expected_kept)
+    # No later student reads what the last one keeps.
+    ensemble.append(student)
+    rows.keep(kept)
+    last = ensemble.new_student(partial(ConvNet2d, channels=(2, 3)))
+    assert rows.run(last)[1] == ()
 
 
 def test_forget_goes_back_to_the_first_student():

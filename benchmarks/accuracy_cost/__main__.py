@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.model_selection import train_test_split
 
 import skbdistil
 from benchmarks.accuracy_cost import results
@@ -87,6 +88,23 @@ def run(method, task):
     ]
 
 
+def seen_rows(split, teacher, n_train, validation):
+    """Rows that students are trained and tested on, and the teacher's scores of them.
+
+    With `validation` the test rows are a fifth of the training rows.
+    """
+    train, test = np.arange(len(split.y_train)), None
+    if validation:
+        train, test = train_test_split(
+            train, test_size=0.2, stratify=split.y_train, random_state=0
+        )
+        split = split._replace(X_test=split.X_train[test], y_test=split.y_train[test])
+        teacher = teacher._replace(test=teacher.train[test])
+    train = train[:n_train]
+    split = split._replace(X_train=split.X_train[train], y_train=split.y_train[train])
+    return split, teacher._replace(train=teacher.train[train])
+
+
 def chosen(items, names):
     """Those of these names, or all of them."""
     known = [item.name for item in items]
@@ -108,6 +126,11 @@ def main(arguments=None):
         default=os.environ.get("SKBDISTIL_DATA", "."),
         help="folder of the data; default: $SKBDISTIL_DATA",
     )
+    parser.add_argument(
+        "--validation",
+        action="store_true",
+        help="test on a fifth of the training rows, which no student sees",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
@@ -119,6 +142,7 @@ def main(arguments=None):
     torch.set_num_threads(options.threads)
     folder = Path(options.data)
     extent = "quick" if options.quick else "full"
+    extent += "_validation" * options.validation
     path = options.results or HERE / "results" / f"{extent}.jsonl"
     options.cache.mkdir(parents=True, exist_ok=True)
     datasets = chosen(DATA_SETS, options.datasets)
@@ -145,9 +169,7 @@ def main(arguments=None):
             cache=options.cache,
             device=options.device,
         )
-        rows = slice(dataset.n_train)
-        split = split._replace(X_train=split.X_train[rows], y_train=split.y_train[rows])
-        teacher = teacher._replace(train=teacher.train[rows])
+        split, teacher = seen_rows(split, teacher, dataset.n_train, options.validation)
         for method, seed in todo:
             epochs = max(1, round(dataset.max_epochs * (method.epochs or 1)))
             task = Task(dataset, split, teacher, epochs, seed, options.device)

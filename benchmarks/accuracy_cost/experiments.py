@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
     AdaBoostClassifier,
     ExtraTreesClassifier,
@@ -19,7 +20,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from benchmarks.accuracy_cost import data, methods, peers
 from benchmarks.accuracy_cost.teachers import PooledConvNet, Teacher
-from skbdistil import DistillationObjective
+from skbdistil import BDistilClassifier, DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 
@@ -115,17 +116,24 @@ class Method:
 
 
 def fingerprint(dataset, method):
-    """Short hash of all settings that the numbers depend on."""
+    """Short hash of all settings that the numbers depend on, defaults included.
+
+    Code is not part of it: delete the lines of what a change of code makes stale.
+    """
     shown = ("label", "traits", "needs", "quick")
     settings = [
         {key: value for key, value in asdict(part).items() if key not in shown}
         for part in (dataset, method)
     ]
+    settings += [BDistilClassifier(), DistillationObjective()]
     text = json.dumps(settings, default=_as_text, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _as_text(value):
+    if isinstance(value, BaseEstimator):
+        # Its repr leaves out what is as by default.
+        return type(value).__qualname__, value.get_params(deep=False)
     # The repr of a function holds its address.
     return getattr(value, "__qualname__", None) or repr(value)
 
@@ -202,6 +210,7 @@ def _ablation(name, label, **settings):
 
 
 distil = methods.distil
+alone = DistillationObjective("kl", on="student", barrier=None)
 # Twice the epochs of frozen rounds in all, most of them together.
 refined = {"refine": "final", "refine_factor": 3}
 boosted_mid_trees = AdaBoostClassifier(
@@ -227,7 +236,9 @@ METHODS = [
     Method("no_resched_long", "Single students, twice the epochs",
            methods.single_students, epochs=2, quick=True),
     Method("resched", "Independent students", methods.independent_students,
-           quick=True),
+           {"objective": alone}, quick=True),
+    Method("resched_barrier", "Independent students, with barrier",
+           methods.independent_students, quick=True),
     Method("plain", "Labels only", methods.single_networks),
     Method("multi_exit", "Trained jointly", methods.multi_exit, epochs=2, quick=True),
     Method("torchensemble_voting", "TorchEnsemble, voting", peers.torch_ensemble,

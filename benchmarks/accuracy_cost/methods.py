@@ -150,15 +150,15 @@ def single_students(task):
     ]
 
 
-def independent_students(task):
+def independent_students(task, **settings):
     """RESCHED: the mean of students that each cost what a stage of `bdistil` does."""
-    alone = DistillationObjective("kl", on="student", barrier=None)
     costs = np.diff(task.spent(), prepend=0)
     ensemble = None
     for position, factory in enumerate(task.singles(costs)):
-        # Students of one width must not start from the same weights.
-        one = replace(task, seed=task.seed * len(costs) + position)
-        found = _distil(one, factory, 1, connection=None, objective=alone)
+        # Students of one width must not start from the same weights; the first one has
+        # the seed of those it is compared with.
+        one = replace(task, seed=task.seed + 1000 * position)
+        found = _distil(one, factory, 1, connection=None, **settings)
         if ensemble is None:
             ensemble = found
         else:

@@ -90,7 +90,12 @@ def train(
     device = torch_device(device)
     ensemble.to(device)
     rows = RowData(
-        ensemble, as_tensor(X), torch.from_numpy(scores), None, device=device
+        ensemble,
+        as_tensor(X),
+        torch.from_numpy(scores),
+        None,
+        n_students=len(ensemble),
+        device=device,
     )
     rows.joint = True
     ensemble.unfreeze()

@@ -27,8 +27,10 @@ SHOWN = [
 # Frozen rounds, and refinement, against what had as many epochs.
 PAIRS = [
     ("bdistil", "resched"),
+    ("bdistil", "resched_barrier"),
     ("bdistil", "no_resched"),
     ("bdistil", "plain"),
+    ("refine_final", "bdistil_long"),
     ("refine_final", "no_resched_long"),
     ("refine_final", "multi_exit"),
 ]
@@ -48,6 +50,8 @@ class Measured:
     ----------
     datasets : list of DataSet
         Those that B-DISTIL was run on.
+    n_seeds : int
+        Number of seeds, of which some methods may lack one.
     n_outdated : int
         Number of experiments that were run with other settings.
     """
@@ -67,6 +71,7 @@ class Measured:
                 }
                 if seeds:
                     self._seeds[dataset.name, method.name] = seeds
+        self.n_seeds = max(map(len, self._seeds.values()), default=0)
         self.n_outdated = len(found) - sum(map(len, self._seeds.values()))
         self.datasets = [data for data in DATA_SETS if self.has(data, "bdistil")]
 
@@ -92,6 +97,17 @@ class Measured:
             for seed, records in seeds.items()
         }
 
+    def label(self, dataset, name):
+        """Label of a method, with what its numbers are to be read with."""
+        seeds = self._seeds[dataset.name, name]
+        notes = []
+        if name != "teacher" and len(seeds) < self.n_seeds:
+            notes.append(f"{len(seeds)} seed(s)")
+        lengths = [len(records) for records in seeds.values()]
+        if is_aligned(BY_NAME[name]) and min(lengths) < dataset.n_estimators:
+            notes.append(f"{min(lengths)} to {max(lengths)} students found")
+        return BY_NAME[name].label + f" ({', '.join(notes)})" * bool(notes)
+
     def mean(self, dataset, name, key="accuracy"):
         """Mean and standard error by stage."""
         return mean_and_error(list(self.by_seed(dataset, name, key).values()))
@@ -105,6 +121,8 @@ class Measured:
             return None
         first, second = (self.by_seed(dataset, name) for name in (first, second))
         seeds = sorted(first.keys() & second.keys())
+        if not seeds:
+            return None
         return mean_and_error(
             [100 * (reduce(first[seed]) - reduce(second[seed])) for seed in seeds]
         )
@@ -150,6 +168,7 @@ def accuracy_tables(measured):
     """Accuracy by stage, one table for each data set."""
     for dataset in measured.datasets:
         n_stages = dataset.n_estimators
+        spent = measured.mean(dataset, "bdistil", "macs")[0][-1]
         rows = []
         for method in METHODS:
             if "ablation" in method.needs or not measured.has(dataset, method.name):
@@ -161,13 +180,13 @@ def accuracy_tables(measured):
             seconds, _ = measured.mean(dataset, method.name, "fit_seconds")
             latency, _ = measured.mean(dataset, method.name, "latency")
             trained = "" if method.name == "teacher" else cell(seconds[0], form=".0f")
-            rows.append([method.label, *cells, cell(1e6 * latency[-1]), trained])
-        for name in ("bdistil", "resched"):
-            if measured.has(dataset, name):
-                costs, unit = relative_costs(measured, dataset, name)
-                costs = [f"{cost:.3g}" for cost in costs]
-                rows.append([f"{unit}, {BY_NAME[name].label}", *costs, "", ""])
-        header = ["Stage", *range(1, n_stages + 1), "µs a row", "Fit / s"]
+            costs, _ = measured.mean(dataset, method.name, "macs")
+            cost = cell(costs[-1] / spent, form=".2f")
+            label = measured.label(dataset, method.name)
+            rows.append([label, *cells, cost, cell(1e6 * latency[-1]), trained])
+        costs, unit = relative_costs(measured, dataset, "bdistil")
+        rows.append([unit, *(f"{cost:.3g}" for cost in costs), "", "", ""])
+        header = ["Stage", *range(1, n_stages + 1), "Cost", "µs a row", "Fit / s"]
         yield from table(f"{dataset.label}: test accuracy in %", header, rows)
 
 

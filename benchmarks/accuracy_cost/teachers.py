@@ -88,7 +88,8 @@ def respond(teacher, split, *, folder, cache, device):
     -------
     response : Response
     """
-    settings = hashlib.sha256(repr(teacher).encode()).hexdigest()[:8]
+    rows = [split.X_train.shape, split.X_test.shape, *map(_digest, split[1::2])]
+    settings = _digest(repr((teacher, rows)).encode())
     path = cache / f"teacher_{teacher.name}_{settings}.npz"
     if not path.exists():
         response = _make(teacher, split, folder, device)
@@ -100,6 +101,10 @@ def respond(teacher, split, *, folder, cache, device):
             int(file[name]) if name in file else None for name in ("macs", "parameters")
         )
         return Response(file["train"], file["test"], macs, parameters)
+
+
+def _digest(data):
+    return hashlib.sha256(data).hexdigest()[:8]
 
 
 def _make(teacher, split, folder, device):
