@@ -27,7 +27,7 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from benchmarks.bench_overhead import predict_by_hand
-from skbdistil import BDistilClassifier
+from skbdistil import BDistilClassifier, DistillationObjective
 from skbdistil.costs import compare_latencies
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.export import to_onnx, to_single_onnx, to_torch, to_torch_export
@@ -86,6 +86,9 @@ def fit(quick):
         student=partial(MLP, hidden=(16,)),
         max_epochs=3 if quick else "auto",
         tol=np.inf,
+        # Those of the figures in the documentation.
+        learning_rate=0.005,
+        objective=DistillationObjective(gamma=1),
         random_state=0,
     ).fit(X, y)
     early = EarlyExitClassifier(FrozenEstimator(clf), target="accuracy", max_drop=0.005)

@@ -26,13 +26,19 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from skbdistil import BDistilClassifier
+from skbdistil import BDistilClassifier, DistillationObjective
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.metrics import score_at_cost
 from skbdistil.students import MLP, ConvNet2d
 
 RULES = ["confidence", "margin", "entropy", "patience", "agreement"]
 MAX_DROP = 0.005
+# Those of the figures in the documentation.
+TRAINING = {
+    "learning_rate": 0.005,
+    "objective": DistillationObjective(gamma=1),
+    "tol": np.inf,
+}
 
 
 def digits(folder):
@@ -102,7 +108,7 @@ def compare_rules(folder, seeds, **options):
                 clone(teacher).set_params(random_state=seed),
                 student=partial(MLP, hidden=(width,)),
                 random_state=seed,
-                tol=np.inf,
+                **TRAINING,
             ).fit(*train)
             stages = list(clf.staged_score(*test))
             costs = clf.stage_costs_.cumulative_macs
@@ -140,7 +146,12 @@ def convolutional():
         images, y, test_size=0.5, random_state=0, stratify=y
     )
     clf = BDistilClassifier(
-        "precomputed", student=ConvNet2d, max_epochs=3, random_state=0, tol=np.inf
+        "precomputed",
+        student=ConvNet2d,
+        connection="dense",
+        max_epochs=3,
+        random_state=0,
+        **TRAINING,
     ).fit(X, y, teacher_scores=10 * np.eye(10)[y])
     return clf, X_held_out, y_held_out
 
