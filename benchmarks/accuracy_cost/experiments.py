@@ -148,7 +148,7 @@ conv1d = Student(ConvNet1d, "channels", (1, 2))
 conv2d = Student(ConvNet2d, "channels", (1, 2))
 deep_conv2d = Student(ConvNet2d, "channels", (1, 2, 4))
 # More channels in the first block, which all students of an ensemble share.
-stem_conv2d = Student(ConvNet2d, "channels", (3, 4, 8))
+stem_conv2d = Student(ConvNet2d, "channels", (4, 3, 6))
 
 wide_mlp = partial(MLP, hidden=(128, 128))
 lstm = partial(RecurrentNet, hidden=(128,), cell="lstm")
