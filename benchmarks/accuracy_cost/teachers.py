@@ -88,8 +88,9 @@ def respond(teacher, split, *, folder, cache, device):
     -------
     response : Response
     """
-    rows = [split.X_train.shape, split.X_test.shape, *map(_digest, split[1::2])]
-    settings = _digest(repr((teacher, rows)).encode())
+    # Rows may be flat or not. That they are others shows in their labels.
+    labels = [_digest(np.asarray(y, np.int64)) for y in (split.y_train, split.y_test)]
+    settings = _digest(repr((teacher, labels)).encode())
     path = cache / f"teacher_{teacher.name}_{settings}.npz"
     if not path.exists():
         response = _make(teacher, split, folder, device)
