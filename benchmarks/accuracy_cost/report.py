@@ -269,6 +269,7 @@ def ablation_tables(measured):
 def draw(measured, path):
     """Accuracy against cost, one panel for each data set."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     n_columns = min(3, len(measured.datasets))
     n_rows = -(-len(measured.datasets) // n_columns)
@@ -292,6 +293,9 @@ def draw(measured, path):
             (accuracy,), _ = measured.mean(dataset, "teacher")
             panel.axhline(accuracy, color="gray", linestyle="--", label="Teacher")
         panel.set(title=dataset.label, xscale="log", xlabel=unit, ylabel="Accuracy")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
     for panel in panels[len(measured.datasets) :]:
         panel.set_axis_off()
     lines = {}
