@@ -189,7 +189,7 @@ DATA_SETS = [
             Teacher("cifar10", "cifar10_teacher.npz"), stem_conv2d, 4, 4, 4,
             learning_rate=0.02, single=deep_conv2d, n_train=25000,
             files=("cifar10_jpeg.npz", "cifar10_teacher.npz"),
-            traits=_traits("convolutional")),
+            traits=_traits("convolutional", "ablation")),
     DataSet("dsa19", "DSA-19", data.dsa19,
             Teacher("dsa19", lstm, 15, 0.005), gru, 8, 4, 6,
             files=("dsa19.npz",)),
