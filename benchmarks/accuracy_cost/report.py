@@ -269,9 +269,8 @@ def ablation_tables(measured):
 def draw(measured, path):
     """Accuracy against cost, one panel for each data set."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    n_columns = min(3, len(measured.datasets))
+    n_columns = min(4, len(measured.datasets))
     n_rows = -(-len(measured.datasets) // n_columns)
     figure = Figure(figsize=(4 * n_columns, 3.2 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
@@ -292,19 +291,15 @@ def draw(measured, path):
         if measured.has(dataset, "teacher"):
             (accuracy,), _ = measured.mean(dataset, "teacher")
             panel.axhline(accuracy, color="gray", linestyle="--", label="Teacher")
-        panel.set(title=dataset.label, xscale="log", xlabel=unit, ylabel="Accuracy")
-        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set(title=dataset.label, xlabel=unit, ylabel="Accuracy")
+        panel.locator_params(axis="x", nbins=5)
     for panel in panels[len(measured.datasets) :]:
         panel.set_axis_off()
     lines = {}
     for panel in panels:
         handles, labels = panel.get_legend_handles_labels()
         lines |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines)
-    )
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
