@@ -30,6 +30,8 @@ PAIRS = [
     ("bdistil", "resched_barrier"),
     ("bdistil", "no_resched"),
     ("bdistil", "plain"),
+    ("bdistil_long", "no_resched_long"),
+    ("bdistil_long", "multi_exit"),
     ("refine_final", "bdistil_long"),
     ("refine_final", "no_resched_long"),
     ("refine_final", "multi_exit"),
