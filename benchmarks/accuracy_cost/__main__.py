@@ -93,7 +93,7 @@ def seen_rows(split, teacher, n_train, validation):
 
     With `validation` the test rows are a fifth of the training rows.
     """
-    train, test = np.arange(len(split.y_train)), None
+    train = np.arange(len(split.y_train))
     if validation:
         train, test = train_test_split(
             train, test_size=0.2, stratify=split.y_train, random_state=0

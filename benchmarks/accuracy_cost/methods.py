@@ -58,14 +58,13 @@ class Task:
             "device": self.device,
         }
 
-    def macs(self, factory, n_students=1, connection="auto"):
+    def macs(self, factory, n_students=1):
         """Cumulative multiply-accumulates of students of one backbone, by stage."""
         return ensemble_macs(
             self.split.X_train.shape[1:],
             self.teacher.train.shape[1],
             factory,
             n_students,
-            connection,
         )
 
     def spent(self):

@@ -64,10 +64,9 @@ def empty_ensemble(X, n_outputs, connection=None):
     ).float()
 
 
-def ensemble_macs(input_shape, n_outputs, factory, n_students, connection):
+def ensemble_macs(input_shape, n_outputs, factory, n_students):
     """Cumulative multiply-accumulates by stage, without any training."""
-    if connection == "auto":
-        connection = auto_connection([factory], input_shape)
+    connection = auto_connection([factory], input_shape)
     ensemble = ProgressiveEnsemble(input_shape, n_outputs, connection=connection)
     add_students(ensemble, factory, n_students, seed=0)
     return stage_costs(ensemble, ensemble.example()).cumulative_macs
