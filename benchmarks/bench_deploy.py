@@ -85,7 +85,7 @@ def fit(quick):
         FrozenEstimator(teacher),
         student=partial(MLP, hidden=(16,)),
         max_epochs=3 if quick else "auto",
-        tol=np.inf,
+        edge_tol=np.inf,
         # Those of the figures in the documentation.
         learning_rate=0.005,
         objective=DistillationObjective(gamma=1),

@@ -37,7 +37,7 @@ MAX_DROP = 0.005
 TRAINING = {
     "learning_rate": 0.005,
     "objective": DistillationObjective(gamma=1),
-    "tol": np.inf,
+    "edge_tol": np.inf,
 }
 
 

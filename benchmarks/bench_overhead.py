@@ -48,7 +48,7 @@ def fit_ours(X, G, *, n_units, n_estimators, epochs):
         "precomputed",
         student=partial(MLP, hidden=(n_units,)),
         n_estimators=n_estimators,
-        tol=np.inf,
+        edge_tol=np.inf,
         max_epochs=epochs,
         batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,

@@ -68,7 +68,7 @@ _INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
 # Epochs without progress on the validation rows before a student's training ends.
 _PATIENCE = 10
 
-# tol="auto", in units of the bound, for students whose objective has a barrier.
+# edge_tol="auto", in units of the bound, for students whose objective has a barrier.
 _AUTO_TOL = 0.1
 
 # cache_features="auto" holds at most so many bytes.
@@ -104,7 +104,7 @@ class _Boosting:
         self.rungs = []
         self.history = []
 
-    def run(self, seeds, *, refine, refine_epochs, open_bar, owner):
+    def run(self, seeds, *, refine, refine_epochs, open_bar, estimator_name):
         """Play the rounds that are left and refine where that is asked for."""
         n_before = len(self.ensemble)
         try:
@@ -120,7 +120,7 @@ class _Boosting:
                         bar=bar,
                     )
                 if learner is None:
-                    self._stop(number, len(seeds), owner)
+                    self._stop(number, len(seeds), estimator_name)
                     break
                 self.ensemble.append(learner.student)
                 self.rungs.append(learner.rung)
@@ -140,21 +140,21 @@ class _Boosting:
             del self.ensemble.students[n_finished:], self.rungs[n_finished:]
             self.replay()
             warnings.warn(
-                f"{owner}.fit was interrupted; the {len(self.ensemble)} finished "
-                "student(s) are kept.",
+                f"{estimator_name}.fit was interrupted; the {len(self.ensemble)} "
+                "finished student(s) are kept.",
                 FitInterruptedWarning,
                 stacklevel=5,  # the caller of fit
             )
 
-    def _stop(self, number, n_rounds, owner):
+    def _stop(self, number, n_rounds, estimator_name):
         message = (
-            f"{owner} found no weak learner in round {number} of {n_rounds}: the last "
-            f"of {len(self.search.ladder)} hypothesis class(es) has failed. "
+            f"{estimator_name} found no weak learner in round {number} of {n_rounds}: "
+            f"the last of {len(self.search.ladder)} hypothesis class(es) has failed. "
             f"{self.search.failure}"
         )
         advice = (
-            "Raise 'tol', 'max_attempts' or 'max_edge_scale', or add larger backbones "
-            "to 'student'."
+            "Raise 'edge_tol', 'max_attempts' or 'max_edge_scale', or add larger "
+            "backbones to 'student'."
         )
         if not len(self.ensemble):
             raise ValueError(f"{message} {advice}")
@@ -235,7 +235,7 @@ class _BaseBDistil(BaseEstimator):
         "connection": "no_validation",
         "objective": [StrOptions({"auto", *OBJECTIVES}), DistillationObjective],
         "eta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
+        "edge_tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
         "max_attempts": [Interval(Integral, 1, None, closed="left")],
         "max_edge_scale": [Interval(Real, 1, None, closed="left")],
         "net": "no_validation",
@@ -273,7 +273,7 @@ class _BaseBDistil(BaseEstimator):
         connection="auto",
         objective="auto",
         eta="auto",
-        tol="auto",
+        edge_tol="auto",
         max_attempts=1,
         max_edge_scale=1.0,
         net=None,
@@ -298,7 +298,7 @@ class _BaseBDistil(BaseEstimator):
         self.connection = connection
         self.objective = objective
         self.eta = eta
-        self.tol = tol
+        self.edge_tol = edge_tol
         self.max_attempts = max_attempts
         self.max_edge_scale = max_edge_scale
         self.net = net
@@ -372,20 +372,20 @@ class _BaseBDistil(BaseEstimator):
             raise
 
     def _fit(self, X, y, sample_weight, teacher_scores):
-        owner = type(self).__name__
+        estimator_name = type(self).__name__
         regression = not is_classifier(self)
         previous = self.ensemble_ if self.warm_start and _is_fitted(self) else None
         objective = check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
             has_labels=y is not None,
-            owner=owner,
+            estimator_name=estimator_name,
         )
-        connection = check_connection(self.connection, owner, auto=True)
-        check_net(self.net, owner)
+        connection = check_connection(self.connection, estimator_name, auto=True)
+        check_net(self.net, estimator_name)
         if self.n_stages is not None and self.n_stages > self.n_estimators:
             raise ValueError(
-                f"The 'n_stages' parameter of {owner} must be at most "
+                f"The 'n_stages' parameter of {estimator_name} must be at most "
                 f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
 
@@ -415,18 +415,18 @@ class _BaseBDistil(BaseEstimator):
             random_state=int(teacher_seed),
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else dtype,
-            owner=owner,
+            estimator_name=estimator_name,
         )
         scores, label = self._encode(response, y, sample_weight, previous)
         seeds = draw_seeds(random_state, self.n_estimators)
 
         torch_dtype = getattr(torch, self.dtype)
-        device = resolve_device(self.device, torch_dtype, owner)
+        device = resolve_device(self.device, torch_dtype, estimator_name)
         if sample_weight is not None:
             sample_weight = sample_weight / sample_weight.mean()
         teacher_costs = _teacher_costs(response)
         if previous is None:
-            mean, scale = _input_scaling(x, sample_weight, dtype, owner)
+            mean, scale = _input_scaling(x, sample_weight, dtype, estimator_name)
             ensemble = ProgressiveEnsemble(
                 input_shape,
                 scores.shape[1],
@@ -452,7 +452,7 @@ class _BaseBDistil(BaseEstimator):
             device=device,
         )
         if previous is not None:
-            boosting.rungs = list(self.rungs_)
+            boosting.rungs = list(self.ladder_positions_)
             boosting.history = list(self.training_history_)
             boosting.replay()
         boosting.run(
@@ -464,17 +464,17 @@ class _BaseBDistil(BaseEstimator):
                 else self.refine_epochs
             ),
             open_bar=self._open_bar,
-            owner=owner,
+            estimator_name=estimator_name,
         )
 
         self.ensemble_ = ensemble.eval()
         self.n_estimators_ = len(ensemble)
         self.input_shape_ = input_shape
         self.eta_ = boosting.game.eta
-        self.bound_ = boosting.search.bound
+        self.teacher_bound_ = boosting.search.bound
         self.student_edges_ = boosting.game.student_edges
         self.certificate_ = self._certificate(boosting.game)
-        self.rungs_ = boosting.rungs
+        self.ladder_positions_ = boosting.rungs
         self.training_history_ = boosting.history
         self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
         self.teacher_costs_ = teacher_costs
@@ -496,14 +496,14 @@ class _BaseBDistil(BaseEstimator):
         device,
     ):
         """The boosting loop, with its game, rows and search, ready to run."""
-        owner = type(self).__name__
+        estimator_name = type(self).__name__
         regression = not is_classifier(self)
         dtype = getattr(torch, self.dtype)
         train, valid = self._split(len(x), label, split_seed)
         train_scores = _take(scores, train)
         train_weight = _take(sample_weight, train)
         n_samples = len(train_scores)
-        batch_size = resolve_batch_size(self.batch_size, n_samples, owner)
+        batch_size = resolve_batch_size(self.batch_size, n_samples, estimator_name)
         max_epochs = resolve_epochs(self.max_epochs, n_samples, batch_size)
         bound = float(np.abs(train_scores).max())
         eta = (
@@ -554,7 +554,7 @@ class _BaseBDistil(BaseEstimator):
                 regression=regression,
                 max_epochs=max_epochs,
                 max_attempts=self.max_attempts,
-                tol=self._tolerance(objective),
+                edge_tol=self._tolerance(objective),
                 max_edge_scale=self.max_edge_scale,
                 bound=bound,
             ),
@@ -581,17 +581,18 @@ class _BaseBDistil(BaseEstimator):
         return x, y
 
     def _check_warm_start(self, input_shape, connection):
-        owner = type(self).__name__
+        estimator_name = type(self).__name__
         if repr(connection) != repr(self.ensemble_.connection):
             raise ValueError(
-                f"With warm_start=True, the 'connection' parameter of {owner} must be "
-                f"that of the earlier fit, {self.ensemble_.connection!r}. Got "
+                f"With warm_start=True, the 'connection' parameter of {estimator_name} "
+                f"must be that of the earlier fit, {self.ensemble_.connection!r}. Got "
                 f"{connection!r}."
             )
         if input_shape != self.input_shape_:
             raise ValueError(
-                f"With warm_start=True, the rows of X must have the shape that {owner} "
-                f"was fitted with, {self.input_shape_}. Got {input_shape}."
+                "With warm_start=True, the rows of X must have the shape that "
+                f"{estimator_name} was fitted with, {self.input_shape_}. Got "
+                f"{input_shape}."
             )
         if self.n_estimators < self.n_estimators_:
             raise ValueError(
@@ -660,11 +661,12 @@ class _BaseBDistil(BaseEstimator):
             # What cannot be built or counted is found here, not after the training of
             # others.
             samples = [sample_costs(factory, n_sampled) for factory in factories]
-            if len(ensemble) and self.rungs_[-1] >= len(factories):
+            if len(ensemble) and self.ladder_positions_[-1] >= len(factories):
                 raise ValueError(
                     f"With warm_start=True, the ladder in the 'student' parameter of "
                     f"{type(self).__name__} must reach the class of the last student, "
-                    f"number {self.rungs_[-1] + 1}. Got {len(factories)} class(es)."
+                    f"number {self.ladder_positions_[-1] + 1}. Got {len(factories)} "
+                    "class(es)."
                 )
             return factories, samples[0]
         _, chosen = auto_students(ensemble.input_shape)
@@ -691,9 +693,9 @@ class _BaseBDistil(BaseEstimator):
         return n_bytes * np.dtype(self.dtype).itemsize <= _AUTO_CACHE * 4
 
     def _tolerance(self, objective):
-        if self.tol == "auto":
+        if self.edge_tol == "auto":
             return np.inf if objective.barrier is None else _AUTO_TOL
-        return self.tol
+        return self.edge_tol
 
     def _split(self, n_samples, label, seed):
         """Row numbers for training and validation; None for all and none."""
@@ -787,16 +789,16 @@ class _BaseBDistil(BaseEstimator):
     def _n_stages(self):
         if self.n_stages is None:
             return self.n_estimators_
-        owner = type(self).__name__
+        estimator_name = type(self).__name__
         if not (isinstance(self.n_stages, Integral) and self.n_stages >= 1):
             raise ValueError(
-                f"The 'n_stages' parameter of {owner} must be None or an int of at "
-                f"least 1. Got {self.n_stages!r} instead."
+                f"The 'n_stages' parameter of {estimator_name} must be None or an int "
+                f"of at least 1. Got {self.n_stages!r} instead."
             )
         if self.n_stages > max(self.n_estimators, self.n_estimators_):
             raise ValueError(
-                f"The 'n_stages' parameter of {owner} is {self.n_stages}, but the "
-                f"fitted ensemble has only {self.n_estimators_} student(s)."
+                f"The 'n_stages' parameter of {estimator_name} is {self.n_stages}, but "
+                f"the fitted ensemble has only {self.n_estimators_} student(s)."
             )
         # Fewer where boosting has stopped early.
         return min(int(self.n_stages), self.n_estimators_)
@@ -909,7 +911,7 @@ class _BaseBDistil(BaseEstimator):
         other.n_estimators_ = n_stages
         other.student_edges_ = self.student_edges_[first].copy()
         other.certificate_ = self.certificate_[first]
-        other.rungs_ = self.rungs_[first]
+        other.ladder_positions_ = self.ladder_positions_[first]
         other.training_history_ = self.training_history_[first]
         other.stage_costs_ = self.stage_costs_[first]
         if self.n_stages is not None and self.n_stages > n_stages:
@@ -995,9 +997,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Step of the boosting game, not negative. ``"auto"`` is
         ``min(sqrt(ln(2 n) / T), 1) / (2 B)``; 0 leaves all weights equal.
 
-    tol : float or "auto", default="auto"
-        A student is accepted when every edge is at least ``-tol * B``. ``"auto"`` is
-        0.1, and infinity where the objective has no barrier, since such students do
+    edge_tol : float or "auto", default="auto"
+        A student is accepted when every edge is at least ``-edge_tol * B``. ``"auto"``
+        is 0.1, and infinity where the objective has no barrier, since such students do
         not play the game.
 
     max_attempts : int, default=1
@@ -1110,10 +1112,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     eta_ : float
         Step of the game.
 
-    bound_ : float
+    teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows.
 
-    rungs_ : list of int
+    ladder_positions_ : list of int
         Position in the class ladder of each student.
 
     training_history_ : list of list of dict
@@ -1378,9 +1380,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Step of the boosting game, not negative. ``"auto"`` is
         ``min(sqrt(ln(2 n) / T), 1) / (2 B)``; 0 leaves all weights equal.
 
-    tol : float or "auto", default="auto"
-        A student is accepted when every edge is at least ``-tol * B``. ``"auto"`` is
-        0.1, and infinity where the objective has no barrier, since such students do
+    edge_tol : float or "auto", default="auto"
+        A student is accepted when every edge is at least ``-edge_tol * B``. ``"auto"``
+        is 0.1, and infinity where the objective has no barrier, since such students do
         not play the game.
 
     max_attempts : int, default=1
@@ -1496,11 +1498,11 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     eta_ : float
         Step of the game.
 
-    bound_ : float
+    teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows, of
         standardised targets.
 
-    rungs_ : list of int
+    ladder_positions_ : list of int
         Position in the class ladder of each student.
 
     training_history_ : list of list of dict
@@ -1638,7 +1640,7 @@ def _is_fitted(estimator):
     return hasattr(estimator, "ensemble_")
 
 
-def _input_scaling(x, sample_weight, dtype, owner):
+def _input_scaling(x, sample_weight, dtype, estimator_name):
     """Mean and standard deviation per feature or channel, to broadcast against a row.
 
     Chunk by chunk in float64, so that a memory map stays one.
@@ -1658,7 +1660,7 @@ def _input_scaling(x, sample_weight, dtype, owner):
         with np.errstate(over="ignore", invalid="ignore"):
             scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
     mean, scale = scaler.mean_, scaler.scale_
-    advice = f"Scale them before {owner}, or use dtype='float64'."
+    advice = f"Scale them before {estimator_name}, or use dtype='float64'."
     with np.errstate(over="ignore"):
         cast = np.array([mean, scale, 1 / scale]).astype(dtype)
     if not np.isfinite(cast).all():

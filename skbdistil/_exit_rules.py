@@ -62,12 +62,12 @@ _OF_STAGES = {"patience": patience, "agreement": agreement}
 RULES = [*_OF_PROBABILITIES, *_OF_STAGES]
 
 
-def check_rule(rule, owner):
+def check_rule(rule, estimator_name):
     """Refuse what is neither the name of a rule nor a callable."""
     if not (callable(rule) or (isinstance(rule, str) and rule in RULES)):
         raise ValueError(
-            f"The 'rule' parameter of {owner} must be one of {sorted(RULES)} or a "
-            f"callable. Got {rule!r} instead."
+            f"The 'rule' parameter of {estimator_name} must be one of {sorted(RULES)} "
+            f"or a callable. Got {rule!r} instead."
         )
 
 

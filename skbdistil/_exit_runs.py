@@ -18,8 +18,8 @@ class ExitRun:
     ----------
     state : object
         What a pass has computed so far: ``step()`` runs the next stage and returns the
-        running means of the rows that are left, shape (n, L); ``keep(rows)`` drops all
-        but those at these positions.
+        running means of the rows that are left, shape (n, L); ``select(rows)`` drops
+        all but those at these positions.
     rows : slice
         Positions of the rows in `scores` and `stages`.
     scores : ndarray of shape (n_samples, L)
@@ -65,7 +65,7 @@ class ExitRun:
         self._left = self._left[stays]
         if len(stays):
             self._history = [scores[stays] for scores in self._history]
-            self._state.keep(stays)
+            self._state.select(stays)
 
     def write(self):
         """Write what is known of the rows that are left."""

@@ -39,7 +39,7 @@ class WeakLearnerSearch:
     """Train candidates until one satisfies the weak-learning condition.
 
     An attempt is a fresh initialisation. It is accepted when every edge is at least
-    ``-tol * bound``; the search goes on through the attempts of a hypothesis class
+    ``-edge_tol * bound``; the search goes on through the attempts of a hypothesis class
     until an edge is nowhere negative, and takes the accepted attempt with the largest
     minimum edge. Where no attempt is accepted, the ladder moves on to the next class.
 
@@ -52,7 +52,7 @@ class WeakLearnerSearch:
     regression : bool
     max_epochs : int
     max_attempts : int
-    tol : float
+    edge_tol : float
         In units of `bound`.
     max_edge_scale : float
         Largest factor of the edge calibration; 1 for none.
@@ -80,7 +80,7 @@ class WeakLearnerSearch:
         regression,
         max_epochs,
         max_attempts,
-        tol,
+        edge_tol,
         max_edge_scale,
         bound,
     ):
@@ -90,7 +90,7 @@ class WeakLearnerSearch:
         self.regression = regression
         self.max_epochs = max_epochs
         self.max_attempts = max_attempts
-        self.tol = tol
+        self.edge_tol = edge_tol
         self.max_edge_scale = max_edge_scale
         self.bound = bound
         self.failure = None
@@ -179,7 +179,7 @@ class WeakLearnerSearch:
         # The head has to make up for g, or for g - F_{t-1} = -S / (t - 1) where the
         # running mean is added to its output.
         edges = game.edges(scores)
-        if student.adds_mean:
+        if student.adds_running_mean:
             wanted = -game.inner(game.residual_sum) / game.n_rounds
         else:
             wanted = game.inner(game.teacher_scores)
@@ -201,7 +201,7 @@ class WeakLearnerSearch:
     def _allowed(self):
         """Smallest edge of a weak learner."""
         # Not a product where the tolerance is infinite: the bound may be 0.
-        return -np.inf if np.isinf(self.tol) else -self.tol * self.bound
+        return -np.inf if np.isinf(self.edge_tol) else -self.edge_tol * self.bound
 
     def _describe(self, edges, n_diverged):
         diverged = (
@@ -216,7 +216,7 @@ class WeakLearnerSearch:
         return (
             f"The best attempt has an edge of {edges[worst]:.3g} for output {worst}, "
             f"which is {allowed - edges[worst]:.3g} below the {allowed:.3g} that "
-            f"tol={self.tol:g} allows.{diverged}"
+            f"edge_tol={self.edge_tol:g} allows.{diverged}"
         )
 
 

@@ -30,7 +30,7 @@ _MIN_STEPS = 1000
 _MIN_EPOCHS = 8
 
 
-def resolve_device(device, dtype, owner):
+def resolve_device(device, dtype, estimator_name):
     """Turn the `device` parameter into a torch device.
 
     Parameters
@@ -38,7 +38,7 @@ def resolve_device(device, dtype, owner):
     device : str or torch.device
         ``"auto"`` takes CUDA, then MPS (which has no float64), then the CPU.
     dtype : torch.dtype
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
 
     Returns
@@ -52,8 +52,9 @@ def resolve_device(device, dtype, owner):
             return torch.empty(0, device=device).device
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"The 'device' parameter of {owner} must be 'auto' or a device that "
-                f"torch can use here, such as 'cpu'. Got {device!r}: {error}"
+                f"The 'device' parameter of {estimator_name} must be 'auto' or a "
+                f"device that torch can use here, such as 'cpu'. Got {device!r}: "
+                f"{error}"
             ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
@@ -177,9 +178,12 @@ class RowData(Dataset):
         if self.n_previous == 0:
             return inputs
         if self.cache_features:
+            read = self.ensemble.read_by(self.n_previous)
             earlier = [
                 tuple(rows[index].to(self.device) for rows in kept)
-                for kept in self._cache
+                if position in read
+                else ()
+                for position, kept in enumerate(self._cache)
             ]
         else:
             with torch.no_grad():
@@ -304,14 +308,14 @@ def n_batches(n_rows, batch_size):
     return max(full + (rest > 1), 1)
 
 
-def resolve_batch_size(batch_size, n_rows, owner):
+def resolve_batch_size(batch_size, n_rows, estimator_name):
     """Batch size in rows; ``"auto"`` grows from 32 to 256 with the number of rows.
 
     Parameters
     ----------
     batch_size : int or "auto"
     n_rows : int
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
 
     Returns
@@ -323,8 +327,8 @@ def resolve_batch_size(batch_size, n_rows, owner):
         return min(n_rows, 256, max(32, 2 ** int(np.log2(n_rows / 32 + 1))))
     if batch_size > n_rows:
         raise ValueError(
-            f"The 'batch_size' parameter of {owner} is {batch_size}, but there are "
-            f"only {n_rows} training rows. Use at most {n_rows}, or 'auto'."
+            f"The 'batch_size' parameter of {estimator_name} is {batch_size}, but "
+            f"there are only {n_rows} training rows. Use at most {n_rows}, or 'auto'."
         )
     return batch_size
 
@@ -364,35 +368,38 @@ _NOT_OF_THE_TEMPLATE = (
 )
 
 
-def check_net(net, owner):
+def check_net(net, estimator_name):
     """Refuse a template whose settings would be overwritten without a word.
 
     Parameters
     ----------
     net : skorch.NeuralNet or None
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
     """
     if net is None:
         return
     if not isinstance(net, NeuralNet):
         raise ValueError(
-            f"The 'net' parameter of {owner} must be None or a skorch NeuralNet, for "
-            f"example NeuralNet(None, criterion=None, ...). Got {net!r} instead."
+            f"The 'net' parameter of {estimator_name} must be None or a skorch "
+            f"NeuralNet, for example NeuralNet(None, criterion=None, ...). Got {net!r} "
+            "instead."
         )
     blank = NeuralNet(None, criterion=None)
     for name, ours in _OWN_PARAMETERS.items():
         if getattr(net, name) != getattr(blank, name):
             raise ValueError(
-                f"The 'net' parameter of {owner} sets {name}={getattr(net, name)!r}; "
-                f"this is set by the parameter '{ours}' of {owner}. Leave it at "
-                f"skorch's default ({getattr(blank, name)!r}) in the template."
+                f"The 'net' parameter of {estimator_name} sets "
+                f"{name}={getattr(net, name)!r}; this is set by the parameter '{ours}' "
+                f"of {estimator_name}. Leave it at skorch's default "
+                f"({getattr(blank, name)!r}) in the template."
             )
     for name in vars(net):
         if name.startswith(_NOT_OF_THE_TEMPLATE):
             raise ValueError(
-                f"The 'net' parameter of {owner} sets {name}, which has no effect "
-                f"here: student, objective and batches are those of {owner}."
+                f"The 'net' parameter of {estimator_name} sets {name}, which has no "
+                "effect here: student, objective and batches are those of "
+                f"{estimator_name}."
             )
 
 

@@ -69,7 +69,7 @@ __all__ = ["EarlyExitClassifier", "ExitPath"]
 _ORDERS_ONE_IN = 3
 
 
-class _State:
+class _NumpyState:
     """A :class:`~skbdistil.ensemble.StageState` in the eyes of an `ExitRun`."""
 
     def __init__(self, state):
@@ -79,11 +79,11 @@ class _State:
     def step(self):
         state = self._state
         state.advance()
-        return (state.total / state.n_stages).cpu().numpy()
+        return state.raw_mean().cpu().numpy()
 
     @torch.inference_mode()
-    def keep(self, rows):
-        self._state.keep(torch.from_numpy(rows).to(self._state.x.device))
+    def select(self, rows):
+        self._state.select(torch.from_numpy(rows).to(self._state.x.device))
 
 
 class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -324,29 +324,31 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         NothingCertifiedWarning
             If no early exit can be guaranteed; all rows then use the full ensemble.
         """
-        owner = type(self).__name__
-        check_rule(self.rule, owner)
+        estimator_name = type(self).__name__
+        check_rule(self.rule, estimator_name)
         check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:
             raise ValueError(
-                f"The parameters 'delta' and 'max_cost' of {owner} exclude each other: "
-                "what can be guaranteed is 'max_drop'."
+                f"The parameters 'delta' and 'max_cost' of {estimator_name} exclude "
+                "each other: what can be guaranteed is 'max_drop'."
             )
         if y is None and (self.target == "accuracy" or self.temperature):
             raise ValueError(
-                f"{owner} requires y to be passed, but the target y is None. It is "
-                "needed for target='accuracy' and for a temperature."
+                f"{estimator_name} requires y to be passed, but the target y is None. "
+                "It is needed for target='accuracy' and for a temperature."
             )
         X, y = self._indexable(X, y)
         if y is not None:
-            assert_all_finite(y, input_name="y", estimator_name=owner)
+            assert_all_finite(y, input_name="y", estimator_name=estimator_name)
             check_classification_targets(y)
         rng = check_random_state(self.random_state)
-        estimator, x, scores, label = self._calibration_rows(X, y, rng, params, owner)
+        estimator, x, scores, label = self._calibration_rows(
+            X, y, rng, params, estimator_name
+        )
         if not np.isfinite(scores).all():
             raise ValueError(
-                f"{owner} needs finite scores. Those of {type(estimator).__name__} are "
-                "not."
+                f"{estimator_name} needs finite scores. Those of "
+                f"{type(estimator).__name__} are not."
             )
         costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
         costs = costs[: len(scores)]
@@ -389,7 +391,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             point = certified_point(path, len(tested), self.max_drop, self.delta)
             if point == 0 and len(scores) > 1:
                 warnings.warn(
-                    f"{owner} can guarantee no early exit with max_drop="
+                    f"{estimator_name} can guarantee no early exit with max_drop="
                     f"{self.max_drop:g} and delta={self.delta:g} on {len(tested)} "
                     "calibration rows: all rows will use the full ensemble.",
                     NothingCertifiedWarning,
@@ -410,21 +412,25 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 setattr(self, name, getattr(estimator, name))
         return self
 
-    def _calibration_rows(self, X, y, rng, params, owner):
+    def _calibration_rows(self, X, y, rng, params, estimator_name):
         """The fitted estimator, and rows, scores and labels to calibrate on."""
         n_samples = _num_samples(X)
         params = {name: param for name, param in params.items() if param is not None}
         if isinstance(self.estimator, FrozenEstimator):
             if params:
                 raise ValueError(
-                    f"{owner} passes {sorted(params)} to the fit of its estimator, "
-                    "and this one is frozen."
+                    f"{estimator_name} passes {sorted(params)} to the fit of its "
+                    "estimator, and this one is frozen."
                 )
-            self._check_enough(n_samples, owner)
-            return self.estimator, X, *self._scored(self.estimator, X, y, owner)
+            self._check_enough(n_samples, estimator_name)
+            return (
+                self.estimator,
+                X,
+                *self._scored(self.estimator, X, y, estimator_name),
+            )
         if _is_fitted(self.estimator):
             raise ValueError(
-                f"The 'estimator' parameter of {owner} is a fitted "
+                f"The 'estimator' parameter of {estimator_name} is a fitted "
                 f"{type(self.estimator).__name__}, which would be fitted again. Pass "
                 "sklearn.frozen.FrozenEstimator(estimator) to calibrate it as it is, "
                 "or sklearn.base.clone(estimator) to have it fitted to X and y."
@@ -441,46 +447,51 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None else None
             trained, held_out = _hold_out(n_samples, balanced, self.cv, rng)
-            self._check_enough(len(held_out), owner)
+            self._check_enough(len(held_out), estimator_name)
             estimator, x = fitted(trained), _take(X, held_out)
-            return estimator, x, *self._scored(estimator, x, _take(y, held_out), owner)
+            return (
+                estimator,
+                x,
+                *self._scored(estimator, x, _take(y, held_out), estimator_name),
+            )
         if self.delta is not None:
             raise ValueError(
-                f"With 'delta', the 'cv' parameter of {owner} must be the share of "
-                "rows held out: what cross-validation calibrates on is not what "
-                f"predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
+                f"With 'delta', the 'cv' parameter of {estimator_name} must be the "
+                "share of rows held out: what cross-validation calibrates on is not "
+                f"what predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
             )
         estimator = fitted(np.arange(n_samples))
-        n_stages = _distilled(estimator, owner)._n_stages()
+        n_stages = _distilled(estimator, estimator_name)._n_stages()
         folds = []
         for trained, held_out in check_cv(self.cv, y, classifier=True).split(X, y):
             x, fold = _take(X, held_out), fitted(trained)
             if not np.array_equal(fold.classes_, estimator.classes_):
                 raise ValueError(
-                    f"Each fold of {owner} must train on all classes. One has only "
-                    f"{fold.classes_.tolist()} of {estimator.classes_.tolist()}."
+                    f"Each fold of {estimator_name} must train on all classes. One has "
+                    f"only {fold.classes_.tolist()} of {estimator.classes_.tolist()}."
                 )
-            scores, label = self._scored(fold, x, _take(y, held_out), owner)
+            scores, label = self._scored(fold, x, _take(y, held_out), estimator_name)
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
             folds.append((scores[stages], label))
         if not folds:
-            raise ValueError(f"The 'cv' parameter of {owner} has no folds.")
+            raise ValueError(f"The 'cv' parameter of {estimator_name} has no folds.")
         scores, labels = zip(*folds, strict=True)
         label = None if y is None else np.concatenate(labels)
         return estimator, X, np.concatenate(scores, axis=1), label
 
-    def _scored(self, estimator, X, y, owner):
+    def _scored(self, estimator, X, y, estimator_name):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
-        final = _distilled(estimator, owner)
+        final = _distilled(estimator, estimator_name)
         scores = final._staged_scores(transformed(estimator, X), all_stages=True)
         if y is None:
             return scores, None
         unseen = np.setdiff1d(y, estimator.classes_)
         if len(unseen):
             raise ValueError(
-                f"The calibration rows of {owner} have labels {unseen.tolist()} that "
-                f"the estimator does not know. It knows {estimator.classes_.tolist()}."
+                f"The calibration rows of {estimator_name} have labels "
+                f"{unseen.tolist()} that the estimator does not know. It knows "
+                f"{estimator.classes_.tolist()}."
             )
         return scores, np.searchsorted(estimator.classes_, y)
 
@@ -490,7 +501,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
         return X, None if y is None else column_or_1d(y, warn=True)
 
-    def _check_enough(self, n_samples, owner):
+    def _check_enough(self, n_samples, estimator_name):
         """Refuse calibration rows that are too few for the guarantee."""
         if self.delta is None:
             return
@@ -504,7 +515,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 if not isinstance(self.estimator, FrozenEstimator):
                     advice += f", and cv={self.cv:g} holds out these"
             raise ValueError(
-                f"{owner} cannot guarantee max_drop={self.max_drop:g} with "
+                f"{estimator_name} cannot guarantee max_drop={self.max_drop:g} with "
                 f"delta={self.delta:g} on {n_samples} calibration rows: {advice}."
             )
 
@@ -520,7 +531,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         stages = np.empty(n_samples, dtype=np.intp)
         runs = (
             ExitRun(
-                _State(state),
+                _NumpyState(state),
                 rows,
                 scores,
                 stages,
@@ -776,13 +787,14 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def _distilled(estimator, owner):
+def _distilled(estimator, estimator_name):
     """The BDistilClassifier in a fitted estimator."""
     final = final_estimator(estimator)
     if not (hasattr(final, "ensemble_") and is_classifier(final)):
         raise TypeError(
-            f"The 'estimator' parameter of {owner} must be a BDistilClassifier, or a "
-            f"pipeline that ends in one. Got {estimator!r} instead."
+            f"The 'estimator' parameter of {estimator_name} must be a "
+            f"BDistilClassifier, or a pipeline that ends in one. Got {estimator!r} "
+            "instead."
         )
     return final
 

@@ -44,9 +44,13 @@ class Connection(nn.Module):
 
     Attributes
     ----------
-    adds_mean : bool, default=False
+    adds_running_mean : bool, default=False
         Whether the running mean ``F_{t-1}`` of the earlier students is added to the
         output of the head.
+
+    reads : {"all", "last"}, default="all"
+        Whose joined features `earlier` holds: those of all earlier students, or of the
+        last one only.
 
     See Also
     --------
@@ -65,7 +69,8 @@ class Connection(nn.Module):
     tensor([3., 3., 3., 3.])
     """
 
-    adds_mean = False
+    adds_running_mean = False
+    reads = "all"
 
     def __init__(self, n_features, earlier):
         super().__init__()
@@ -121,11 +126,11 @@ class Residual(Dense):
     Examples
     --------
     >>> from skbdistil.ensemble import Residual
-    >>> Residual(4, [4]).adds_mean
+    >>> Residual(4, [4]).adds_running_mean
     True
     """
 
-    adds_mean = True
+    adds_running_mean = True
 
 
 class Last(Dense):
@@ -137,22 +142,18 @@ class Last(Dense):
         Number of features of the backbone.
 
     earlier : list of int
-        Number of features of each earlier student.
+        Number of features of the last student.
 
     Examples
     --------
     >>> import torch
     >>> from skbdistil.ensemble import Last
     >>> h = torch.ones(2, 4)
-    >>> Last(4, [4, 4]).linear.in_features
+    >>> Last(4, [4]).linear.in_features
     8
     """
 
-    def __init__(self, n_features, earlier):
-        super().__init__(n_features, earlier[-1:])
-
-    def forward(self, features, earlier):
-        return super().forward(features, earlier[-1:])
+    reads = "last"
 
 
 class Lateral(BaseEstimator):
@@ -201,13 +202,13 @@ _NAMED = {
 }
 
 
-def check_connection(connection, owner, *, auto=False):
+def check_connection(connection, estimator_name, *, auto=False):
     """Connection as None, a :class:`Connection` class or a :class:`Lateral`.
 
     Parameters
     ----------
     connection : None, str, type or Lateral
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
     auto : bool
         Whether ``"auto"`` is allowed, and returned as it is.
@@ -228,7 +229,7 @@ def check_connection(connection, owner, *, auto=False):
             return connection
     first = "'auto', " if auto else ""
     raise ValueError(
-        f"The 'connection' parameter of {owner} must be {first}None, 'dense', "
+        f"The 'connection' parameter of {estimator_name} must be {first}None, 'dense', "
         "'residual', 'last', 'lateral', a Lateral(...) or a subclass of "
         f"skbdistil.ensemble.Connection. Got {connection!r} instead."
     )
@@ -263,27 +264,29 @@ def auto_connection(ladder, input_shape):
 class _Student(nn.Module):
     """Backbone, connection of the last features, and head.
 
-    ``forward(x, earlier, mean)`` returns the scores ``(n, n_outputs)`` and what is
-    kept for later students: a tuple of tensors, one such tuple per student being what
-    `earlier` holds. `mean` is ``F_{t-1}``, needed where `adds_mean` is set.
+    ``forward(x, earlier, mean)`` returns the scores ``(n, n_outputs)`` and the
+    activations for later students, a tuple of tensors. `earlier` holds one such tuple
+    per earlier student, empty where the connection does not read it. `mean` is
+    ``F_{t-1}``, needed where `adds_running_mean` is set.
     """
 
-    def __init__(self, backbone, join, head, *, keeps):
+    def __init__(self, backbone, join, head, *, exposes):
         super().__init__()
         self.backbone = backbone
         self.join = join
         self.head = head
-        self.keeps = keeps
-        self.adds_mean = join is not None and join.adds_mean
+        self.exposes = exposes
+        self.adds_running_mean = join is not None and join.adds_running_mean
 
     def forward(self, x, earlier=(), mean=None):
         features = self.backbone(x)
         if self.join is not None:
-            features = self.join(features, [kept for (kept,) in earlier])
+            read = [activations[0] for activations in earlier if activations]
+            features = self.join(features, read)
         scores = self.head(features)
-        if self.adds_mean:
+        if self.adds_running_mean:
             scores = scores + mean
-        return scores, (features,) if self.keeps else ()
+        return scores, (features,) if self.exposes else ()
 
 
 class _LateralStudent(nn.Module):
@@ -298,28 +301,28 @@ class _LateralStudent(nn.Module):
         Position in the student of the first block of `backbone`.
     sources : list of tuple of int
         Positions of the earlier students whose maps are read, each with the position
-        of the block whose map it keeps first.
+        of the block whose map it exposes first.
     reads_shared : bool
-        Whether block `first` reads the first map that student 1 keeps.
-    keeps_from : int
-        Position of the block whose map comes first in what this student keeps.
+        Whether block `first` reads the first map that student 1 exposes.
+    exposes_from : int
+        Position of the block whose map this student exposes first.
     """
 
-    adds_mean = False
+    adds_running_mean = False
 
-    def __init__(self, backbone, head, *, first, sources, reads_shared, keeps_from):
+    def __init__(self, backbone, head, *, first, sources, reads_shared, exposes_from):
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.first = first
         self.sources = sources
         self.reads_shared = reads_shared
-        self.keeps_from = keeps_from
+        self.exposes_from = exposes_from
 
     def forward(self, x, earlier=(), mean=None):
         backbone = self.backbone
         maps = earlier[0][0] if self.reads_shared else backbone.prepare(x)
-        kept = []
+        activations = []
         for position, block in enumerate(backbone.blocks, start=self.first):
             if position > self.first:
                 read = [
@@ -329,10 +332,10 @@ class _LateralStudent(nn.Module):
                 ]
                 maps = torch.cat([maps, *read], dim=backbone.channel_dim)
             maps = block(maps)
-            if position >= self.keeps_from:
-                kept.append(maps)
+            if position >= self.exposes_from:
+                activations.append(maps)
         # No later block reads the map of the last one.
-        return self.head(backbone.pool(maps)), tuple(kept[:-1])
+        return self.head(backbone.pool(maps)), tuple(activations[:-1])
 
 
 class ProgressiveEnsemble(nn.Module):
@@ -365,12 +368,13 @@ class ProgressiveEnsemble(nn.Module):
 
     Notes
     -----
-    A student is called with ``(x, earlier, mean)``, the scaled input, one tuple of kept
-    tensors per earlier student, and the running mean of these; it returns its scores
-    and the tuple that it leaves for later ones.
+    A student is called with ``(x, earlier, mean)``: the scaled input, one tuple of
+    activations per earlier student, and the running mean of these students. It returns
+    its scores and a tuple of the activations that later students may read.
 
     Students are frozen when they are appended: they stay in evaluation mode whatever
-    the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together.
+    the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together, but
+    for parameters that did not require gradients before their student was appended.
 
     References
     ----------
@@ -434,9 +438,11 @@ class ProgressiveEnsemble(nn.Module):
         return self.train(self.training)
 
     def unfreeze(self):
-        """Let all students be trained together."""
+        """Let all students be trained together, but for what their user has frozen."""
         self.frozen = False
-        self.students.requires_grad_(True)
+        for student in self.students:
+            for name, parameter in student.named_parameters():
+                parameter.requires_grad_(name not in student.never_trained)
         return self.train(self.training)
 
     def append(self, student):
@@ -447,6 +453,11 @@ class ProgressiveEnsemble(nn.Module):
         student : torch.nn.Module
             As :meth:`new_student` gives it.
         """
+        student.never_trained = {
+            name
+            for name, parameter in student.named_parameters()
+            if not parameter.requires_grad
+        }
         self.students.append(student)
         self.freeze()
 
@@ -488,7 +499,10 @@ class ProgressiveEnsemble(nn.Module):
             n_features = _feature_size(backbone, self.input_shape)
         join = None
         if self.connection is not None and len(self):
-            earlier = [student.head.in_features for student in self.students]
+            earlier = [
+                self.students[position].head.in_features
+                for position in self.read_by(len(self))
+            ]
             join = self.connection(n_features, earlier)
             if run:
                 _check_join(join, n_features, earlier)
@@ -496,7 +510,7 @@ class ProgressiveEnsemble(nn.Module):
             backbone,
             join,
             nn.Linear(n_features, self.n_outputs),
-            keeps=self.connection is not None,
+            exposes=self.connection is not None,
         )
 
     def _new_lateral_student(self, factory, *, run):
@@ -524,7 +538,7 @@ class ProgressiveEnsemble(nn.Module):
             if shared:
                 ours, theirs = backbone.widths, self.students[0].backbone.widths
                 extra[shared] = theirs[shared - 1] - ours[shared - 1]
-            sources = [(index, student.keeps_from) for index, student in students]
+            sources = [(index, student.exposes_from) for index, student in students]
         try:
             backbone = factory(self.input_shape, extra=tuple(extra))
         except TypeError as error:
@@ -541,7 +555,7 @@ class ProgressiveEnsemble(nn.Module):
             first=first,
             sources=sources,
             reads_shared=bool(shared and len(self)),
-            keeps_from=shared if len(self) else max(shared - 1, 0),
+            exposes_from=shared if len(self) else max(shared - 1, 0),
         )
         if run:
             self._check_maps(student)
@@ -564,6 +578,29 @@ class ProgressiveEnsemble(nn.Module):
                     f"students: {error}"
                 ) from error
             student.train()
+
+    def read_by(self, position):
+        """Positions of the earlier students whose activations a student reads.
+
+        Parameters
+        ----------
+        position : int
+            Position of the student, from 0 on; it need not be there yet.
+
+        Returns
+        -------
+        positions : list of int
+        """
+        connection = self.connection
+        if connection is None or position == 0:
+            return []
+        reads = (
+            connection.earlier if isinstance(connection, Lateral) else connection.reads
+        )
+        if reads == "all":
+            return list(range(position))
+        shared = isinstance(connection, Lateral) and connection.shared_blocks
+        return sorted({0, position - 1} if shared else {position - 1})
 
     def example(self):
         """Two rows of zeros, in the dtype and on the device of the ensemble.
@@ -635,7 +672,7 @@ class ProgressiveEnsemble(nn.Module):
         state = self.start(x)
         for _ in self.students:
             state.advance()
-        return state.mean()
+        return state.output_mean()
 
     def truncated(self, n_stages):
         """Ensemble of the first students, which are shared with this one.
@@ -683,7 +720,7 @@ class StageState:
     >>> state = ensemble.start(torch.zeros(5, 8))
     >>> state.step().shape
     torch.Size([5, 3])
-    >>> state.keep(torch.tensor([True, False, False, True, False]))
+    >>> state.select(torch.tensor([True, False, False, True, False]))
     >>> state.step().shape
     torch.Size([2, 3])
     """
@@ -701,21 +738,36 @@ class StageState:
         """Run the next student."""
         student = self._students[self.n_stages]
         mean = None
-        if student.adds_mean:
-            mean = self.total / self.n_stages
-        scores, kept = student(self.x, self.earlier, mean)
+        if student.adds_running_mean:
+            mean = self.raw_mean()
+        scores, activations = student(self.x, self.earlier, mean)
         self.total = scores if self.total is None else self.total + scores
-        self.earlier.append(kept)
+        self.earlier.append(activations)
         self.n_stages += 1
+        # What the last student has read, and no later one will, is freed.
+        before_last = self.n_stages - 2
+        if before_last >= 0 and before_last not in self.ensemble.read_by(self.n_stages):
+            self.earlier[before_last] = ()
 
-    def mean(self):
-        """Running mean of the students run so far.
+    def raw_mean(self):
+        """Running mean of the students run so far, in the units of the game.
 
         Returns
         -------
         mean : torch.Tensor of shape (n, n_outputs)
+            Logits, or standardised targets.
         """
-        mean = self.total / self.n_stages
+        return self.total / self.n_stages
+
+    def output_mean(self):
+        """Running mean of the students run so far, in the units of the output.
+
+        Returns
+        -------
+        mean : torch.Tensor of shape (n, n_outputs)
+            Logits, or targets.
+        """
+        mean = self.raw_mean()
         if self.ensemble.output_scale is None:
             return mean
         return torch.addcmul(
@@ -730,9 +782,9 @@ class StageState:
         mean : torch.Tensor of shape (n, n_outputs)
         """
         self.advance()
-        return self.mean()
+        return self.output_mean()
 
-    def keep(self, rows):
+    def select(self, rows):
         """Drop all other rows: they are not computed any further.
 
         Parameters
@@ -741,7 +793,10 @@ class StageState:
             Boolean mask or indices of the rows that stay.
         """
         self.x = self.x[rows]
-        self.earlier = [tuple(t[rows] for t in kept) for kept in self.earlier]
+        self.earlier = [
+            tuple(tensor[rows] for tensor in activations)
+            for activations in self.earlier
+        ]
         if self.total is not None:
             self.total = self.total[rows]
 

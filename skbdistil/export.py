@@ -21,7 +21,7 @@ from torch import nn
 from skbdistil._files import new_folder, write_file, write_stages
 from skbdistil._optional import required
 from skbdistil.runtime import SCHEMA_VERSION
-from skbdistil.stages import inside
+from skbdistil.stages import wrapped_estimator
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
 
@@ -306,7 +306,7 @@ def _unwrap(estimator):
     early, transforms = None, []
     inner, step = None, estimator
     while step is not None:
-        inner, step = step, inside(step)
+        inner, step = step, wrapped_estimator(step)
         if isinstance(inner, Pipeline):
             transforms += inner.steps[:-1]
         if step is None and hasattr(inner, "thresholds_"):
@@ -384,13 +384,13 @@ def _stored_classes(classes):
 
 
 def _stored_rule(early):
-    owner = type(early).__name__
+    needed_by = type(early).__name__
     early._calibrated()
     if callable(early.rule_):
         raise ValueError(
-            f"The 'rule' parameter of {owner} is a callable, which cannot be exported. "
-            f"Use the name of a rule, or export the estimator_ of this {owner}, which "
-            "has no early exit."
+            f"The 'rule' parameter of {needed_by} is a callable, which cannot be "
+            "exported. Use the name of a rule, or export the estimator_ of this "
+            f"{needed_by}, which has no early exit."
         )
     return {
         "rule": early.rule_,
@@ -463,21 +463,27 @@ def _stage_models(ensemble):
     example = ensemble.example()
     scaling, students = _split_scaling(ensemble)
     state = students.start(scaling(example))
-    models, kept_names = [], []
+    models = []
     for number, student in enumerate(students.students, start=1):
         if number == 1:
             module, args, names = _FirstStage(scaling, student), (example,), ["x"]
         else:
             module = _LaterStage(student, number)
             args = state.x, state.total, list(state.earlier)
-            names = ["scaled", f"scores_{number - 1}", *kept_names]
+            names = ["scaled", f"scores_{number - 1}"]
+            for earlier, activations in enumerate(state.earlier, start=1):
+                names += _activation_names(earlier, activations)
         state.advance()
-        new_names = [f"kept_{number}_{i}" for i in range(len(state.earlier[-1]))]
+        new_names = _activation_names(number, state.earlier[-1])
         outputs = [f"scores_{number}", *new_names, *["scaled"] * (number == 1)]
         models.append(_onnx_model(module, args, names, outputs))
-        kept_names += new_names
     _prune(models)
     return models
+
+
+def _activation_names(number, activations):
+    """Names in the graphs of what a student leaves for later ones."""
+    return [f"kept_{number}_{index}" for index in range(len(activations))]
 
 
 def _prune(models):
@@ -579,6 +585,6 @@ def _quiet_exporter():
         logger.removeFilter(says_something)
 
 
-def _check_installed(owner):
+def _check_installed(needed_by):
     for name in ("onnx", "onnxscript"):
-        required(owner, name)
+        required(needed_by, name)

@@ -148,7 +148,7 @@ _NAMED = {
 OBJECTIVES = frozenset(_NAMED)
 
 
-def check_objective(objective, *, regression, has_labels, owner):
+def check_objective(objective, *, regression, has_labels, estimator_name):
     """Objective as a validated :class:`DistillationObjective`.
 
     Parameters
@@ -157,7 +157,7 @@ def check_objective(objective, *, regression, has_labels, owner):
     regression : bool
     has_labels : bool
         Whether y was given.
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
 
     Returns
@@ -169,19 +169,20 @@ def check_objective(objective, *, regression, has_labels, owner):
     objective._validate_params()
     if regression and objective.distillation == "kl":
         raise ValueError(
-            f"The 'objective' parameter of {owner} has distillation='kl', which "
-            "compares class probabilities. Use 'squared_error', "
+            f"The 'objective' parameter of {estimator_name} has distillation='kl', "
+            "which compares class probabilities. Use 'squared_error', "
             "'squared_error+barrier' or 'barrier' for regression."
         )
     if objective.distillation is None and objective.barrier is None:
         raise ValueError(
-            f"The 'objective' parameter of {owner} has neither a distillation term "
-            "nor a barrier; set one of them."
+            f"The 'objective' parameter of {estimator_name} has neither a distillation "
+            "term nor a barrier; set one of them."
         )
     if objective.alpha > 0 and not has_labels:
         raise ValueError(
-            f"The 'objective' parameter of {owner} has alpha={objective.alpha}, and "
-            "its label term requires y, but the target y is None."
+            f"The 'objective' parameter of {estimator_name} has "
+            f"alpha={objective.alpha}, and its label term requires y, but the target y "
+            "is None."
         )
     return objective
 

@@ -345,7 +345,7 @@ def _unpack(data):
         return {info.filename: archive.read(info) for info in infos}
 
 
-def _check_readable(archive, writer, owner):
+def _check_readable(archive, writer, estimator_name):
     """Read back what is to be written."""
     try:
         reader = _Reader(_unpack(archive), _by_name(writer.parts), writer.skops_types)
@@ -357,7 +357,8 @@ def _check_readable(archive, writer, owner):
             )
     except Exception as error:
         raise ValueError(
-            f"{owner} cannot be saved, since it could not be loaded again: {error}"
+            f"{estimator_name} cannot be saved, since it could not be loaded again: "
+            f"{error}"
         ) from error
 
 
@@ -487,12 +488,12 @@ class _Writer:
             if name.endswith("_") and name not in derived
         }
 
-    def _teacher(self, teacher, owner):
+    def _teacher(self, teacher, estimator_name):
         if teacher is None or isinstance(teacher, str):
             return teacher
         if not self.include_teacher:
             return "precomputed"
-        return self._skops(teacher, f"The parameter 'teacher' of {owner}")
+        return self._skops(teacher, f"The parameter 'teacher' of {estimator_name}")
 
     def _skops(self, value, what):
         skops = _import_skops()
@@ -679,15 +680,15 @@ class _Reader:
         return estimator
 
     def _distilled(self, cls, params, *, fitted=None, ensemble=None):
-        owner = cls.__name__
+        estimator_name = cls.__name__
         estimator = _built(cls, params)
         if not (isinstance(estimator.student, str) and estimator.student == "auto"):
-            check_ladder(estimator.student, owner)
-        check_connection(estimator.connection, owner, auto=True)
+            check_ladder(estimator.student, estimator_name)
+        check_connection(estimator.connection, estimator_name, auto=True)
         if estimator.device != "auto":
             torch.device(estimator.device)  # whether there is such a thing at all
             try:
-                resolve_device(estimator.device, torch.float32, owner)
+                resolve_device(estimator.device, torch.float32, estimator_name)
             except ValueError:
                 estimator.device = "auto"
         if ensemble is not None:
@@ -823,8 +824,8 @@ def _set_ensemble(estimator, ensemble, fitted):
         ),
         "student_edges_": ("f", of_outputs),
         "eta_": float,
-        "bound_": float,
-        "rungs_": list,
+        "teacher_bound_": float,
+        "ladder_positions_": list,
         "training_history_": list,
         "stage_costs_": (
             StageCosts,
@@ -841,7 +842,7 @@ def _set_ensemble(estimator, ensemble, fitted):
     if "feature_names_in_" in fitted:
         expected["feature_names_in_"] = ("O", (n_features,))
     _check_attributes(fitted, expected)
-    for name, kind in {"rungs_": int, "training_history_": list}.items():
+    for name, kind in {"ladder_positions_": int, "training_history_": list}.items():
         items = fitted[name]
         fits = len(items) == n_stages and all(type(item) is kind for item in items)
         _require(fits, f"its attribute {name!r} does not fit.")

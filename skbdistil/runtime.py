@@ -380,7 +380,7 @@ class ProgressiveSession:
 
     def _checked(self, X):
         """Rows as an array of the right shape."""
-        owner = type(self).__name__
+        estimator_name = type(self).__name__
         columns = getattr(X, "columns", None)
         names = self._export.feature_names
         if columns is not None and names is not None and list(columns) != names:
@@ -390,15 +390,17 @@ class ProgressiveSession:
             )
         X = np.asarray(X)
         if X.dtype.kind not in "biufO":
-            raise ValueError(f"{owner} needs numbers. Got X of dtype {X.dtype}.")
+            raise ValueError(
+                f"{estimator_name} needs numbers. Got X of dtype {X.dtype}."
+            )
         if X.ndim == 0 or X.shape[1:] != self.input_shape:
             raise ValueError(
-                f"{owner} needs rows of shape {self.input_shape}: X of shape "
+                f"{estimator_name} needs rows of shape {self.input_shape}: X of shape "
                 f"{('n_samples', *self.input_shape)}. Got X of shape {X.shape}."
             )
         if len(X) == 0:
             raise ValueError(
-                f"{owner} needs at least one row. Got X of shape {X.shape}."
+                f"{estimator_name} needs at least one row. Got X of shape {X.shape}."
             )
         return X
 
@@ -495,7 +497,7 @@ class _State:
         self.n_stages += 1
         return found[0]
 
-    def keep(self, rows):
+    def select(self, rows):
         """Drop all rows but those at these positions."""
         self._tensors = {name: value[rows] for name, value in self._tensors.items()}
 

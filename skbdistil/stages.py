@@ -323,12 +323,12 @@ def unwrapped(estimator):
     inner : object
         The estimator itself if it is none of these.
     """
-    while (step := inside(estimator)) is not None:
+    while (step := wrapped_estimator(estimator)) is not None:
         estimator = step
     return estimator
 
 
-def inside(estimator):
+def wrapped_estimator(estimator):
     """The estimator that a wrapper hands its predictions on from, or None."""
     if isinstance(estimator, Pipeline):
         return estimator[-1]
@@ -361,7 +361,7 @@ def transformed(estimator, X):
     X : array-like of shape (n_samples, ...)
         After the transforms of pipelines.
     """
-    while (step := inside(estimator)) is not None:
+    while (step := wrapped_estimator(estimator)) is not None:
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = step
@@ -375,7 +375,7 @@ def _cut(estimator, stage):
         name, last = estimator.steps[-1]
         shorter.steps = [*estimator.steps[:-1], (name, _cut(last, stage))]
         return shorter
-    inner = inside(estimator)
+    inner = wrapped_estimator(estimator)
     if inner is not None:
         return _cut(inner, stage)
     # Not by `copy`, for which an estimator would bring its weights from the GPU.

@@ -442,7 +442,7 @@ def auto_students(input_shape):
     )
 
 
-def check_ladder(student, owner):
+def check_ladder(student, estimator_name):
     """Hypothesis classes as a list of factories, from the `student` parameter.
 
     Parameters
@@ -450,7 +450,7 @@ def check_ladder(student, owner):
     student : type, callable or list of these
         A backbone class or factory, or a list of them: the class ladder.
 
-    owner : str
+    estimator_name : str
         Name of the estimator, for messages.
 
     Returns
@@ -460,21 +460,21 @@ def check_ladder(student, owner):
     ladder = student if isinstance(student, list | tuple) else [student]
     if not ladder:
         raise ValueError(
-            f"The 'student' parameter of {owner} is an empty list; a class ladder "
-            "needs at least one backbone."
+            f"The 'student' parameter of {estimator_name} is an empty list; a class "
+            "ladder needs at least one backbone."
         )
     for rung in ladder:
         if isinstance(rung, torch.nn.Module):
             raise ValueError(
-                f"The 'student' parameter of {owner} must be a backbone class or a "
-                f"factory, never an instance, since every student needs weights of "
+                f"The 'student' parameter of {estimator_name} must be a backbone class "
+                "or a factory, never an instance, since every student needs weights of "
                 f"its own. Got an instance of {type(rung).__name__}; pass the class, "
                 "or functools.partial(cls, ...)."
             )
         if not callable(rung):
             raise ValueError(
-                f"The 'student' parameter of {owner} must be 'auto', a backbone class "
-                f"or factory called with the input shape, or a list of these. Got "
-                f"{rung!r} instead."
+                f"The 'student' parameter of {estimator_name} must be 'auto', a "
+                "backbone class or factory called with the input shape, or a list of "
+                f"these. Got {rung!r} instead."
             )
     return list(ladder)

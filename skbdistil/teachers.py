@@ -386,7 +386,7 @@ class TeacherResponse(NamedTuple):
     ...     [[0.0], [1.0]],
     ...     teacher_scores=[2.5, 3.5],
     ...     regression=True,
-    ...     owner="BDistilRegressor",
+    ...     estimator_name="BDistilRegressor",
     ... )
     >>> response.scores
     array([[2.5],
@@ -412,7 +412,7 @@ def teacher_response(
     teacher_scores=None,
     random_state=None,
     dtype=np.float32,
-    owner,
+    estimator_name,
 ):
     """Ask a teacher for its scores of the training rows, once.
 
@@ -456,7 +456,7 @@ def teacher_response(
     dtype : dtype, default=np.float32
         Dtype of the scores.
 
-    owner : str
+    estimator_name : str
         Name of the estimator that asks, for error messages.
 
     Returns
@@ -488,7 +488,10 @@ def teacher_response(
     >>> X, y = load_iris(return_X_y=True)
     >>> fitted = LogisticRegression(max_iter=1000).fit(X, y)
     >>> response = teacher_response(
-    ...     FrozenEstimator(fitted), X, regression=False, owner="BDistilClassifier"
+    ...     FrozenEstimator(fitted),
+    ...     X,
+    ...     regression=False,
+    ...     estimator_name="BDistilClassifier",
     ... )
     >>> response.scores.shape
     (150, 3)
@@ -498,13 +501,13 @@ def teacher_response(
     precomputed = isinstance(teacher, str) and teacher == "precomputed"
     if precomputed and teacher_scores is None:
         raise ValueError(
-            f"{owner} with teacher='precomputed' requires teacher_scores to be passed "
-            "to fit. Got teacher_scores=None."
+            f"{estimator_name} with teacher='precomputed' requires teacher_scores to "
+            "be passed to fit. Got teacher_scores=None."
         )
     if not precomputed and teacher_scores is not None:
         raise ValueError(
             "teacher_scores can only be passed to the fit of "
-            f"{owner} with teacher='precomputed'. Got teacher={teacher!r}."
+            f"{estimator_name} with teacher='precomputed'. Got teacher={teacher!r}."
         )
 
     frozen = isinstance(teacher, FrozenEstimator)
@@ -517,14 +520,15 @@ def teacher_response(
     classes = module = module_input = None
     proba = False
     if precomputed:
-        values = _check_teacher_scores(teacher_scores, X, regression, owner)
+        values = _check_teacher_scores(teacher_scores, X, regression, estimator_name)
     elif isinstance(teacher, TorchTeacher):
         module = teacher.module
         proba = teacher.output == "proba"
         if proba and regression:
             raise ValueError(
-                f"{owner} needs a teacher that returns values. Got a TorchTeacher with "
-                "output='proba'; a regression module has output='logits'."
+                f"{estimator_name} needs a teacher that returns values. Got a "
+                "TorchTeacher with output='proba'; a regression module has "
+                "output='logits'."
             )
         values = teacher.decision_function(X)
         module_input = teacher._inputs(_as_array(X)[:1], _floating_dtype(module))
@@ -533,9 +537,9 @@ def teacher_response(
         if frozen:
             check_is_fitted(
                 teacher,
-                msg=f"The 'teacher' parameter of {owner} is a FrozenEstimator around "
-                f"an unfitted {name}. Fit that first, or pass it without "
-                "FrozenEstimator to have it fitted.",
+                msg=f"The 'teacher' parameter of {estimator_name} is a "
+                f"FrozenEstimator around an unfitted {name}. Fit that first, or pass "
+                "it without FrozenEstimator to have it fitted.",
             )
             X = _net_input(teacher, X)
             if isinstance(teacher, NeuralNet) and isinstance(X, np.ndarray):
@@ -554,18 +558,20 @@ def teacher_response(
             # skorch makes tensors of rows that may be read-only, and only reads them.
             warnings.filterwarnings("ignore", "The given NumPy array is not writ")
             if not frozen:
-                teacher = _fit_clone(teacher, X, y, sample_weight, random_state, owner)
+                teacher = _fit_clone(
+                    teacher, X, y, sample_weight, random_state, estimator_name
+                )
             if regression:
-                values = _predicted_values(teacher, X, owner)
+                values = _predicted_values(teacher, X, estimator_name)
             else:
-                values, proba = _classifier_output(teacher, X, owner)
+                values, proba = _classifier_output(teacher, X, estimator_name)
                 classes = getattr(teacher, "classes_", None)
     if classes is not None:
         classes = np.asarray(classes)
     if module is not None:
         module_input = module_input.to(_home_device(module))
 
-    scores = _check_scores(values, _num_samples(X), dtype, name, owner)
+    scores = _check_scores(values, _num_samples(X), dtype, name, estimator_name)
     if regression:
         if y is not None:
             single_output = y.ndim == 1
@@ -581,12 +587,13 @@ def teacher_response(
             "" if sample_weight is None else " among the rows that sample_weight keeps"
         )
         raise ValueError(
-            f"{owner} needs a teacher with at least 2 classes. Got 1 class{among}."
+            f"{estimator_name} needs a teacher with at least 2 classes. Got 1 "
+            f"class{among}."
         )
     scores = _class_columns(scores.reshape(len(scores), -1), proba)
-    classes = _check_classes(classes, y, scores.shape[1], name, owner)
+    classes = _check_classes(classes, y, scores.shape[1], name, estimator_name)
     if proba:
-        _check_proba(scores, teacher, name, owner)
+        _check_proba(scores, teacher, name, estimator_name)
         scores = _log_smoothed(scores)
     return TeacherResponse(_centered(scores), classes, module, module_input, False)
 
@@ -652,7 +659,7 @@ def _centered(scores):
     return scores
 
 
-def _fit_clone(teacher, X, y, sample_weight, random_state, owner):
+def _fit_clone(teacher, X, y, sample_weight, random_state, estimator_name):
     """A clone of a scikit-learn estimator, fitted."""
     if (
         isinstance(teacher, type)
@@ -661,22 +668,22 @@ def _fit_clone(teacher, X, y, sample_weight, random_state, owner):
     ):
         error = ValueError if isinstance(teacher, str) else TypeError
         raise error(
-            f"The 'teacher' parameter of {owner} must be a scikit-learn estimator, a "
-            "FrozenEstimator, a TorchTeacher, a torch.nn.Module, 'precomputed' or "
-            f"None. Got {teacher!r} instead."
+            f"The 'teacher' parameter of {estimator_name} must be a scikit-learn "
+            "estimator, a FrozenEstimator, a TorchTeacher, a torch.nn.Module, "
+            f"'precomputed' or None. Got {teacher!r} instead."
         )
     # Not check_is_fitted, to which estimators that can predict without fit are fitted.
     if _is_fitted(teacher):
         raise ValueError(
-            f"The 'teacher' parameter of {owner} is a fitted "
+            f"The 'teacher' parameter of {estimator_name} is a fitted "
             f"{type(teacher).__name__}, which would be fitted again. Pass "
             "sklearn.frozen.FrozenEstimator(teacher) to distil it as it is, or "
             "sklearn.base.clone(teacher) to have it fitted to X and y."
         )
     if y is None:
         raise ValueError(
-            f"{owner} requires y to be passed, but the target y is None. The teacher "
-            f"{type(teacher).__name__} is fitted to it."
+            f"{estimator_name} requires y to be passed, but the target y is None. The "
+            f"teacher {type(teacher).__name__} is fitted to it."
         )
     teacher = clone(teacher)
     if random_state is not None:
@@ -713,16 +720,16 @@ def _net_input(model, X):
     return X
 
 
-def _predicted_values(model, X, owner):
+def _predicted_values(model, X, estimator_name):
     if is_classifier(model) or not hasattr(model, "predict"):
         raise ValueError(
-            f"The 'teacher' parameter of {owner} must be a regressor. Got a "
+            f"The 'teacher' parameter of {estimator_name} must be a regressor. Got a "
             f"{type(model).__name__} instead."
         )
     return model.predict(X)
 
 
-def _classifier_output(model, X, owner):
+def _classifier_output(model, X, estimator_name):
     """Probabilities, or else scores, and whether they are probabilities."""
     if proba := hasattr(model, "predict_proba"):
         values = model.predict_proba(X)
@@ -730,94 +737,96 @@ def _classifier_output(model, X, owner):
         values = model.decision_function(X)
     else:
         raise ValueError(
-            f"The 'teacher' parameter of {owner} must be a classifier with "
+            f"The 'teacher' parameter of {estimator_name} must be a classifier with "
             "predict_proba or decision_function. Got a "
             f"{type(model).__name__} without either."
         )
     if isinstance(values, list):
         raise ValueError(
-            f"The 'teacher' parameter of {owner} must be a classifier of a single "
-            f"output. Got a {type(model).__name__} that predicts {len(values)} outputs."
+            f"The 'teacher' parameter of {estimator_name} must be a classifier of a "
+            f"single output. Got a {type(model).__name__} that predicts {len(values)} "
+            "outputs."
         )
     return values, proba
 
 
-def _check_teacher_scores(teacher_scores, X, regression, owner):
+def _check_teacher_scores(teacher_scores, X, regression, estimator_name):
     values = check_array(
         teacher_scores,
         ensure_2d=False,
         allow_nd=True,
         ensure_all_finite=False,
         input_name="teacher_scores",
-        estimator=owner,
+        estimator=estimator_name,
     )
     if values.ndim == 1 and not regression:
         raise ValueError(
-            f"teacher_scores passed to the fit of {owner} must have the shape "
+            f"teacher_scores passed to the fit of {estimator_name} must have the shape "
             f"(n_samples, n_classes). Got the shape {values.shape}."
         )
     return values
 
 
-def _check_scores(values, n_samples, dtype, name, owner):
+def _check_scores(values, n_samples, dtype, name, estimator_name):
     """A C-contiguous copy in `dtype` of what a teacher returned."""
     # What overflows is reported as infinite below.
     with np.errstate(over="ignore"):
         scores = np.array(values, dtype=dtype, order="C")
     if scores.ndim not in (1, 2) or len(scores) != n_samples:
         raise ValueError(
-            f"The teacher of {owner} must return one row of scores for each of the "
-            f"{n_samples} rows of X. Got an array of shape {scores.shape} from {name}."
+            f"The teacher of {estimator_name} must return one row of scores for each "
+            f"of the {n_samples} rows of X. Got an array of shape {scores.shape} from "
+            f"{name}."
         )
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"The teacher of {owner} must return finite scores. Got NaN, infinity or "
-            f"a value too large for {np.dtype(dtype)} from {name}."
+            f"The teacher of {estimator_name} must return finite scores. Got NaN, "
+            f"infinity or a value too large for {np.dtype(dtype)} from {name}."
         )
     return scores
 
 
-def _check_proba(proba, teacher, name, owner):
+def _check_proba(proba, teacher, name, estimator_name):
     sums = proba.sum(axis=1, dtype=np.float64)
     if proba.min() >= 0 and abs(sums - 1).max() <= _SUM_TOLERANCE:
         return
     module = "net.module_" if isinstance(teacher, NeuralNet) else "module"
     raise ValueError(
-        f"The teacher of {owner} must return probabilities: rows that are not negative "
-        f"and sum to 1. Got a smallest value of {proba.min():.3g} and sums of rows "
-        f"from {sums.min():.3g} to {sums.max():.3g} from {name}. If these are the "
+        f"The teacher of {estimator_name} must return probabilities: rows that are not "
+        f"negative and sum to 1. Got a smallest value of {proba.min():.3g} and sums of "
+        f"rows from {sums.min():.3g} to {sums.max():.3g} from {name}. If these are the "
         f'logits of a torch module, pass TorchTeacher({module}, output="logits").'
     )
 
 
-def _check_classes(classes, y, n_classes, name, owner):
+def _check_classes(classes, y, n_classes, name, estimator_name):
     """Labels of the columns: those of the teacher, or else what `y` allows."""
     if classes is None:
-        return _infer_classes(y, n_classes, name, owner)
+        return _infer_classes(y, n_classes, name, estimator_name)
     if len(classes) != n_classes:
         raise ValueError(
-            f"The teacher of {owner} must return one score per class. Got {n_classes} "
-            f"columns for {len(classes)} classes from {name}."
+            f"The teacher of {estimator_name} must return one score per class. Got "
+            f"{n_classes} columns for {len(classes)} classes from {name}."
         )
     if y is not None:
         # Sets of Python objects, because NumPy would find the label 1 in ["0", "1"].
         missing = set(np.unique(y).tolist()).difference(classes.tolist())
         if missing:
             raise ValueError(
-                f"The teacher classes do not cover y: {name}, the teacher of {owner}, "
-                f"knows the classes {classes.tolist()}, and y also holds "
-                f"{sorted(missing)}."
+                f"The teacher classes do not cover y: {name}, the teacher of "
+                f"{estimator_name}, knows the classes {classes.tolist()}, and y also "
+                f"holds {sorted(missing)}."
             )
     return classes
 
 
-def _infer_classes(y, n_classes, name, owner):
+def _infer_classes(y, n_classes, name, estimator_name):
     """Labels in `y`, if all classes are there, or else the numbers of the columns."""
     if y is None:
         raise ValueError(
-            f"{owner} requires y to be passed, but the target y is None. It tells the "
-            f"classes of {name}; a torch module is given them as TorchTeacher(module, "
-            "classes=...)."
+            f"{estimator_name} requires y to be passed, but the target y is None. It "
+            f"tells the classes of {name}; a torch module is given them as "
+            "TorchTeacher(module, classes=...)."
         )
     labels = np.unique(y)
     if len(labels) == n_classes:
@@ -825,8 +834,8 @@ def _infer_classes(y, n_classes, name, owner):
     if labels.dtype.kind in "iu" and labels[0] >= 0 and labels[-1] < n_classes:
         return np.arange(n_classes)
     raise ValueError(
-        f"The teacher of {owner} must say which classes its {n_classes} columns stand "
-        f"for, because y holds {len(labels)} distinct labels, which are not integers "
-        f"in the range [0, {n_classes - 1}]. A torch module is given its classes as "
-        "TorchTeacher(module, classes=...)."
+        f"The teacher of {estimator_name} must say which classes its {n_classes} "
+        f"columns stand for, because y holds {len(labels)} distinct labels, which are "
+        f"not integers in the range [0, {n_classes - 1}]. A torch module is given its "
+        "classes as TorchTeacher(module, classes=...)."
     )

@@ -206,7 +206,7 @@ def test_joint_training_has_the_cost_of_boosting(task):
     boosted, joint = (
         [(stage.macs, stage.parameters) for stage in stages]
         for stages in (
-            method_named("bdistil").run(task, tol=np.inf),
+            method_named("bdistil").run(task, edge_tol=np.inf),
             method_named("multi_exit").run(task),
         )
     )
@@ -226,7 +226,7 @@ def test_single_networks_cost_what_the_ensemble_has_spent(name, task):
 )
 def test_other_numbers_of_students_cost_the_same(name, n_students, task):
     method = method_named(name)
-    stages = method.run(task, tol=np.inf, **method.settings)
+    stages = method.run(task, edge_tol=np.inf, **method.settings)
     assert len(stages) == n_students
 
     def total(width):

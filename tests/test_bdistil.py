@@ -51,7 +51,7 @@ SMALL = {
     "student": partial(MLP, hidden=(4,)),
     "n_estimators": 3,
     "max_epochs": 2,
-    "tol": 100.0,
+    "edge_tol": 100.0,
     "random_state": 0,
 }
 
@@ -342,7 +342,12 @@ def test_a_slice_is_a_fitted_copy(estimator):
     cut = model[:2]
     assert isinstance(cut, estimator)
     assert len(cut) == cut.n_estimators_ == 2
-    assert len(cut.certificate_) == len(cut.rungs_) == len(cut.training_history_) == 2
+    assert (
+        len(cut.certificate_)
+        == len(cut.ladder_positions_)
+        == len(cut.training_history_)
+        == 2
+    )
     assert len(cut.stage_costs_) == len(cut.student_edges_) == 2
     assert_array_equal(cut.stage_costs_.macs, model.stage_costs_.macs[:2])
     assert_array_equal(cut.certificate_.actual, model.certificate_.actual[:2])
@@ -415,9 +420,13 @@ def test_certificate_is_about_the_ensemble_and_the_training_rows(estimator, conn
     assert model.student_edges_.shape == (3, 2)
     # Round 1 weighs both sides of all rows alike.
     assert_allclose(model.student_edges_[0], 0, atol=1e-12)
-    scale = model.bound_ if estimator is BDistilRegressor else np.abs(wanted).max()
-    assert model.bound_ == pytest.approx(scale, rel=1e-5)
-    wanted_eta = min(math.sqrt(math.log(2 * N_ROWS) / 3), 1) / (2 * model.bound_)
+    scale = (
+        model.teacher_bound_ if estimator is BDistilRegressor else np.abs(wanted).max()
+    )
+    assert model.teacher_bound_ == pytest.approx(scale, rel=1e-5)
+    wanted_eta = min(math.sqrt(math.log(2 * N_ROWS) / 3), 1) / (
+        2 * model.teacher_bound_
+    )
     assert model.eta_ == pytest.approx(wanted_eta, rel=1e-9)
 
 
@@ -431,7 +440,7 @@ def test_regression_is_played_on_standardised_targets():
     assert_allclose(reg.target_mean_, g.mean(0), rtol=1e-5)
     assert_allclose(reg.target_scale_, g.std(0), rtol=1e-5)
     bound = np.abs((g - g.mean(0)) / g.std(0)).max()
-    assert reg.bound_ == pytest.approx(bound, rel=1e-4)
+    assert reg.teacher_bound_ == pytest.approx(bound, rel=1e-4)
 
 
 def test_edges_are_those_of_the_game_replayed_by_hand():
@@ -784,7 +793,7 @@ def test_same_seed_same_bits_in_another_process():
     torch.set_num_threads(1)
     X = np.random.RandomState(0).randn(96, 5).astype(np.float32)
     options = dict(
-        student=partial(MLP, hidden=(4,)), n_estimators=2, max_epochs=2, tol=100.0,
+        student=partial(MLP, hidden=(4,)), n_estimators=2, max_epochs=2, edge_tol=100.0,
         random_state=3,
     )
     clf, reg = (
@@ -885,14 +894,14 @@ def test_more_rounds_later_are_the_rounds_of_one_longer_fit(
     assert_array_equal(steps.student_edges_, once.student_edges_)
     assert_array_equal(steps.certificate_.bound, once.certificate_.bound)
     assert steps.training_history_ == once.training_history_
-    assert steps.rungs_ == once.rungs_
+    assert steps.ladder_positions_ == once.ladder_positions_
 
 
 # Constants fall behind more and more; students that match the teacher never do.
 LADDER = {
     "student": [Constant, partial(MLP, hidden=(32,))],
     "objective": DistillationObjective("squared_error", on="student"),
-    "tol": 0.1,
+    "edge_tol": 0.1,
     "max_epochs": 50,
     "learning_rate": 0.02,
 }
@@ -902,13 +911,13 @@ def test_warm_start_goes_on_from_the_rung_that_was_climbed_to():
     X = rows()
     options = {**LADDER, "eta": 0.1}
     once = fitted(BDistilClassifier, n_estimators=4, **options)
-    assert once.rungs_[0] == 0
-    assert once.rungs_[-1] == 1
-    climbed = once.rungs_.index(1) + 1
+    assert once.ladder_positions_[0] == 0
+    assert once.ladder_positions_[-1] == 1
+    climbed = once.ladder_positions_.index(1) + 1
     assert climbed < 4
     steps = fitted(BDistilClassifier, n_estimators=climbed, warm_start=True, **options)
     steps.set_params(n_estimators=4).fit(X)
-    assert steps.rungs_ == once.rungs_
+    assert steps.ladder_positions_ == once.ladder_positions_
     assert bits(steps) == bits(once)
 
 
@@ -1094,10 +1103,10 @@ def test_early_stopping_of_a_template_is_no_interrupt():
 def test_ladder_climbs_where_no_student_of_a_class_will_do(estimator):
     model = fitted(estimator, n_estimators=4, **LADDER)
     assert len(model) == 4
-    assert model.rungs_ == sorted(model.rungs_)
-    assert set(model.rungs_) == {0, 1}
+    assert model.ladder_positions_ == sorted(model.ladder_positions_)
+    assert set(model.ladder_positions_) == {0, 1}
     # Never against the rule that made it climb.
-    assert (model.student_edges_ >= -LADDER["tol"] * model.bound_).all()
+    assert (model.student_edges_ >= -LADDER["edge_tol"] * model.teacher_bound_).all()
 
 
 def test_ladder_runs_out():
@@ -1106,14 +1115,18 @@ def test_ladder_runs_out():
         WeakLearnerNotFoundWarning,
         match=r"BDistilClassifier found no weak learner in round \d of 6: the last of "
         r"1 hypothesis class\(es\).*edge of -\S+ for output \d, which is \S+ below the "
-        r"-\S+ that tol=0.01 allows.*Boosting stops with \d student",
+        r"-\S+ that edge_tol=0.01 allows.*Boosting stops with \d student",
     ):
         clf = fitted(
-            BDistilClassifier, student=Constant, tol=0.01, n_estimators=6, max_epochs=4
+            BDistilClassifier,
+            student=Constant,
+            edge_tol=0.01,
+            n_estimators=6,
+            max_epochs=4,
         )
     assert 1 <= clf.n_estimators_ < 6
     assert len(list(clf.staged_predict(X))) == clf.n_estimators_
-    assert len(clf.rungs_) == len(clf.training_history_) == clf.n_estimators_
+    assert len(clf.ladder_positions_) == len(clf.training_history_) == clf.n_estimators_
     assert clf.certificate_.bound.shape == (clf.n_estimators_, 3)
 
 
@@ -1218,9 +1231,11 @@ def test_constant_teacher_leaves_nothing_to_boost(estimator):
     teacher = TorchTeacher(
         module, classes=[0, 1] if estimator is BDistilClassifier else None
     )
-    model = fitted(estimator, teacher=teacher, tol="auto", objective="squared_error")
+    model = fitted(
+        estimator, teacher=teacher, edge_tol="auto", objective="squared_error"
+    )
     assert model.eta_ == 0
-    assert model.bound_ == 0
+    assert model.teacher_bound_ == 0
     assert np.isfinite(staged_scores(model, rows())).all()
     assert np.isfinite(model.student_edges_).all()
     assert not np.isnan(model.certificate_.bound).any()
@@ -1261,7 +1276,7 @@ def test_validation_rows_take_no_part_in_the_game(estimator, monkeypatch):
     assert len(set(train)) == 72
     errors = np.abs(staged_scores(model, X) - g)
     assert_allclose(model.certificate_.actual, errors[:, train].max(axis=1), rtol=1e-4)
-    assert model.bound_ == pytest.approx(np.abs(in_game[train]).max(), rel=1e-5)
+    assert model.teacher_bound_ == pytest.approx(np.abs(in_game[train]).max(), rel=1e-5)
 
 
 @ESTIMATORS
@@ -1349,7 +1364,7 @@ def test_features_are_held_up_to_a_limit(connection, dtype, monkeypatch):
     [
         ({"n_estimators": 0}, "'n_estimators' parameter of .* must be an int"),
         ({"eta": -0.1}, "'eta' parameter of .* must be"),
-        ({"tol": -1}, "'tol' parameter of"),
+        ({"edge_tol": -1}, "'edge_tol' parameter of"),
         ({"max_edge_scale": 0.5}, "'max_edge_scale' parameter of"),
         ({"learning_rate": 0}, "'learning_rate' parameter of"),
         ({"validation_fraction": 1.0}, "'validation_fraction' parameter of"),
@@ -1568,7 +1583,7 @@ def test_warm_start_keeps_the_architecture(estimator):
     model = fitted(estimator, warm_start=True)
     with pytest.raises(ValueError, match=r"'connection' parameter .* earlier fit"):
         model.set_params(connection=None, n_estimators=4).fit(rows())
-    model.set_params(connection="dense").rungs_[-1] = 1
+    model.set_params(connection="dense").ladder_positions_[-1] = 1
     with pytest.raises(ValueError, match=r"'student' parameter .* number 2\. Got 1"):
         model.fit(rows())
 

@@ -40,7 +40,7 @@ SETTINGS = {
     "student": partial(MLP, hidden=(4,)),
     "n_estimators": 2,
     "max_epochs": 2,
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 classifier = partial(BDistilClassifier, **SETTINGS)
@@ -304,8 +304,8 @@ def test_zero_probabilities(X, y):
     assert (teacher.predict_proba(X) == 0).any()
     clf = classifier(FrozenEstimator(teacher)).fit(X, y)
     # A probability of 0 counts as 1e-3 / 3.
-    assert np.isfinite(clf.bound_)
-    assert clf.bound_ <= np.log(3e3)
+    assert np.isfinite(clf.teacher_bound_)
+    assert clf.teacher_bound_ <= np.log(3e3)
     assert np.isfinite(clf.decision_function(X)).all()
 
 
@@ -524,7 +524,7 @@ class Recorder:
 
     def __call__(self, estimator, X, y):
         estimator = estimator[-1] if hasattr(estimator, "steps") else estimator
-        self.bounds.append(estimator.bound_)
+        self.bounds.append(estimator.teacher_bound_)
         return estimator.n_estimators_
 
 
@@ -536,7 +536,7 @@ def test_precomputed(X, y, G):
     clf = clone(classifier("precomputed")).fit(X, y, teacher_scores=G)
     assert clf.teacher_score_ == 1
     assert clf.teacher_costs_ is None
-    assert_allclose(clf.bound_, bound_of(G), rtol=1e-6)
+    assert_allclose(clf.teacher_bound_, bound_of(G), rtol=1e-6)
     shifted = classifier("precomputed").fit(
         pd.DataFrame(X, columns=NAMES),
         y,
@@ -570,7 +570,7 @@ def test_precomputed_in_a_search(X, y, G, use_pipeline):
         estimator = make_pipeline(StandardScaler(), estimator)
         prefix = "bdistilclassifier__"
         estimator.fit(X, y, **{f"{prefix}teacher_scores": G})
-        assert_allclose(estimator[-1].bound_, bound_of(G), rtol=1e-6)
+        assert_allclose(estimator[-1].teacher_bound_, bound_of(G), rtol=1e-6)
     recorder = Recorder()
     grid = {f"{prefix}n_estimators": [1, 2]}
     search = GridSearchCV(
@@ -595,7 +595,7 @@ def test_precomputed_with_metadata_routing(X, y, G):
         ).fit(X, y, teacher_scores=G)
         assert_allclose(recorder.bounds, expected_bounds(X, G, 2), rtol=1e-6)
         best = search.best_estimator_[-1]
-        assert_allclose(best.bound_, bound_of(G), rtol=1e-6)
+        assert_allclose(best.teacher_bound_, bound_of(G), rtol=1e-6)
         results = cross_validate(
             clone(pipeline), X, y, cv=CV, params={"teacher_scores": G}, scoring=recorder
         )
@@ -627,7 +627,7 @@ def test_precomputed_scores_leave_with_their_rows(X, y, G):
     used = weight > 0
     clf = classifier("precomputed").fit(X, y, weight, teacher_scores=G)
     other = classifier("precomputed").fit(X[used], y[used], teacher_scores=G[used])
-    assert clf.bound_ == other.bound_
+    assert clf.teacher_bound_ == other.teacher_bound_
     assert_allclose(clf.decision_function(X), other.decision_function(X), atol=1e-4)
 
 

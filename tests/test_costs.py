@@ -477,7 +477,7 @@ def test_teacher_that_cannot_be_counted():
         student=partial(MLP, hidden=(2,)),
         n_estimators=1,
         max_epochs=1,
-        tol=np.inf,
+        edge_tol=np.inf,
     )
     assert reg.fit(X).teacher_costs_ is None
 

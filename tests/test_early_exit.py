@@ -47,7 +47,7 @@ SMALL = {
     "n_estimators": N_STAGES,
     "max_epochs": 3,
     "learning_rate": 0.005,  # students that are not sure of everything
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 
@@ -165,7 +165,7 @@ def of_images(request, digits):
         student=partial(ConvNet2d, channels=(2, 2)),
         n_estimators=3,
         max_epochs=4,
-        tol=np.inf,
+        edge_tol=np.inf,
         connection=request.param,
         random_state=0,
     )

@@ -266,14 +266,14 @@ def test_rows_that_are_kept_go_on_as_in_the_whole_batch(ensemble, as_mask):
         if as_mask:
             rows = torch.zeros(len(state.total), dtype=torch.bool)
             rows[left] = True
-        state.keep(rows)
+        state.select(rows)
         _close(state.mean(), whole[stage][alive])
 
 
 def test_rows_can_leave_before_the_first_stage(ensemble):
     x = _rows(ensemble)
     state = ensemble.start(x)
-    state.keep(torch.tensor([1, 4]))
+    state.select(torch.tensor([1, 4]))
     for mean in ensemble.stages(x):
         _close(state.step(), mean[[1, 4]])
 
@@ -597,7 +597,7 @@ def test_lateral_students_may_have_different_numbers_of_blocks():
 
 def test_user_connection_may_add_the_mean():
     class Plain(Connection):
-        adds_mean = True
+        adds_running_mean = True
 
         def forward(self, features, earlier):
             return features

@@ -55,7 +55,7 @@ SMALL = {
     "student": partial(MLP, hidden=(4,)),
     "n_estimators": 3,
     "max_epochs": 2,
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 

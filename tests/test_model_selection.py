@@ -46,7 +46,7 @@ SMALL = {
     "student": partial(MLP, hidden=(4,)),
     "n_estimators": N_STAGES,
     "max_epochs": 2,
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 GRID = {"learning_rate": [0.01, 0.1]}

@@ -446,7 +446,9 @@ def test_joint_loss_has_the_label_term():
     ],
 )
 def test_named_objectives(name, distillation, barrier):
-    objective = check_objective(name, regression=False, has_labels=False, owner="Owner")
+    objective = check_objective(
+        name, regression=False, has_labels=False, estimator_name="Owner"
+    )
     assert name in OBJECTIVES
     assert objective.distillation == distillation
     assert objective.barrier == barrier
@@ -457,7 +459,7 @@ def test_named_objectives(name, distillation, barrier):
 def test_objects_are_used_as_they_are():
     objective = DistillationObjective(None, gamma=2.0)
     checked = check_objective(
-        objective, regression=True, has_labels=False, owner="Owner"
+        objective, regression=True, has_labels=False, estimator_name="Owner"
     )
     assert checked is objective
     assert clone(objective).get_params() == objective.get_params()
@@ -483,7 +485,7 @@ def test_objects_are_used_as_they_are():
 def test_impossible_objectives_are_refused(objective, regression, message):
     with pytest.raises(ValueError, match=message):
         check_objective(
-            objective, regression=regression, has_labels=False, owner="Owner"
+            objective, regression=regression, has_labels=False, estimator_name="Owner"
         )
 
 
@@ -492,7 +494,7 @@ def test_label_term_is_allowed_with_labels():
         DistillationObjective(alpha=0.5),
         regression=False,
         has_labels=True,
-        owner="Owner",
+        estimator_name="Owner",
     )
 
 
@@ -519,5 +521,5 @@ def test_parameters_are_validated(name, value):
             DistillationObjective(**{name: value}),
             regression=False,
             has_labels=True,
-            owner="Owner",
+            estimator_name="Owner",
         )

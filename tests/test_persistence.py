@@ -50,7 +50,7 @@ N_STAGES = 2
 SMALL = {
     "n_estimators": N_STAGES,
     "max_epochs": 1,
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 TINY = partial(MLP, hidden=(3,))
@@ -354,7 +354,7 @@ def test_numbers_that_json_does_not_know(clf, path):
     assert_same(loaded.student_edges_, saved.student_edges_)
     assert np.signbit(loaded.student_edges_[1, 0])
     assert np.isinf(loaded.certificate_.bound[:, 1]).all()
-    assert loaded.tol == np.inf
+    assert loaded.edge_tol == np.inf
     assert (loaded.eta, loaded.n_stages) == (0.25, 1)
 
 
@@ -896,7 +896,10 @@ HUGE = {"$partial": [{"$part": "MLP"}, [], {"hidden": {"$tuple": [10**9, 10**5]}
         (set_item("fitted", to=None), "TypeError"),
         (set_item("fitted", "eta_", to=0), "'eta_' does not fit"),
         (set_item("fitted", "foo_", to=0), r"attributes \['foo_'\]"),
-        (set_item("fitted", "rungs_", to=[0]), "'rungs_' does not fit"),
+        (
+            set_item("fitted", "ladder_positions_", to=[0]),
+            "'ladder_positions_' does not fit",
+        ),
         (
             set_item("fitted", "classes_", to={"$array": ["<i8", [3], [0, 1, 2]]}),
             "'classes_' does not fit",

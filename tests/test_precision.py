@@ -62,7 +62,7 @@ def export(digits, tmp_path_factory):
                 n_estimators=N_STAGES,
                 connection=connection,
                 max_epochs=4,
-                tol=np.inf,
+                edge_tol=np.inf,
                 random_state=0,
             ).fit(X[:300], y[:300], teacher_scores=10 * np.eye(10)[y[:300]])
             folders[name] = tmp_path_factory.mktemp(name) / "float32"
@@ -80,7 +80,7 @@ def regressor(tmp_path_factory):
         student=partial(MLP, hidden=(48, 48)),
         n_estimators=N_STAGES,
         max_epochs=4,
-        tol=np.inf,
+        edge_tol=np.inf,
         random_state=0,
     ).fit(X, np.column_stack([y, 100 * y + X[:, 0]]))
     directory = tmp_path_factory.mktemp("regressor") / "float32"

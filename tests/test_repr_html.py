@@ -31,7 +31,7 @@ def fitted(teacher, estimator=BDistilClassifier):
     X = np.random.RandomState(0).randn(40, 3)
     y = (X[:, 0] > 0).astype(int)
     return estimator(
-        teacher, student=STUDENT, n_estimators=2, max_epochs=1, tol=np.inf
+        teacher, student=STUDENT, n_estimators=2, max_epochs=1, edge_tol=np.inf
     ).fit(X, y)
 
 

@@ -35,7 +35,7 @@ SMALL = {
     "n_estimators": 2,
     "max_epochs": 3,
     "learning_rate": 0.005,  # small logits, of which float32 keeps five decimals
-    "tol": np.inf,
+    "edge_tol": np.inf,
     "random_state": 0,
 }
 

@@ -94,7 +94,7 @@ def _search(trainer, rows, *, ladder=(Nothing,), **options):
         "regression": True,
         "max_epochs": 30,
         "max_attempts": 1,
-        "tol": 0.0,
+        "edge_tol": 0.0,
         "max_edge_scale": 1.0,
         "bound": float(rows.teacher.abs().max()),
         **options,
@@ -129,7 +129,7 @@ def test_largest_minimum_edge_wins():
     game, rows = _setting(TEACHER)
     needed = _needed(game)
     trainer = Scripted([[needed - d] for d in (0.3, 0.1, 0.2)])
-    search = _search(trainer, rows, max_attempts=3, tol=1.0)
+    search = _search(trainer, rows, max_attempts=3, edge_tol=1.0)
     learner = _find(search, game, rows)
     assert learner.student is trainer.students[1]
     assert len(trainer.students) == 3
@@ -147,7 +147,7 @@ def test_the_minimum_is_over_outputs():
     game, rows = _setting(teacher)
     needed = _needed(game)
     trainer = Scripted([[needed + 9, needed - 0.2], [needed - 0.1, needed - 0.1]])
-    learner = _find(_search(trainer, rows, max_attempts=2, tol=1.0), game, rows)
+    learner = _find(_search(trainer, rows, max_attempts=2, edge_tol=1.0), game, rows)
     assert learner.student is trainer.students[1]
 
 
@@ -164,8 +164,11 @@ def test_relaxed_condition_is_relative_to_the_bound():
     game, rows = _setting(TEACHER)
     edge = _edge(game, 0.0)
     bound = 2.0
-    for tol, accepted in [(-edge / bound * 1.01, True), (-edge / bound * 0.99, False)]:
-        search = _search(Scripted([[0.0]]), rows, tol=tol)
+    for edge_tol, accepted in [
+        (-edge / bound * 1.01, True),
+        (-edge / bound * 0.99, False),
+    ]:
+        search = _search(Scripted([[0.0]]), rows, edge_tol=edge_tol)
         assert (_find(search, game, rows) is not None) == accepted
 
 
@@ -178,7 +181,7 @@ def test_first_round_accepts_any_student():
 def test_infinite_tolerance_accepts_a_constant_teacher():
     """Its bound is 0, and 0 times infinity is no number."""
     game, rows = _setting(np.zeros((4, 1)))
-    search = _search(Scripted([[0.5]]), rows, tol=np.inf)
+    search = _search(Scripted([[0.5]]), rows, edge_tol=np.inf)
     assert _find(search, game, rows) is not None
 
 
@@ -224,7 +227,7 @@ def test_attempts_are_fresh_initialisations_that_the_seed_decides():
             rows,
             ladder=[partial(MLP, hidden=(3,))],
             max_attempts=3,
-            tol=100,
+            edge_tol=100,
         )
         search.find(game, rows, None, first_rung=0, seed=5)
         assert torch.equal(torch.get_rng_state(), state)
@@ -293,12 +296,14 @@ def test_ladder_runs_out_and_says_what_was_missing():
     teacher = np.concatenate([np.ones((16, 1)), SYMMETRIC], axis=1)
     game, rows = _setting(teacher)
     trainer = Scripted([[2.0, 0.0], [2.0, 9.0], [2.0, -9.0], [2.0, 1.0]])
-    search = _search(trainer, rows, ladder=[Nothing, Nothing], tol=0.01, max_attempts=2)
+    search = _search(
+        trainer, rows, ladder=[Nothing, Nothing], edge_tol=0.01, max_attempts=2
+    )
     assert _find(search, game, rows) is None
     edge = _edge_of_zero(game)[1]
     assert f"edge of {edge:.3g} for output 1" in search.failure
     assert f"{-0.01 - edge:.3g} below the -0.01" in search.failure
-    assert "tol=0.01" in search.failure
+    assert "edge_tol=0.01" in search.failure
 
 
 def _edge_of_zero(game):
@@ -375,7 +380,7 @@ def _attempts(connection, seed, max_edge_scale, dtype):
     found = []
     for scale in (1.0, max_edge_scale):
         search = _search(
-            LeastSquares(), rows, ladder=[candidate], tol=1e9, max_edge_scale=scale
+            LeastSquares(), rows, ladder=[candidate], edge_tol=1e9, max_edge_scale=scale
         )
         found.append(search.find(game, rows, None, first_rung=0, seed=seed))
     return game, rows, *found
@@ -472,7 +477,7 @@ def test_classifiers_are_centred_and_regressors_are_not(regression, connection):
             Untrained(),
             rows,
             ladder=[partial(MLP, hidden=(6, 6))],
-            tol=1e9,
+            edge_tol=1e9,
             regression=regression,
         )
         learner = search.find(game, rows, None, first_rung=0, seed=game.n_rounds)

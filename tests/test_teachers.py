@@ -106,12 +106,12 @@ class Counting(ClassifierMixin, BaseEstimator):
 
 
 def classify(teacher, X, y=None, **kwargs):
-    kwargs = {"regression": False, "owner": "BDistilClassifier"} | kwargs
+    kwargs = {"regression": False, "estimator_name": "BDistilClassifier"} | kwargs
     return teacher_response(teacher, X, y, **kwargs)
 
 
 def regress(teacher, X, y=None, **kwargs):
-    kwargs = {"regression": True, "owner": "BDistilRegressor"} | kwargs
+    kwargs = {"regression": True, "estimator_name": "BDistilRegressor"} | kwargs
     return teacher_response(teacher, X, y, **kwargs)
 
 

@@ -135,7 +135,9 @@ def _make(teacher, split, folder, device):
         fitted = TorchTeacher(ensemble, device=torch_device(device))
         macs, parameters, _ = fitted.costs(split.X_test)
     scores = [
-        teacher_response(fitted, X, y, regression=False, owner="accuracy_cost").scores
+        teacher_response(
+            fitted, X, y, regression=False, estimator_name="accuracy_cost"
+        ).scores
         for X, y in ((split.X_train, split.y_train), (split.X_test, split.y_test))
     ]
     return Response(*scores, macs, parameters)
