@@ -1,10 +1,7 @@
-"""The estimators: validate, run the boosting loop, predict stage by stage."""
+"""The estimators: validate, call the boosting loop, predict stage by stage."""
 
 import copy
-import math
-import time
 import warnings
-from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,7 +15,6 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -30,198 +26,31 @@ from sklearn.utils.validation import (
     column_or_1d,
     validate_data,
 )
-from tqdm.auto import tqdm
 
 from skbdistil import costs
-from skbdistil._game import BoostingGame, auto_eta
-from skbdistil._random import derive_seed, draw_seeds, torch_seed
+from skbdistil._boosting._loop import Round
+from skbdistil._boosting._plan import (
+    FitData,
+    make_plan,
+    resolved_connection,
+    set_up,
+    split_rows,
+)
+from skbdistil._boosting._progress import Progress
+from skbdistil._boosting._random import draw_seeds
+from skbdistil._boosting._rows import as_tensor, chunk_rows, resolve_device
+from skbdistil._boosting._scaling import check_in_range, input_scaling
+from skbdistil._boosting._training import check_net
 from skbdistil._repr_html import visual_block
-from skbdistil._search import WeakLearnerSearch
-from skbdistil._training import (
-    JointStudents,
-    RowData,
-    Trainer,
-    as_tensor,
-    check_net,
-    chunk_rows,
-    resolve_batch_size,
-    resolve_device,
-    resolve_epochs,
-)
-from skbdistil.ensemble import ProgressiveEnsemble, auto_connection, check_connection
-from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+from skbdistil.ensemble import ProgressiveEnsemble, check_connection
 from skbdistil.metrics import stage_within
-from skbdistil.objectives import (
-    OBJECTIVES,
-    DistillationObjective,
-    JointLoss,
-    check_objective,
-)
+from skbdistil.objectives import OBJECTIVES, DistillationObjective, check_objective
 from skbdistil.stages import stage_cost
-from skbdistil.students import auto_students, check_ladder
 from skbdistil.teachers import teacher_response
 
 # Kept as they come, and converted batch by batch; everything else becomes the first.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 _INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
-
-# Epochs without progress on the validation rows before a student's training ends.
-_PATIENCE = 10
-
-# edge_tol="auto", in units of the bound, for students whose objective has a barrier.
-_AUTO_TOL = 0.1
-
-# cache_features="auto" holds at most so many bytes.
-_AUTO_CACHE = 2**30
-
-# student="auto" aims at this share of the teacher's multiply-accumulates for the whole
-# ensemble.
-_AUTO_COST_SHARE = 0.5
-
-
-class _Boosting:
-    """The loop of algorithm 1: rounds, refinement, and the replay of the game.
-
-    Parameters
-    ----------
-    ensemble : ProgressiveEnsemble
-        Empty, or fitted before (warm start).
-    game : BoostingGame
-    rows, valid : RowData
-        `valid` may be None.
-    search : WeakLearnerSearch
-    report : callable or None
-        Called with the number of the round, its learner and its seconds.
-    """
-
-    def __init__(self, ensemble, game, rows, valid, search, report):
-        self.ensemble = ensemble
-        self.game = game
-        self.rows = rows
-        self.valid = valid
-        self.search = search
-        self.report = report
-        self.rungs = []
-        self.history = []
-
-    def run(self, seeds, *, refine, refine_epochs, open_bar, estimator_name):
-        """Play the rounds that are left and refine where that is asked for."""
-        n_before = len(self.ensemble)
-        try:
-            for number in range(n_before + 1, len(seeds) + 1):
-                began = time.perf_counter()
-                with open_bar(self.search.max_epochs, number) as bar:
-                    learner = self.search.find(
-                        self.game,
-                        self.rows,
-                        self.valid,
-                        first_rung=self.rungs[-1] if self.rungs else 0,
-                        seed=int(seeds[number - 1]),
-                        bar=bar,
-                    )
-                if learner is None:
-                    self._stop(number, len(seeds), estimator_name)
-                    break
-                self.ensemble.append(learner.student)
-                self.rungs.append(learner.rung)
-                self.history.append(learner.history)
-                self._join(learner.student, learner.scores, learner.kept)
-                if refine == "rounds":
-                    self._refine(refine_epochs, int(seeds[number - 1]), open_bar)
-                self.report(number, self.game, time.perf_counter() - began)
-            if refine == "final" and len(self.ensemble) > n_before:
-                self._refine(refine_epochs, int(seeds[-1]), open_bar)
-        except KeyboardInterrupt:
-            if not self.history:
-                raise
-            # Whatever was under way is dropped, and the game goes back to where the
-            # finished students are.
-            n_finished = len(self.history)
-            del self.ensemble.students[n_finished:], self.rungs[n_finished:]
-            self.replay()
-            warnings.warn(
-                f"{estimator_name}.fit was interrupted; the {len(self.ensemble)} "
-                "finished student(s) are kept.",
-                FitInterruptedWarning,
-                stacklevel=5,  # the caller of fit
-            )
-
-    def _stop(self, number, n_rounds, estimator_name):
-        message = (
-            f"{estimator_name} found no weak learner in round {number} of {n_rounds}: "
-            f"the last of {len(self.search.ladder)} hypothesis class(es) has failed. "
-            f"{self.search.failure}"
-        )
-        advice = (
-            "Raise 'edge_tol', 'max_attempts' or 'max_edge_scale', or add larger "
-            "backbones to 'student'."
-        )
-        if not len(self.ensemble):
-            raise ValueError(f"{message} {advice}")
-        warnings.warn(
-            f"{message} Boosting stops with {len(self.ensemble)} student(s). {advice}",
-            WeakLearnerNotFoundWarning,
-            stacklevel=6,  # the caller of fit
-        )
-
-    def _join(self, student, scores, kept):
-        """Let a student's scores count in the game and its features for later ones."""
-        self.game.update(scores)
-        self.rows.keep(kept)
-        if self.valid is not None:
-            scores, kept = self.valid.run(student)
-            self.valid.residual_sum += torch.from_numpy(scores) - self.valid.teacher
-            self.valid.keep(kept)
-
-    def replay(self):
-        """Play the game from the start with the students as they are now."""
-        self.game.reset()
-        self.rows.forget()
-        if self.valid is not None:
-            self.valid.residual_sum.zero_()
-            self.valid.forget()
-        for student in self.ensemble.students:
-            scores, kept = self.rows.run(student)
-            self._join(student, scores, kept)
-
-    def _refine(self, epochs, seed, open_bar):
-        """Train all students together; their earlier state is kept on failure."""
-        before = copy.deepcopy(self.ensemble.state_dict())
-        data = [self.rows] if self.valid is None else [self.rows, self.valid]
-        self.ensemble.unfreeze()
-        for rows in data:
-            rows.joint = True
-            rows.forget()
-        finished = False
-        try:
-            with open_bar(epochs) as bar:
-                self.search.trainer.train(
-                    JointStudents(self.ensemble),
-                    JointLoss(self.search.objective, self.search.regression),
-                    self.rows,
-                    self.valid,
-                    max_epochs=epochs,
-                    # Not the seed that the student of this round was trained with.
-                    seed=derive_seed(seed, 1),
-                    bar=bar,
-                )
-            finished = all(
-                bool(torch.isfinite(p).all()) for p in self.ensemble.parameters()
-            )
-        finally:
-            for rows in data:
-                rows.joint = False
-            self.ensemble.freeze()
-            if not finished:
-                self.ensemble.load_state_dict(before)
-        if not finished:
-            warnings.warn(
-                "The refinement diverged to weights that are not finite; the students "
-                "stay as they were before it. Lower 'learning_rate'.",
-                RuntimeWarning,
-                stacklevel=6,  # the caller of fit
-            )
-        self.replay()
 
 
 class _BaseBDistil(BaseEstimator):
@@ -237,7 +66,6 @@ class _BaseBDistil(BaseEstimator):
         "eta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "edge_tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
         "max_attempts": [Interval(Integral, 1, None, closed="left")],
-        "max_edge_scale": [Interval(Real, 1, None, closed="left")],
         "net": "no_validation",
         "max_epochs": [
             StrOptions({"auto"}),
@@ -255,7 +83,8 @@ class _BaseBDistil(BaseEstimator):
         ],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "cache_features": ["boolean", StrOptions({"auto"})],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "input_scaling": [StrOptions({"standard"}), None],
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
         "dtype": [StrOptions({"float32", "float64"})],
@@ -275,7 +104,6 @@ class _BaseBDistil(BaseEstimator):
         eta="auto",
         edge_tol="auto",
         max_attempts=1,
-        max_edge_scale=1.0,
         net=None,
         max_epochs="auto",
         batch_size="auto",
@@ -284,7 +112,8 @@ class _BaseBDistil(BaseEstimator):
         refine_epochs="auto",
         early_stopping=False,
         validation_fraction=0.1,
-        cache_features="auto",
+        n_iter_no_change=10,
+        input_scaling="standard",
         n_stages=None,
         warm_start=False,
         dtype="float32",
@@ -300,7 +129,6 @@ class _BaseBDistil(BaseEstimator):
         self.eta = eta
         self.edge_tol = edge_tol
         self.max_attempts = max_attempts
-        self.max_edge_scale = max_edge_scale
         self.net = net
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -309,7 +137,8 @@ class _BaseBDistil(BaseEstimator):
         self.refine_epochs = refine_epochs
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
-        self.cache_features = cache_features
+        self.n_iter_no_change = n_iter_no_change
+        self.input_scaling = input_scaling
         self.n_stages = n_stages
         self.warm_start = warm_start
         self.dtype = dtype
@@ -363,48 +192,48 @@ class _BaseBDistil(BaseEstimator):
             If it was interrupted after a student had been finished.
         """
         before = dict(vars(self))
+        # What the user should be told is collected on the way and said here, so that
+        # the warning points at the line that called fit.
+        notes = []
         try:
-            return self._fit(X, y, sample_weight, teacher_scores)
+            return self._fit(X, y, sample_weight, teacher_scores, notes)
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
             vars(self).update(before)
             raise
+        finally:
+            for note in notes:
+                warnings.warn(note, stacklevel=3)
 
-    def _fit(self, X, y, sample_weight, teacher_scores):
+    def _fit(self, X, y, sample_weight, teacher_scores, notes):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
-        previous = self.ensemble_ if self.warm_start and _is_fitted(self) else None
+        earlier = self if self.warm_start and hasattr(self, "ensemble_") else None
+        connection = check_connection(self.connection, estimator_name, auto=True)
         objective = check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
-        connection = check_connection(self.connection, estimator_name, auto=True)
         check_net(self.net, estimator_name)
-        if self.n_stages is not None and self.n_stages > self.n_estimators:
-            raise ValueError(
-                f"The 'n_stages' parameter of {estimator_name} must be at most "
-                f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
-            )
+        self._check_n_stages()
 
-        x, y = self._validate_fit(X, y, reset=previous is None)
-        input_shape = tuple(x.shape[1:])
-        if previous is not None:
-            if connection == "auto":
-                connection = previous.connection
-            self._check_warm_start(input_shape, connection)
-        elif connection == "auto":
-            # The weights of what it tries would use up random numbers.
-            with torch_seed(0, torch.device("cpu")):
-                connection = auto_connection(self._factories(input_shape), input_shape)
+        # The rows, and what the teacher says of them.
+        x, y = self._validate_fit(X, y, reset=earlier is None)
+        input_shape = x.shape[1:]
+        if connection == "auto":
+            connection = resolved_connection(
+                self.student, input_shape, earlier, estimator_name
+            )
+        if earlier is not None:
+            self._check_warm_start(input_shape, connection, notes)
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
-        dtype = np.dtype(self.dtype)
         random_state = check_random_state(self.random_state)
-        teacher_seed, split_seed = draw_seeds(random_state, 2)
+        teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         response = teacher_response(
             self.teacher,
             X,
@@ -412,154 +241,85 @@ class _BaseBDistil(BaseEstimator):
             regression=regression,
             sample_weight=sample_weight,
             teacher_scores=teacher_scores,
-            random_state=int(teacher_seed),
+            random_state=teacher_seed,
             # Targets may lie far from 0: they are standardised before they are cast.
-            dtype=np.float64 if regression else dtype,
+            dtype=np.float64 if regression else np.dtype(self.dtype),
             estimator_name=estimator_name,
         )
-        scores, label = self._encode(response, y, sample_weight, previous)
-        seeds = draw_seeds(random_state, self.n_estimators)
-
-        torch_dtype = getattr(torch, self.dtype)
-        device = resolve_device(self.device, torch_dtype, estimator_name)
+        scores, label = self._encode(response, y, sample_weight, earlier)
         if sample_weight is not None:
             sample_weight = sample_weight / sample_weight.mean()
-        teacher_costs = _teacher_costs(response)
-        if previous is None:
-            mean, scale = _input_scaling(x, sample_weight, dtype, estimator_name)
-            ensemble = ProgressiveEnsemble(
-                input_shape,
-                scores.shape[1],
-                # Not the parameter itself, which may be changed after the fit.
-                connection=copy.copy(connection),
-                input_mean=torch.from_numpy(mean),
-                input_scale=torch.from_numpy(scale),
-                **self._output_scaling(),
-            ).to(device, torch_dtype)
+        seeds = draw_seeds(random_state, self.n_estimators)
+
+        # What is left open is decided, once.
+        data = FitData(x, scores, label, sample_weight)
+        train, valid = data, None
+        if self.early_stopping:
+            train, valid = map(
+                data.take,
+                split_rows(
+                    len(x),
+                    None if regression else label,
+                    self.validation_fraction,
+                    split_seed,
+                    estimator_name,
+                ),
+            )
+        device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
+        if earlier is None:
+            ensemble = self._new_ensemble(data, connection, device, notes)
         else:
-            ensemble = copy.deepcopy(previous).to(device, torch_dtype)
-        ladder, sample = self._ladder(ensemble, teacher_costs)
-        boosting = self._boosting(
+            ensemble = copy.deepcopy(self.ensemble_)
+            ensemble.to(device, getattr(torch, self.dtype))
+        self._check_in_range(x, ensemble)
+        teacher_costs = _teacher_costs(response)
+        plan = make_plan(
+            self,
+            objective,
             ensemble,
-            x,
-            scores,
-            label=label,
-            sample_weight=sample_weight,
-            objective=objective,
-            ladder=ladder,
-            cache_features=self._caches_features(len(x), sample),
-            split_seed=int(split_seed),
-            device=device,
+            train,
+            teacher_macs=None if teacher_costs is None else teacher_costs.macs,
+            earlier=earlier,
+            notes=notes,
         )
-        if previous is not None:
-            boosting.rungs = list(self.ladder_positions_)
-            boosting.history = list(self.training_history_)
+
+        # The rounds are played.
+        boosting = set_up(
+            self, plan, ensemble, train, valid, device=device, progress=self._progress()
+        )
+        if earlier is not None:
+            played = zip(
+                list(ensemble.students),
+                self.ladder_positions_,
+                self.training_history_,
+                strict=True,
+            )
+            boosting.rounds.extend(map(Round._make, played))
             boosting.replay()
-        boosting.run(
-            seeds,
-            refine=self.refine,
-            refine_epochs=(
-                boosting.search.max_epochs
-                if self.refine_epochs == "auto"
-                else self.refine_epochs
-            ),
-            open_bar=self._open_bar,
-            estimator_name=estimator_name,
-        )
+        boosting.run(seeds, refine=self.refine, refine_epochs=plan.refine_epochs)
+        notes += boosting.notes
 
         self.ensemble_ = ensemble.eval()
         self.n_estimators_ = len(ensemble)
-        self.input_shape_ = input_shape
-        self.eta_ = boosting.game.eta
-        self.teacher_bound_ = boosting.search.bound
+        self.input_shape_ = ensemble.input_shape
+        self.interrupted_ = boosting.interrupted
+        self.ladder_positions_ = [played.position for played in boosting.rounds]
+        self.training_history_ = [played.history for played in boosting.rounds]
         self.student_edges_ = boosting.game.student_edges
         self.certificate_ = self._certificate(boosting.game)
-        self.ladder_positions_ = boosting.rungs
-        self.training_history_ = boosting.history
+        for name, value in plan._asdict().items():
+            setattr(self, f"{name}_", value)
         self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
         self.teacher_costs_ = teacher_costs
         self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
         return self
 
-    def _boosting(
-        self,
-        ensemble,
-        x,
-        scores,
-        *,
-        label,
-        sample_weight,
-        objective,
-        ladder,
-        cache_features,
-        split_seed,
-        device,
-    ):
-        """The boosting loop, with its game, rows and search, ready to run."""
-        estimator_name = type(self).__name__
-        regression = not is_classifier(self)
-        dtype = getattr(torch, self.dtype)
-        train, valid = self._split(len(x), label, split_seed)
-        train_scores = _take(scores, train)
-        train_weight = _take(sample_weight, train)
-        n_samples = len(train_scores)
-        batch_size = resolve_batch_size(self.batch_size, n_samples, estimator_name)
-        max_epochs = resolve_epochs(self.max_epochs, n_samples, batch_size)
-        bound = float(np.abs(train_scores).max())
-        eta = (
-            auto_eta(bound, n_samples, self.n_estimators)
-            if self.eta == "auto"
-            else float(self.eta)
-        )
-        game = BoostingGame(train_scores, eta=eta, sample_weight=train_weight)
-
-        def row_data(rows, scores, weight, residual_sum):
-            used_label = _take(label, rows) if objective.alpha else None
-            return RowData(
-                ensemble,
-                as_tensor(_take(x, rows)),
-                torch.from_numpy(scores),
-                residual_sum,
-                sample_weight=_to_tensor(weight, dtype),
-                label=_to_tensor(used_label, dtype if regression else None),
-                n_students=self.n_estimators,
-                device=device,
-                cache_features=cache_features,
+    def _check_n_stages(self):
+        if self.n_stages is not None and self.n_stages > self.n_estimators:
+            raise ValueError(
+                f"The 'n_stages' parameter of {type(self).__name__} must be at most "
+                f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
-
-        return _Boosting(
-            ensemble,
-            game,
-            row_data(
-                train, train_scores, train_weight, torch.from_numpy(game.residual_sum)
-            ),
-            None
-            if valid is None
-            else row_data(
-                valid,
-                scores[valid],
-                _take(sample_weight, valid),
-                torch.zeros((len(valid), scores.shape[1]), dtype=dtype),
-            ),
-            WeakLearnerSearch(
-                ladder=ladder,
-                trainer=Trainer(
-                    self.net,
-                    batch_size=batch_size,
-                    learning_rate=self.learning_rate,
-                    device=device,
-                    patience=_PATIENCE if self.early_stopping else None,
-                ),
-                objective=objective,
-                regression=regression,
-                max_epochs=max_epochs,
-                max_attempts=self.max_attempts,
-                edge_tol=self._tolerance(objective),
-                max_edge_scale=self.max_edge_scale,
-                bound=bound,
-            ),
-            self._report,
-        )
 
     def _validate_fit(self, X, y, *, reset):
         options = {"dtype": _INPUT_DTYPES, "order": "C", "allow_nd": True}
@@ -580,17 +340,23 @@ class _BaseBDistil(BaseEstimator):
             y = column_or_1d(y)
         return x, y
 
-    def _check_warm_start(self, input_shape, connection):
+    def _check_warm_start(self, input_shape, connection, notes):
         estimator_name = type(self).__name__
-        if repr(connection) != repr(self.ensemble_.connection):
+        if repr(connection) != repr(self.connection_):
             raise ValueError(
                 f"With warm_start=True, the 'connection' parameter of {estimator_name} "
-                f"must be that of the earlier fit, {self.ensemble_.connection!r}. Got "
+                f"must be that of the earlier fit, {self.connection_!r}. Got "
                 f"{connection!r}."
+            )
+        if (self.input_scaling is None) != (self.ensemble_.input_factor is None):
+            raise ValueError(
+                "With warm_start=True, the 'input_scaling' parameter of "
+                f"{estimator_name} must be that of the earlier fit. Got "
+                f"{self.input_scaling!r}."
             )
         if input_shape != self.input_shape_:
             raise ValueError(
-                "With warm_start=True, the rows of X must have the shape that "
+                f"With warm_start=True, the rows of X must have the shape that "
                 f"{estimator_name} was fitted with, {self.input_shape_}. Got "
                 f"{input_shape}."
             )
@@ -600,11 +366,11 @@ class _BaseBDistil(BaseEstimator):
                 f"n_estimators_={self.n_estimators_} when warm_start=True."
             )
         if self.n_estimators == self.n_estimators_:
-            warnings.warn(
-                "Warm-start fitting without increasing n_estimators does not fit new "
-                "students.",
-                UserWarning,
-                stacklevel=5,
+            notes.append(
+                UserWarning(
+                    "Warm-start fitting without increasing n_estimators does not fit "
+                    "new students."
+                )
             )
 
     def _drop_weightless_rows(self, X, x, y, sample_weight, teacher_scores):
@@ -630,140 +396,72 @@ class _BaseBDistil(BaseEstimator):
             teacher_scores,
         )
 
-    def _factories(self, input_shape):
-        """Backbones of the ladder, or all that "auto" chooses from."""
-        if isinstance(self.student, str) and self.student == "auto":
-            return auto_students(input_shape)[0]
-        return check_ladder(self.student, type(self).__name__)
-
-    def _ladder(self, ensemble, teacher_costs):
-        """Hypothesis classes, and the costs of up to two students of the first.
-
-        "auto" is sized by the cost of the whole ensemble.
-        """
-        # Two of them, for the connection.
-        n_sampled = min(2, self.n_estimators)
-
-        def sample_costs(factory, n_students):
-            sample = ProgressiveEnsemble(
-                ensemble.input_shape,
-                ensemble.n_outputs,
-                connection=ensemble.connection,
+    def _new_ensemble(self, data, connection, device, notes):
+        """An ensemble without students, for rows and scores of these shapes."""
+        mean = scale = None
+        if self.input_scaling is not None:
+            mean, scale, found = input_scaling(
+                data.x, data.sample_weight, np.dtype(self.dtype), type(self).__name__
             )
-            # Only their costs count, but their weights would use up random numbers.
-            with torch_seed(0, torch.device("cpu")):
-                for _ in range(n_students):
-                    sample.append(sample.new_student(factory))
-            return costs.stage_costs(sample, sample.example())
+            mean, scale = torch.from_numpy(mean), torch.from_numpy(scale)
+            notes += found
+        return ProgressiveEnsemble(
+            data.x.shape[1:],
+            data.scores.shape[1],
+            # Not the parameter itself, which may be changed after the fit.
+            connection=copy.copy(connection),
+            input_mean=mean,
+            input_scale=scale,
+            integer_input=mean is None and data.x.dtype.kind in "iu",
+            **self._output_scaling(),
+        ).to(device, getattr(torch, self.dtype))
 
-        factories = self._factories(ensemble.input_shape)
-        if not (isinstance(self.student, str) and self.student == "auto"):
-            # What cannot be built or counted is found here, not after the training of
-            # others.
-            samples = [sample_costs(factory, n_sampled) for factory in factories]
-            if len(ensemble) and self.ladder_positions_[-1] >= len(factories):
-                raise ValueError(
-                    f"With warm_start=True, the ladder in the 'student' parameter of "
-                    f"{type(self).__name__} must reach the class of the last student, "
-                    f"number {self.ladder_positions_[-1] + 1}. Got {len(factories)} "
-                    "class(es)."
-                )
-            return factories, samples[0]
-        _, chosen = auto_students(ensemble.input_shape)
-        if teacher_costs is not None:
-            chosen = 0
-            allowed = _AUTO_COST_SHARE * teacher_costs.macs
-            for position, factory in enumerate(factories):
-                spent = sample_costs(factory, self.n_estimators)
-                if spent.cumulative_macs[-1] > allowed:
-                    break
-                chosen = position
-        # The wider class behind it has about twice the width.
-        wider = min(chosen + 2, len(factories) - 1)
-        ladder = [factories[chosen]] + [factories[wider]] * (wider > chosen)
-        return ladder, sample_costs(factories[chosen], n_sampled)
+    def _check_in_range(self, x, ensemble):
+        """Refuse rows that the students could not compute with."""
+        n_rows = chunk_rows(x.shape[1:])
+        for start in range(0, len(x), n_rows):
+            rows = self._as_input(x[start : start + n_rows], ensemble)
+            check_in_range(ensemble.scale(rows), type(self).__name__)
 
-    def _caches_features(self, n_rows, sample):
-        """Whether what students keep is held for all rows, given two of them."""
-        if self.cache_features != "auto":
-            return self.cache_features
-        kept = sample.activation_bytes
-        n_later = max(self.n_estimators - len(kept), 0)
-        n_bytes = n_rows * (kept.sum() + n_later * kept[-1])
-        return n_bytes * np.dtype(self.dtype).itemsize <= _AUTO_CACHE * 4
-
-    def _tolerance(self, objective):
-        if self.edge_tol == "auto":
-            return np.inf if objective.barrier is None else _AUTO_TOL
-        return self.edge_tol
-
-    def _split(self, n_samples, label, seed):
-        """Row numbers for training and validation; None for all and none."""
-        if not self.early_stopping:
-            return None, None
-        stratify = None
-        if is_classifier(self) and label is not None:
-            n_valid = math.ceil(self.validation_fraction * n_samples)
-            counts = np.bincount(label)
-            counts = counts[counts > 0]
-            # Where classes are too rare to be on both sides, chance decides.
-            if counts.min() > 1 and len(counts) <= min(n_valid, n_samples - n_valid):
-                stratify = label
-        return train_test_split(
-            np.arange(n_samples),
-            test_size=self.validation_fraction,
-            random_state=seed,
-            stratify=stratify,
-        )
-
-    def _open_bar(self, n_epochs, number=None):
-        """Progress bar over the epochs of a round, or of a refinement."""
-        if not self.verbose:
-            return nullcontext()
-        what = f"round {number} of {self.n_estimators}" if number else "refinement"
-        return tqdm(
-            total=n_epochs,
-            desc=f"[{type(self).__name__}] {what}",
-            unit="epoch",
-            leave=False,
-        )
-
-    def _report(self, number, game, seconds):
-        """Print one line about a round."""
-        if not self.verbose:
-            return
-        mean = game.teacher_scores + game.residual_sum / game.n_rounds
-        fit = np.sqrt(np.mean((mean - game.teacher_scores) ** 2))
-        tqdm.write(
-            f"[{type(self).__name__}] round {number} of {self.n_estimators}: "
-            f"min edge {game.student_edges[-1].min():+.3f}, "
-            f"RMSE against the teacher {fit:.3f}, "
-            f"{self._agreement_name} {self._agreement(game.teacher_scores, mean):.4f}, "
-            f"{seconds:.1f} s"
+    def _progress(self):
+        return Progress(
+            self.verbose,
+            type(self).__name__,
+            self.n_estimators,
+            self._agreement,
+            self._agreement_name,
         )
 
     # Predicting
 
-    def _staged_scores(self, X, *, all_stages):
-        """Running means of shape (n_stages or 1, n_samples, n_outputs).
+    def _stage_scores(self, X):
+        """Running means of all stages, of shape (n_stages, n_samples, n_outputs).
 
         In the units of the game: those of a regression target need not fit the dtype.
         """
-        n_stages = self._n_stages()
+        n_stages = self._n_stages_used()
+        return self._scores(X, range(1, n_stages + 1))
+
+    def _last_scores(self, X):
+        """Running mean of the stages that are used, shape (n_samples, n_outputs)."""
+        return self._scores(X, [self._n_stages_used()])[0]
+
+    def _scores(self, X, stages):
+        """Running means after some stages, in one pass over the students."""
         chunks = []
-        for _, state in self._chunk_states(X):
+        for _, state in self._stage_states(X):
             means = []
             with torch.inference_mode():
-                for stage in range(1, n_stages + 1):
+                for stage in range(1, stages[-1] + 1):
                     state.advance()
-                    if all_stages or stage == n_stages:
-                        means.append(state.total / stage)
+                    if stage in stages:
+                        means.append(state.raw_mean())
                 chunks.append(torch.stack(means))
         with torch.inference_mode():
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return scores.cpu().numpy()
 
-    def _chunk_states(self, X):
+    def _stage_states(self, X):
         """Begin a pass over the students for each chunk of rows.
 
         Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
@@ -776,17 +474,27 @@ class _BaseBDistil(BaseEstimator):
                 f"{type(self).__name__} was fitted on rows of shape "
                 f"{self.input_shape_}, and X has rows of shape {x.shape[1:]}."
             )
-        ensemble, device, dtype = self._ready_ensemble()
-        x = as_tensor(x)
+        ensemble = self._ready_ensemble()
         n_rows = chunk_rows(self.input_shape_)
         for start in range(0, len(x), n_rows):
             rows = slice(start, min(start + n_rows, len(x)))
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
-                state = ensemble.start(x[rows].to(device, dtype))
+                state = ensemble.start(self._as_input(x[rows], ensemble))
+                check_in_range(state.x, type(self).__name__)
             yield rows, state
 
-    def _n_stages(self):
+    def _as_input(self, x, ensemble):
+        """Rows as the ensemble takes them."""
+        rows = as_tensor(x).to(ensemble.device, ensemble.input_dtype)
+        if ensemble.integer_input and x.dtype.kind == "f" and (x != rows.numpy()).any():
+            raise ValueError(
+                f"{type(self).__name__} was fitted on integers without input scaling, "
+                "and X holds numbers that are no integers."
+            )
+        return rows
+
+    def _n_stages_used(self):
         if self.n_stages is None:
             return self.n_estimators_
         estimator_name = type(self).__name__
@@ -805,12 +513,17 @@ class _BaseBDistil(BaseEstimator):
 
     def _ready_ensemble(self):
         """Ensemble on the device asked for: it may come from another machine."""
-        like = self.ensemble_.input_factor
-        device = resolve_device(self.device, like.dtype, type(self).__name__)
-        same_index = device.index in (None, like.device.index)
-        if device.type != like.device.type or not same_index:
-            self.ensemble_.to(device)
-        return self.ensemble_, self.ensemble_.input_factor.device, like.dtype
+        ensemble = self.ensemble_
+        device = resolve_device(self.device, ensemble.dtype, type(self).__name__)
+        same_index = device.index in (None, ensemble.device.index)
+        if device.type != ensemble.device.type or not same_index:
+            ensemble.to(device)
+        return ensemble
+
+    @property
+    def connection_(self):
+        """How the students are connected: a class, a `Lateral` or None."""
+        return self.ensemble_.connection
 
     def staged_score(self, X, y, sample_weight=None):
         """Score of the ensemble after each stage.
@@ -967,9 +680,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
         for example :class:`~skbdistil.students.MLP` or
-        ``functools.partial(MLP, hidden=(16,))``; never an instance. A list is the
-        ladder of hypothesis classes: the search moves on to the next one when no
-        student of a class is a weak learner. ``"auto"`` suits the shape of a row:
+        ``functools.partial(MLP, hidden=(16,))``; never an instance. Students see rows
+        that `input_scaling` has standardised. A list is the ladder of hypothesis
+        classes: the search moves on to the next one when no student of a class is a
+        weak learner. ``"auto"`` suits the shape of a row:
         :class:`~skbdistil.students.MLP` for tables,
         :class:`~skbdistil.students.ConvNet1d` for (steps, channels),
         :class:`~skbdistil.students.ConvNet2d` for (channels, height, width), and is
@@ -1007,24 +721,22 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         first one without a negative edge, and takes the one with the largest
         minimum edge.
 
-    max_edge_scale : float, default=1.0
-        Largest factor, at least 1, by which an output of a new student may be scaled
-        to make its edge non-negative; 1 for no such calibration.
-
     net : skorch.NeuralNet or None, default=None
         Template for the training of the students, for example
         ``NeuralNet(None, criterion=None, optimizer=torch.optim.SGD)``. Its optimizer,
         callbacks, mixed precision and iterators are used, and can be searched as
         ``net__optimizer__weight_decay``; module, criterion, epochs, batch size,
         learning rate and device are set by the parameters here. None takes AdamW. A
-        one-cycle schedule is added unless the template has an ``LRScheduler``.
+        one-cycle schedule is added unless the template has an ``LRScheduler``. A class
+        of iterators that changes rows (augmentation) has an attribute ``changes_rows =
+        True``; what earlier students compute is then computed from the changed rows.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.
 
     batch_size : int or "auto", default="auto"
-        Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
-        to 256, growing with the number of rows.
+        Rows per optimizer step. A number above that of the training rows is clipped,
+        with a warning. ``"auto"``: 32 to 256, growing with the number of rows.
 
     learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
@@ -1039,29 +751,31 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows, to end the training of
-        a student when its loss there has not improved for 10 epochs, and to keep its
-        best state. The rows held out take no part in the game.
+        a student when its loss there has not improved for `n_iter_no_change` epochs,
+        and to keep its best state. The rows held out take no part in the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
 
-    cache_features : bool or "auto", default="auto"
-        Whether what earlier students computed is held in memory for all rows while
-        `fit` runs: ``stage_costs_.activation_bytes`` of every stage but the last, for
-        each row. These are a few numbers where last features are joined, and whole maps
-        with :class:`~skbdistil.ensemble.Lateral`. If False it is computed again for
-        every batch: less memory, the same students up to rounding, and a time that
-        grows with the square of `n_estimators`. ``"auto"`` holds up to 1 GiB. False is
-        also for iterators that change the rows (augmentation).
+    n_iter_no_change : int, default=10
+        Epochs without a better loss on the rows held out before the training of a
+        student ends. Only with `early_stopping`.
+
+    input_scaling : {"standard"} or None, default="standard"
+        What is done to the rows before students see them. ``"standard"``: each feature,
+        or each channel of rows of more than one axis, is centred and scaled to unit
+        variance over the training rows. None: nothing, so that integer rows reach the
+        students as int64, for example for an embedding.
 
     n_stages : int or None, default=None
         Number of students that predict, at most `n_estimators`; None for all. Can be
         set after `fit`. Where boosting stopped early, all there are.
 
     warm_start : bool, default=False
-        Whether `fit` adds rounds to the fitted ensemble. Without refinement, with a
-        number for `eta` and an int for `random_state`, more rounds on the same data
-        give the students of one longer fit.
+        Whether `fit` adds rounds to the fitted ensemble. Parameters that are ``"auto"``
+        stay what the first fit made of them. Without refinement and with an int for
+        `random_state`, more rounds on the same data give the students of one longer
+        fit with these values.
 
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights and of what is predicted.
@@ -1115,8 +829,26 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows.
 
+    ladder_ : list of callable
+        Backbones of the hypothesis classes, in the order in which they are tried.
+
     ladder_positions_ : list of int
-        Position in the class ladder of each student.
+        Position in `ladder_` of the class of each student.
+
+    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+        How the students are connected.
+
+    objective_ : :class:`~skbdistil.objectives.DistillationObjective`
+        What the students minimised.
+
+    edge_tol_ : float
+        Tolerance of the weak-learning condition, in units of `teacher_bound_`.
+
+    batch_size_, max_epochs_, refine_epochs_ : int
+        Rows per step, and largest numbers of epochs.
+
+    interrupted_ : bool
+        Whether the fit was interrupted after a student had been finished.
 
     training_history_ : list of list of dict
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
@@ -1170,10 +902,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     _agreement_name = "agreement with the teacher"
     _default_objective = "kl+barrier"
 
-    def _encode(self, response, y, sample_weight, previous):
+    def _encode(self, response, y, sample_weight, earlier):
         """Teacher scores in the order of the classes, and labels as indices."""
         classes, order = np.unique(response.classes, return_index=True)
-        if previous is not None and not np.array_equal(classes, self.classes_):
+        if earlier is not None and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 "With warm_start=True, the teacher must have the classes of the "
                 f"earlier fit, {self.classes_}. Got {classes}."
@@ -1202,7 +934,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
         )
 
-    def _as_decision(self, scores):
+    def _decision(self, scores):
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def decision_function(self, X):
@@ -1220,7 +952,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             classes, the log-odds of the second one.
         """
         check_is_fitted(self)
-        return self._as_decision(self._staged_scores(X, all_stages=False)[0])
+        return self._decision(self._last_scores(X))
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -1236,8 +968,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             As of :meth:`decision_function`.
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
-            yield self._as_decision(scores)
+        for scores in self._stage_scores(X):
+            yield self._decision(scores)
 
     def predict(self, X):
         """Most likely class of each row.
@@ -1252,7 +984,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        scores = self._staged_scores(X, all_stages=False)[0]
+        scores = self._last_scores(X)
         return self.classes_[scores.argmax(axis=1)]
 
     def staged_predict(self, X):
@@ -1270,8 +1002,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
-            yield self.classes_[scores.argmax(axis=1)]
+        classes = self.classes_  # of this fit, should another one come in between
+        for scores in self._stage_scores(X):
+            yield classes[scores.argmax(axis=1)]
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -1287,7 +1020,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return softmax(self._staged_scores(X, all_stages=False)[0], axis=1)
+        return softmax(self._last_scores(X), axis=1)
 
     def staged_predict_proba(self, X):
         """Probabilities of the classes after each stage.
@@ -1302,7 +1035,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
+        for scores in self._stage_scores(X):
             yield softmax(scores, axis=1)
 
     def predict_log_proba(self, X):
@@ -1318,7 +1051,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return log_softmax(self._staged_scores(X, all_stages=False)[0], axis=1)
+        return log_softmax(self._last_scores(X), axis=1)
 
 
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
@@ -1349,9 +1082,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
         for example :class:`~skbdistil.students.MLP` or
-        ``functools.partial(MLP, hidden=(16,))``; never an instance. A list is the
-        ladder of hypothesis classes: the search moves on to the next one when no
-        student of a class is a weak learner. ``"auto"`` suits the shape of a row:
+        ``functools.partial(MLP, hidden=(16,))``; never an instance. Students see rows
+        that `input_scaling` has standardised. A list is the ladder of hypothesis
+        classes: the search moves on to the next one when no student of a class is a
+        weak learner. ``"auto"`` suits the shape of a row:
         :class:`~skbdistil.students.MLP` for tables,
         :class:`~skbdistil.students.ConvNet1d` for (steps, channels),
         :class:`~skbdistil.students.ConvNet2d` for (channels, height, width), and is
@@ -1390,24 +1124,22 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         first one without a negative edge, and takes the one with the largest
         minimum edge.
 
-    max_edge_scale : float, default=1.0
-        Largest factor, at least 1, by which an output of a new student may be scaled
-        to make its edge non-negative; 1 for no such calibration.
-
     net : skorch.NeuralNet or None, default=None
         Template for the training of the students, for example
         ``NeuralNet(None, criterion=None, optimizer=torch.optim.SGD)``. Its optimizer,
         callbacks, mixed precision and iterators are used, and can be searched as
         ``net__optimizer__weight_decay``; module, criterion, epochs, batch size,
         learning rate and device are set by the parameters here. None takes AdamW. A
-        one-cycle schedule is added unless the template has an ``LRScheduler``.
+        one-cycle schedule is added unless the template has an ``LRScheduler``. A class
+        of iterators that changes rows (augmentation) has an attribute ``changes_rows =
+        True``; what earlier students compute is then computed from the changed rows.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.
 
     batch_size : int or "auto", default="auto"
-        Rows per optimizer step, at most the number of training rows. ``"auto"``: 32
-        to 256, growing with the number of rows.
+        Rows per optimizer step. A number above that of the training rows is clipped,
+        with a warning. ``"auto"``: 32 to 256, growing with the number of rows.
 
     learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
@@ -1422,29 +1154,31 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows, to end the training of
-        a student when its loss there has not improved for 10 epochs, and to keep its
-        best state. The rows held out take no part in the game.
+        a student when its loss there has not improved for `n_iter_no_change` epochs,
+        and to keep its best state. The rows held out take no part in the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
 
-    cache_features : bool or "auto", default="auto"
-        Whether what earlier students computed is held in memory for all rows while
-        `fit` runs: ``stage_costs_.activation_bytes`` of every stage but the last, for
-        each row. These are a few numbers where last features are joined, and whole maps
-        with :class:`~skbdistil.ensemble.Lateral`. If False it is computed again for
-        every batch: less memory, the same students up to rounding, and a time that
-        grows with the square of `n_estimators`. ``"auto"`` holds up to 1 GiB. False is
-        also for iterators that change the rows (augmentation).
+    n_iter_no_change : int, default=10
+        Epochs without a better loss on the rows held out before the training of a
+        student ends. Only with `early_stopping`.
+
+    input_scaling : {"standard"} or None, default="standard"
+        What is done to the rows before students see them. ``"standard"``: each feature,
+        or each channel of rows of more than one axis, is centred and scaled to unit
+        variance over the training rows. None: nothing, so that integer rows reach the
+        students as int64, for example for an embedding.
 
     n_stages : int or None, default=None
         Number of students that predict, at most `n_estimators`; None for all. Can be
         set after `fit`. Where boosting stopped early, all there are.
 
     warm_start : bool, default=False
-        Whether `fit` adds rounds to the fitted ensemble. Without refinement, with a
-        number for `eta` and an int for `random_state`, more rounds on the same data
-        give the students of one longer fit.
+        Whether `fit` adds rounds to the fitted ensemble. Parameters that are ``"auto"``
+        stay what the first fit made of them. Without refinement and with an int for
+        `random_state`, more rounds on the same data give the students of one longer
+        fit with these values.
 
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights; predictions are float64 in any case.
@@ -1502,8 +1236,26 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Largest absolute teacher score ``B`` on the training rows, of
         standardised targets.
 
+    ladder_ : list of callable
+        Backbones of the hypothesis classes, in the order in which they are tried.
+
     ladder_positions_ : list of int
-        Position in the class ladder of each student.
+        Position in `ladder_` of the class of each student.
+
+    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+        How the students are connected.
+
+    objective_ : :class:`~skbdistil.objectives.DistillationObjective`
+        What the students minimised.
+
+    edge_tol_ : float
+        Tolerance of the weak-learning condition, in units of `teacher_bound_`.
+
+    batch_size_, max_epochs_, refine_epochs_ : int
+        Rows per step, and largest numbers of epochs.
+
+    interrupted_ : bool
+        Whether the fit was interrupted after a student had been finished.
 
     training_history_ : list of list of dict
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
@@ -1546,7 +1298,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
 
-    def _encode(self, response, y, sample_weight, previous):
+    def _encode(self, response, y, sample_weight, earlier):
         """Standardised teacher scores, and targets in the same units."""
         values = response.scores
         if y is not None:
@@ -1556,7 +1308,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                     f"y has {y.shape[1]} target(s), and the teacher gives "
                     f"{values.shape[1]}."
                 )
-        if previous is None:
+        if earlier is None:
             scaler = StandardScaler().fit(values, sample_weight=sample_weight)
             self.target_mean_ = scaler.mean_
             self.target_scale_ = scaler.scale_
@@ -1610,7 +1362,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        return self._as_targets(self._staged_scores(X, all_stages=False)[0])
+        return self._as_targets(self._last_scores(X))
 
     def staged_predict(self, X):
         """Targets of each row after each stage.
@@ -1627,59 +1379,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
+        for scores in self._stage_scores(X):
             yield self._as_targets(scores)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _is_fitted(estimator):
-    return hasattr(estimator, "ensemble_")
-
-
-def _input_scaling(x, sample_weight, dtype, estimator_name):
-    """Mean and standard deviation per feature or channel, to broadcast against a row.
-
-    Chunk by chunk in float64, so that a memory map stays one.
-    """
-    channels_last = x.ndim <= 3
-    scaler = StandardScaler()
-    n_rows = chunk_rows(x.shape[1:])
-    for start in range(0, len(x), n_rows):
-        chunk = x[start : start + n_rows].astype(np.float64)
-        weight = None
-        if not channels_last:
-            chunk = np.moveaxis(chunk, 1, -1)
-        if sample_weight is not None:
-            n_values = chunk[0].size // chunk.shape[-1]
-            weight = np.repeat(sample_weight[start : start + n_rows], n_values)
-        # What overflows is found below.
-        with np.errstate(over="ignore", invalid="ignore"):
-            scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
-    mean, scale = scaler.mean_, scaler.scale_
-    advice = f"Scale them before {estimator_name}, or use dtype='float64'."
-    with np.errstate(over="ignore"):
-        cast = np.array([mean, scale, 1 / scale]).astype(dtype)
-    if not np.isfinite(cast).all():
-        raise ValueError(
-            f"X holds values whose mean or spread is out of the range of {dtype}. "
-            f"{advice}"
-        )
-    # Rows are cast before they are centred; a hundredth of the spread has to be left.
-    lost = (scaler.var_ > 0) & (np.abs(mean) * np.finfo(dtype).eps > scale / 100)
-    if lost.any():
-        warnings.warn(
-            f"{lost.sum()} feature(s) of X, the first at position {lost.argmax()}, "
-            f"vary too little around a large mean for {dtype}, which loses most of "
-            f"what they say. {advice}",
-            UserWarning,
-            stacklevel=5,
-        )
-    shape = (-1,) if channels_last else (-1,) + (1,) * (x.ndim - 2)
-    return mean.reshape(shape), scale.reshape(shape)
 
 
 def _teacher_costs(response):
@@ -1692,12 +1398,3 @@ def _teacher_costs(response):
         # A layer without a formula, or rows that a skorch dataset reshapes before the
         # module sees them, are no reason not to distil the teacher.
         return None
-
-
-def _take(array, rows):
-    """Rows of an array; all of them where `rows` is None."""
-    return array if array is None or rows is None else array[rows]
-
-
-def _to_tensor(array, dtype):
-    return None if array is None else torch.as_tensor(array, dtype=dtype)

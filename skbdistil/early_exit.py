@@ -461,7 +461,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"what predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
             )
         estimator = fitted(np.arange(n_samples))
-        n_stages = _distilled(estimator, estimator_name)._n_stages()
+        n_stages = _distilled(estimator, estimator_name)._n_stages_used()
         folds = []
         for trained, held_out in check_cv(self.cv, y, classifier=True).split(X, y):
             x, fold = _take(X, held_out), fitted(trained)
@@ -483,7 +483,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _scored(self, estimator, X, y, estimator_name):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
         final = _distilled(estimator, estimator_name)
-        scores = final._staged_scores(transformed(estimator, X), all_stages=True)
+        scores = final._stage_scores(transformed(estimator, X))
         if y is None:
             return scores, None
         unseen = np.setdiff1d(y, estimator.classes_)
@@ -526,7 +526,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         final = self._calibrated()
         X = transformed(self.estimator_, X)
         n_samples = _num_samples(X)
-        dtype = final.ensemble_.input_factor.dtype
+        dtype = final.ensemble_.dtype
         scores = torch.empty((n_samples, len(self.classes_)), dtype=dtype).numpy()
         stages = np.empty(n_samples, dtype=np.intp)
         runs = (
@@ -539,17 +539,17 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 thresholds=self.thresholds_,
                 temperatures=self.temperatures_,
             )
-            for rows, state in final._chunk_states(X)
+            for rows, state in final._stage_states(X)
         )
         return scores, stages, runs
 
     def _calibrated(self):
         """The estimator with the stages, if they are those that were calibrated."""
         final = final_estimator(self.estimator_)
-        if final._n_stages() != len(self.costs_):
+        if final._n_stages_used() != len(self.costs_):
             raise ValueError(
                 f"{type(self).__name__} was calibrated with {len(self.costs_)} stages, "
-                f"and its estimator now has {final._n_stages()}. Fit it again."
+                f"and its estimator now has {final._n_stages_used()}. Fit it again."
             )
         return final
 
@@ -568,7 +568,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             temperatures = self.temperatures_.astype(scores.dtype)[stages - 1]
             return label_probabilities(scores / temperatures[:, np.newaxis])
         # A copy, since further stages may be written to it.
-        return final_estimator(self.estimator_)._as_decision(scores.copy())
+        return final_estimator(self.estimator_)._decision(scores.copy())
 
     def predict(self, X):
         """Most likely class of each row.

@@ -357,6 +357,10 @@ class ProgressiveEnsemble(nn.Module):
         Subtracted from and divided out of the input; they broadcast against a row.
         None leaves the input as it is.
 
+    integer_input : bool, default=False
+        Whether students take rows of int64, such as the indices of an embedding. Only
+        without `input_mean` and `input_scale`.
+
     output_mean, output_scale : torch.Tensor of shape (n_outputs,) or None, default=None
         The running mean is multiplied by `output_scale` and shifted by `output_mean`:
         the units of a regression target. None leaves it as it is.
@@ -374,7 +378,7 @@ class ProgressiveEnsemble(nn.Module):
 
     Students are frozen when they are appended: they stay in evaluation mode whatever
     the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together, but
-    for parameters that did not require gradients before their student was appended.
+    for parameters that their backbone has frozen.
 
     References
     ----------
@@ -402,6 +406,7 @@ class ProgressiveEnsemble(nn.Module):
         connection="dense",
         input_mean=None,
         input_scale=None,
+        integer_input=False,
         output_mean=None,
         output_scale=None,
     ):
@@ -409,6 +414,7 @@ class ProgressiveEnsemble(nn.Module):
         self.input_shape = tuple(input_shape)
         self.n_outputs = n_outputs
         self.connection = check_connection(connection, type(self).__name__)
+        self.integer_input = integer_input
         # Kept as x * factor + offset, which is one pass over the input.
         factor = offset = None
         if input_scale is not None:
@@ -423,6 +429,11 @@ class ProgressiveEnsemble(nn.Module):
 
     def __len__(self):
         return len(self.students)
+
+    @property
+    def adds_running_mean(self):
+        """Whether students add the running mean of the earlier ones to their scores."""
+        return getattr(self.connection, "adds_running_mean", False)
 
     def train(self, mode=True):
         """Set the mode; frozen students stay in evaluation mode."""
@@ -453,11 +464,6 @@ class ProgressiveEnsemble(nn.Module):
         student : torch.nn.Module
             As :meth:`new_student` gives it.
         """
-        student.never_trained = {
-            name
-            for name, parameter in student.named_parameters()
-            if not parameter.requires_grad
-        }
         self.students.append(student)
         self.freeze()
 
@@ -477,7 +483,8 @@ class ProgressiveEnsemble(nn.Module):
         Returns
         -------
         student : torch.nn.Module
-            `factory` is an attribute of it.
+            Its attributes are `factory`, and `never_trained`, the names of the
+            parameters that the backbone has frozen.
 
         Raises
         ------
@@ -490,13 +497,21 @@ class ProgressiveEnsemble(nn.Module):
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
-        return student.to(self.example())
+        student.never_trained = {
+            name
+            for name, parameter in student.named_parameters()
+            if not parameter.requires_grad
+        }
+        return student.to(self._like())
 
     def _new_plain_student(self, factory, n_features):
         backbone = _build_backbone(factory, self.input_shape)
         run = n_features is None
         if run:
-            n_features = _feature_size(backbone, self.input_shape)
+            # Fresh weights have torch's default dtype.
+            dtype = torch.int64 if self.integer_input else None
+            example = torch.zeros((2, *self.input_shape), dtype=dtype)
+            n_features = _feature_size(backbone, example)
         join = None
         if self.connection is not None and len(self):
             earlier = [
@@ -569,7 +584,7 @@ class ProgressiveEnsemble(nn.Module):
                 state.step()
             student.eval()
             try:
-                student.to(state.x)(state.x, state.earlier)
+                student.to(self._like())(state.x, state.earlier)
             except RuntimeError as error:
                 raise ValueError(
                     "Lateral connections need blocks whose maps have the same size in "
@@ -602,18 +617,37 @@ class ProgressiveEnsemble(nn.Module):
         shared = isinstance(connection, Lateral) and connection.shared_blocks
         return sorted({0, position - 1} if shared else {position - 1})
 
+    def _like(self):
+        """A tensor of the dtype and on the device of the ensemble."""
+        return next(
+            (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
+            torch.zeros(()),
+        )
+
+    @property
+    def dtype(self):
+        """Type of the weights."""
+        return self._like().dtype
+
+    @property
+    def device(self):
+        """Where the weights are."""
+        return self._like().device
+
+    @property
+    def input_dtype(self):
+        """Type of the rows that the ensemble takes."""
+        return torch.int64 if self.integer_input else self.dtype
+
     def example(self):
-        """Two rows of zeros, in the dtype and on the device of the ensemble.
+        """Two rows of zeros, of the type and on the device that the ensemble takes.
 
         Returns
         -------
         x : torch.Tensor of shape (2, ...)
         """
-        like = next(
-            (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
-            torch.zeros(()),
-        )
-        return like.new_zeros((2, *self.input_shape))
+        shape = (2, *self.input_shape)
+        return torch.zeros(shape, dtype=self.input_dtype, device=self.device)
 
     def scale(self, x):
         """Input as the students see it: centred and scaled.
@@ -686,7 +720,10 @@ class ProgressiveEnsemble(nn.Module):
         ensemble : ProgressiveEnsemble
         """
         other = ProgressiveEnsemble(
-            self.input_shape, self.n_outputs, connection=self.connection
+            self.input_shape,
+            self.n_outputs,
+            connection=self.connection,
+            integer_input=self.integer_input,
         )
         for name, buffer in self.named_buffers(recurse=False):
             setattr(other, name, buffer)
@@ -826,11 +863,18 @@ def _check_join(join, n_features, earlier):
         )
 
 
-def _feature_size(backbone, input_shape):
-    """Number of features d, from one run on zeros."""
+def _feature_size(backbone, example):
+    """Number of features d, from one run on two rows."""
     was_training = backbone.training
-    with torch.no_grad():
-        features = backbone.eval()(torch.zeros(2, *input_shape))
+    input_shape = tuple(example.shape[1:])
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(example)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{_describe(backbone)} cannot be run on rows of shape {input_shape} and "
+            f"type {example.dtype}: {error}"
+        ) from error
     backbone.train(was_training)
     shape = tuple(getattr(features, "shape", ()))
     if len(shape) != 2 or shape[0] != 2:
@@ -838,6 +882,6 @@ def _feature_size(backbone, input_shape):
         raise ValueError(
             "A student must map (n, *input_shape) to features of shape (n, d). "
             f"{_describe(backbone)} returned {got} for n = 2 rows of shape "
-            f"{tuple(input_shape)}."
+            f"{input_shape}."
         )
     return shape[1]

@@ -324,7 +324,7 @@ def _unwrap(estimator):
 def _cpu_ensemble(final, n_stages=None):
     """Copy of the first students on the CPU, frozen and in evaluation mode."""
     if n_stages is None:
-        n_stages = final._n_stages()
+        n_stages = final._n_stages_used()
     elif not (isinstance(n_stages, Integral) and 1 <= n_stages <= len(final)):
         raise ValueError(
             f"'n_stages' must be None or an int from 1 to {len(final)}, the number of "

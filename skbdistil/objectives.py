@@ -21,6 +21,9 @@ __all__ = ["DistillationObjective"]
 # gradient, and the logarithm itself is not defined from 1 on.
 _LINEAR_FROM = 0.95
 
+# Logarithm of the largest K+ + K- of one row and output, which float32 can hold.
+_LARGEST_LOG_MASS = 80.0
+
 # Largest (K+ - K-) / (K+ + K-) that the barrier sees: its pointwise minimiser in u.
 _LARGEST_LEAD = 0.9
 
@@ -79,11 +82,6 @@ class DistillationObjective(BaseEstimator):
         the labels (classification) or its squared error against the targets
         (regression).
 
-    mass_cap : float, default=10.0
-        Largest ``K+ + K-`` of one row and output in the barrier, in units of its mean;
-        at least 1. Both weights are scaled down together, so that no single row owns
-        the gradient.
-
     See Also
     --------
     skbdistil.BDistilClassifier : Takes it as its parameter ``objective``.
@@ -114,7 +112,6 @@ class DistillationObjective(BaseEstimator):
         "barrier": [StrOptions({"weighted", "indicator"}), None],
         "gamma": [Interval(Real, 0, None, closed="neither")],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "mass_cap": [Interval(Real, 1, None, closed="left")],
     }
 
     def __init__(
@@ -126,7 +123,6 @@ class DistillationObjective(BaseEstimator):
         barrier="weighted",
         gamma=0.3,
         alpha=0.0,
-        mass_cap=10.0,
     ):
         self.distillation = distillation
         self.on = on
@@ -134,7 +130,6 @@ class DistillationObjective(BaseEstimator):
         self.barrier = barrier
         self.gamma = gamma
         self.alpha = alpha
-        self.mass_cap = mass_cap
 
 
 _NAMED = {
@@ -281,10 +276,9 @@ class StudentLoss(_EnsembleTerms):
             sign = residual_sum.sign()
             return 1 - sign, 1 + sign
         exponent = self.eta * residual_sum
-        # Capped in the log domain: rows that were not in the game (validation) may
-        # have weights beyond the range of floats.
         log_mass = torch.logaddexp(exponent, -exponent) - self.log_scale
-        mass = log_mass.clamp(max=math.log(2 * self.objective.mass_cap)).exp()
+        # Rows that are not in the game (validation) may be beyond the range of floats.
+        mass = log_mass.clamp(max=_LARGEST_LOG_MASS).exp()
         # Where one weight is 39 times the other, the slope of its linear part wins
         # for ever and the barrier has no minimum; this keeps one, at |u| = 0.9.
         lead = torch.tanh(-exponent).clamp(-_LARGEST_LEAD, _LARGEST_LEAD)

@@ -35,12 +35,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._bdistil import BDistilClassifier, BDistilRegressor
+from skbdistil._boosting._game import Certificate
+from skbdistil._boosting._rows import resolve_device
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import RULES
 from skbdistil._files import write_file
-from skbdistil._game import Certificate
 from skbdistil._optional import required
-from skbdistil._training import resolve_device
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import (
@@ -860,7 +860,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         n_estimators_=n_stages,
         n_features_in_=n_features,
     )
-    estimator._n_stages()  # whether the parameter fits
+    estimator._n_stages_used()  # whether the parameter fits
 
 
 def _set_exits(estimator, fitted):

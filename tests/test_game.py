@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skbdistil._game import BoostingGame, Certificate, auto_eta
+from skbdistil._boosting._game import BoostingGame, Certificate, auto_eta
+from skbdistil._boosting._residuals import Residuals
 
 property_test = settings(deadline=None)
 
@@ -18,9 +19,14 @@ etas = st.floats(1e-3, 1e3)
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 3))
 
 
+def new_game(teacher_scores, *, total=None, chunk_size=1024, **params):
+    residuals = Residuals(teacher_scores, total=total, chunk_size=chunk_size)
+    return BoostingGame(residuals, **params)
+
+
 def play(teacher_scores, rounds, **params):
     """Play the rounds of `rounds`, an array (n_rounds, n_samples, n_outputs)."""
-    game = BoostingGame(teacher_scores, **params)
+    game = new_game(teacher_scores, **params)
     for scores in rounds:
         game.update(scores)
     return game
@@ -86,7 +92,7 @@ def test_weights_follow_their_definition(seed, eta):
 
     weight_under, weight_over = game.weights()
 
-    assert_allclose(game.residual_sum, residual_sum, atol=1e-12)
+    assert_allclose(game.residuals.total, residual_sum, atol=1e-12)
     assert_allclose(game.log_normalizer, np.log(normalizer), rtol=1e-10)
     assert_allclose(
         weight_under, prior * np.exp(-eta * residual_sum) / normalizer, rtol=1e-9
@@ -105,7 +111,7 @@ def test_weights_follow_their_definition(seed, eta):
 )
 def test_first_round_repeats_the_sample_weights(sample_weight, eta):
     assume(sample_weight.any())
-    game = BoostingGame(
+    game = new_game(
         np.ones((len(sample_weight), 2)), eta=eta, sample_weight=sample_weight
     )
 
@@ -118,7 +124,7 @@ def test_first_round_repeats_the_sample_weights(sample_weight, eta):
 
 @pytest.mark.parametrize("n_samples", [1, 7])
 def test_first_round_is_uniform(n_samples):
-    game = BoostingGame(np.ones((n_samples, 2)), eta=0.5)
+    game = new_game(np.ones((n_samples, 2)), eta=0.5)
 
     for weight in game.weights():
         assert_allclose(weight, np.full((n_samples, 2), 1 / (2 * n_samples)))
@@ -135,8 +141,8 @@ def test_weight_moves_to_the_side_of_the_deviation():
     assert np.argmax(weight_under) == 0
     assert np.argmax(weight_over) == 2
     # A student that corrects the ensemble is a weak learner, its opposite is not.
-    assert game.edges(-game.residual_sum) > 0
-    assert game.edges(game.residual_sum) < 0
+    assert game.edges(-game.residuals.total) > 0
+    assert game.edges(game.residuals.total) < 0
 
 
 @property_test
@@ -171,7 +177,7 @@ def test_permuting_rows_permutes_weights(seed):
 
 @property_test
 @given(seed=seeds)
-def test_edges_and_inner_follow_their_definition(seed):
+def test_edges_follow_their_definition(seed):
     teacher_scores, rounds = random_game(seed)
     *earlier, scores = rounds
     game = play(teacher_scores, earlier, eta=0.3, chunk_size=7)
@@ -181,23 +187,20 @@ def test_edges_and_inner_follow_their_definition(seed):
     atol = 1e-12 * np.abs(terms).sum(axis=0).max()
 
     assert_allclose(game.edges(scores), terms.sum(axis=0), atol=atol)
-    assert_allclose(
-        game.inner(scores) - game.inner(teacher_scores), terms.sum(axis=0), atol=1e-11
-    )
 
 
 @property_test
 @given(seed=seeds)
 def test_update_records_the_edges_before_it(seed):
     teacher_scores, rounds = random_game(seed)
-    game = BoostingGame(teacher_scores, eta=0.3)
+    game = new_game(teacher_scores, eta=0.3)
 
     expected = []
     for scores in rounds:
         expected.append(game.edges(scores))
         game.update(scores)
 
-    assert game.n_rounds == len(rounds)
+    assert game.residuals.n_rounds == len(rounds)
     assert_array_equal(game.student_edges, expected)
 
 
@@ -281,7 +284,7 @@ def test_scale_of_the_sample_weights_does_not_matter(seed, factor):
 def adversary(name, game, rng, step):
     """Deviation of the next student, at most step / eta in absolute value."""
     limit = step / game.eta
-    shape = game.teacher_scores.shape
+    shape = game.residuals.teacher_scores.shape
     if name == "random":
         return rng.uniform(-limit, limit, size=shape)
     if name == "one row":
@@ -293,7 +296,10 @@ def adversary(name, game, rng, step):
         return np.where(weight_under > weight_over, -limit, limit)
     if name == "worst edge":
         candidates = rng.choice([-limit, 0.0, limit], size=(10, *shape))
-        edges = [game.edges(game.teacher_scores + each).sum() for each in candidates]
+        edges = [
+            game.edges(game.residuals.teacher_scores + each).sum()
+            for each in candidates
+        ]
         return candidates[np.argmin(edges)]
     raise ValueError(name)
 
@@ -319,7 +325,7 @@ def test_certificate_holds_against_adversaries(
     rng = np.random.default_rng(seed)
     sample_weight = 10.0 ** rng.uniform(-6, 0, size=n_samples) if weighted else None
     # A teacher of zeros keeps eta * abs(f - g) at or below 1 to the last bit.
-    game = BoostingGame(
+    game = new_game(
         np.zeros((n_samples, 2)), eta=eta, sample_weight=sample_weight, chunk_size=8
     )
     ensemble = np.zeros((n_samples, 2))
@@ -350,7 +356,7 @@ def test_certificate_follows_its_definition(seed, weighted):
     rng = np.random.default_rng(seed)
     sample_weight = rng.uniform(0.1, 3.0, size=n_samples) if weighted else None
     lightest = sample_weight.min() / sample_weight.sum() if weighted else 1 / n_samples
-    game = BoostingGame(teacher_scores, eta=eta, sample_weight=sample_weight)
+    game = new_game(teacher_scores, eta=eta, sample_weight=sample_weight)
     moments = 0.0
     for scores in rounds:
         moments += (sum(game.weights()) * (scores - teacher_scores) ** 2).sum(axis=0)
@@ -417,7 +423,7 @@ def test_certificate_needs_its_condition():
     # for the row is too light for its deviation to show in the moment.
     deviation = np.zeros((1000, 1))
     deviation[0] = 30.0
-    game = BoostingGame(np.zeros((1000, 1)), eta=1.0)
+    game = new_game(np.zeros((1000, 1)), eta=1.0)
     weight = sum(game.weights())
     formula = np.log(2 * 1000) + (weight * deviation**2).sum() - game.edges(deviation)
     game.update(deviation)
@@ -445,10 +451,10 @@ def test_weak_learners_reach_the_rate_of_the_paper(seed, bound, n_samples, n_rou
     rng = np.random.default_rng(seed)
     teacher_scores = rng.uniform(-bound, bound, size=(n_samples, 2))
     eta = auto_eta(bound, n_samples, n_rounds)
-    game = BoostingGame(teacher_scores, eta=eta)
+    game = new_game(teacher_scores, eta=eta)
     for _ in range(n_rounds):
         deviation = rng.choice([-1.9, 1.0, 1.9], size=teacher_scores.shape) * bound
-        sign = np.where(game.inner(deviation) >= 0, 1, -1)
+        sign = np.where(game.edges(teacher_scores + deviation) >= 0, 1, -1)
         game.update(teacher_scores + sign * deviation)
 
     rate = np.sqrt(np.log(2 * n_samples) / n_rounds)
@@ -460,9 +466,9 @@ def test_weak_learners_reach_the_rate_of_the_paper(seed, bound, n_samples, n_rou
 
 
 def test_certificate_before_the_first_round_is_empty():
-    game = BoostingGame(np.zeros((4, 3)), eta=0.5)
+    game = new_game(np.zeros((4, 3)), eta=0.5)
 
-    assert game.n_rounds == len(game.certificate()) == 0
+    assert game.residuals.n_rounds == len(game.certificate()) == 0
     assert game.student_edges.shape == game.certificate().bound.shape == (0, 3)
     assert game.certificate().mean.shape == (0, 3)
 
@@ -542,7 +548,7 @@ def test_chunk_size_does_not_matter(seed, chunk_size):
     whole = play(teacher_scores, rounds, eta=0.3, chunk_size=1000)
 
     assert_same_game(chunked, whole)
-    assert_array_equal(chunked.residual_sum, whole.residual_sum)
+    assert_array_equal(chunked.residuals.total, whole.residuals.total)
 
 
 def test_memory_maps_give_the_same_game(tmp_path):
@@ -554,13 +560,13 @@ def test_memory_maps_give_the_same_game(tmp_path):
         tmp_path / "sum.npy", mode="w+", dtype="f4", shape=teacher_scores.shape
     )
 
-    mapped = play(on_disk, rounds, eta=0.3, residual_sum=storage, chunk_size=7)
+    mapped = play(on_disk, rounds, eta=0.3, total=storage, chunk_size=7)
     in_memory = play(teacher_scores, rounds, eta=0.3, chunk_size=7)
 
-    assert mapped.teacher_scores is on_disk
-    assert mapped.residual_sum is storage
+    assert mapped.residuals.teacher_scores is on_disk
+    assert mapped.residuals.total is storage
     storage.flush()
-    assert_array_equal(np.load(tmp_path / "sum.npy"), in_memory.residual_sum)
+    assert_array_equal(np.load(tmp_path / "sum.npy"), in_memory.residuals.total)
     assert_array_equal(mapped.student_edges, in_memory.student_edges)
     assert_array_equal(mapped.certificate().bound, in_memory.certificate().bound)
     assert_array_equal(mapped.certificate().mean, in_memory.certificate().mean)
@@ -576,8 +582,8 @@ def test_reset_then_replay_gives_the_same_game(seed):
     game = play(teacher_scores, rounds, eta=0.3)
     game.reset()
 
-    assert game.n_rounds == 0
-    assert not game.residual_sum.any()
+    assert game.residuals.n_rounds == 0
+    assert not game.residuals.total.any()
     assert_allclose(game.log_normalizer, np.log(2))
 
     for scores in rounds:
@@ -594,17 +600,17 @@ def test_float32_storage_costs_the_rounding_of_the_sum(seed):
     eta = 0.3
 
     single = play(teacher_scores, rounds, eta=eta)
-    double = play(
-        teacher_scores, rounds, eta=eta, residual_sum=np.zeros(teacher_scores.shape)
-    )
+    double = play(teacher_scores, rounds, eta=eta, total=np.zeros(teacher_scores.shape))
     sizes = np.abs(np.cumsum(rounds.astype("f8") - teacher_scores, axis=0)).max()
     # Each round rounds S once; log-weights move by eta times that, twice with log Z.
     rounding = len(rounds) * np.finfo("f4").eps * sizes
     largest = np.abs(rounds.astype("f8") - teacher_scores).max()
 
-    assert single.residual_sum.dtype == np.float32
+    assert single.residuals.total.dtype == np.float32
     assert single.log_normalizer.dtype == np.float64
-    assert_allclose(single.residual_sum, double.residual_sum, rtol=0, atol=rounding)
+    assert_allclose(
+        single.residuals.total, double.residuals.total, rtol=0, atol=rounding
+    )
     assert_allclose(
         single.student_edges,
         double.student_edges,
@@ -624,7 +630,7 @@ def test_float32_storage_is_read_in_float64(seed):
     teacher_scores, rounds = teacher_scores.astype("f4"), rounds.astype("f4")
     *earlier, scores = rounds
     single = play(teacher_scores, earlier, eta=0.3)
-    stored = single.residual_sum.astype("f8")
+    stored = single.residuals.total.astype("f8")
     double = play(np.zeros_like(stored), [stored], eta=0.3)
     deviation = scores.astype("f8") - teacher_scores
 
@@ -641,13 +647,12 @@ def test_float32_storage_is_read_in_float64(seed):
 def test_temporary_memory_does_not_grow_with_the_rows():
     n_samples, n_outputs, chunk_size = 50_000, 4, 100
     scores = np.zeros((n_samples, n_outputs), dtype="f4")
-    game = BoostingGame(scores, eta=0.3, chunk_size=chunk_size)
+    game = new_game(scores, eta=0.3, chunk_size=chunk_size)
 
     tracemalloc.start()
     try:
         game.update(scores)
         game.edges(scores)
-        game.inner(scores)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -662,7 +667,7 @@ def test_temporary_memory_does_not_grow_with_the_rows():
 @pytest.mark.parametrize("eta", [-0.1, np.inf, np.nan])
 def test_eta_out_of_range(eta):
     with pytest.raises(ValueError, match="eta must be non-negative and finite"):
-        BoostingGame(np.zeros((3, 2)), eta=eta)
+        new_game(np.zeros((3, 2)), eta=eta)
 
 
 @pytest.mark.parametrize(
@@ -676,16 +681,16 @@ def test_eta_out_of_range(eta):
 )
 def test_invalid_sample_weight(sample_weight, message):
     with pytest.raises(ValueError, match=message):
-        BoostingGame(np.zeros((3, 2)), eta=0.5, sample_weight=sample_weight)
+        new_game(np.zeros((3, 2)), eta=0.5, sample_weight=sample_weight)
 
 
 def test_shapes_must_agree():
-    game = BoostingGame(np.zeros((3, 2)), eta=0.5)
+    game = new_game(np.zeros((3, 2)), eta=0.5)
     # An array of one column would broadcast in silence.
     column = np.zeros((3, 1))
 
-    for method in (game.update, game.edges, game.inner):
+    for method in (game.update, game.edges):
         with pytest.raises(ValueError, match="must have the shape of teacher_scores"):
             method(column)
-    with pytest.raises(ValueError, match="residual_sum must have the shape"):
-        BoostingGame(np.zeros((3, 2)), eta=0.5, residual_sum=column)
+    with pytest.raises(ValueError, match="total must have the shape"):
+        new_game(np.zeros((3, 2)), eta=0.5, total=column)

@@ -2,11 +2,12 @@
 what they certify about the ensemble.
 
 NumPy only. Arrays with one row per sample are read chunk by chunk, so that the
-teacher's scores and the residual sum may be memory maps larger than memory.
+teacher's scores and the residuals may be memory maps larger than memory.
 """
 
 from dataclasses import dataclass
 from math import log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -114,6 +115,16 @@ class Certificate:
         return Certificate(bound, self.actual * scale, self.mean * scale, self.step)
 
 
+class _Round(NamedTuple):
+    """What is recorded of a round, per output."""
+
+    edge: np.ndarray
+    moment: np.ndarray  # sum over the rows of (K+ + K-) (f - g)^2
+    largest: np.ndarray  # of |f - g|, over rows in the game
+    peak: np.ndarray  # largest |S| after the round, over rows in the game
+    mean: np.ndarray  # of |S| after the round, under the sample weights
+
+
 class BoostingGame:
     """Two-player game between students and an adversary that weights the rows.
 
@@ -131,8 +142,8 @@ class BoostingGame:
 
     Parameters
     ----------
-    teacher_scores : ndarray or memmap of shape (n_samples, n_outputs)
-        Scores of the teacher, float32 or float64. Read, never copied or written.
+    residuals : Residuals
+        The sums ``S``, which the game resets now and updates with every round.
 
     eta : float
         Step of the Hedge update, in ``[0, inf)`` and units of one over a score. 0
@@ -143,27 +154,12 @@ class BoostingGame:
         Rows of weight 0 leave the game: their weights stay 0 and their deviations
         do not count. `None` weights all rows alike.
 
-    residual_sum : ndarray or memmap of shape (n_samples, n_outputs), default=None
-        Storage for the residual sum, set to 0 here and updated in place. `None`
-        allocates an array of the dtype of `teacher_scores`.
-
-    chunk_size : int, default=1024
-        Number of rows handled at a time, in ``[1, inf)``. Temporary memory is
-        proportional to ``chunk_size * n_outputs``.
-
     Attributes
     ----------
-    teacher_scores : ndarray or memmap of shape (n_samples, n_outputs)
-        The scores of the teacher.
-
-    residual_sum : ndarray or memmap of shape (n_samples, n_outputs)
-        Sum over the students of their deviations from the teacher, ``S`` above.
+    residuals : Residuals
 
     eta : float
         Step of the Hedge update.
-
-    n_rounds : int
-        Number of rounds played.
 
     log_normalizer : ndarray of shape (n_outputs,)
         Logarithm of ``Z``, float64.
@@ -174,22 +170,22 @@ class BoostingGame:
     Raises
     ------
     ValueError
-        If `eta` is negative or not finite, if `sample_weight` has another length,
-        a negative or non-finite entry or no positive one, or if `residual_sum` has
-        another shape than `teacher_scores`.
+        If `eta` is negative or not finite, or if `sample_weight` has another length,
+        a negative or non-finite entry or no positive one.
 
     References
     ----------
-    .. [1] D. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith,
-           "Progressive Ensemble Distillation: Building Ensembles for Efficient
-           Inference", NeurIPS 2023, Algorithm 1. arXiv:2302.10093.
+    .. [1] D. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith, "Progressive
+           Ensemble Distillation: Building Ensembles for Efficient Inference",
+           NeurIPS 2023, Algorithm 1. arXiv:2302.10093.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from skbdistil._game import BoostingGame
+    >>> from skbdistil._boosting._game import BoostingGame
+    >>> from skbdistil._boosting._residuals import Residuals
     >>> teacher_scores = np.array([[1.0], [-1.0]])
-    >>> game = BoostingGame(teacher_scores, eta=0.5)
+    >>> game = BoostingGame(Residuals(teacher_scores), eta=0.5)
     >>> game.update(np.array([[0.0], [-1.0]]))
     >>> weight_under, weight_over = game.weights()
     >>> bool(weight_under[0, 0] > weight_over[0, 0])
@@ -201,34 +197,17 @@ class BoostingGame:
     True
     """
 
-    def __init__(
-        self,
-        teacher_scores,
-        *,
-        eta,
-        sample_weight=None,
-        residual_sum=None,
-        chunk_size=1024,
-    ):
+    def __init__(self, residuals, *, eta, sample_weight=None):
         if not 0 <= eta < np.inf:
             raise ValueError(f"eta must be non-negative and finite, got {eta!r}.")
-        if residual_sum is None:
-            residual_sum = np.empty(teacher_scores.shape, teacher_scores.dtype)
-        elif residual_sum.shape != teacher_scores.shape:
-            raise ValueError(
-                "residual_sum must have the shape of teacher_scores, "
-                f"{teacher_scores.shape}, got {residual_sum.shape}."
-            )
-        self.teacher_scores = teacher_scores
-        self.residual_sum = residual_sum
+        self.residuals = residuals
         self.eta = eta
-        self.chunk_size = chunk_size
-        self._log_prior = _log_prior(sample_weight, len(teacher_scores))
+        self._log_prior = _log_prior(sample_weight, len(residuals))
         self.reset()
 
     @property
-    def n_rounds(self):
-        return len(self._edges)
+    def _n_outputs(self):
+        return self.residuals.total.shape[1]
 
     @property
     def log_normalizer(self):
@@ -236,7 +215,7 @@ class BoostingGame:
 
     @property
     def student_edges(self):
-        return self._history(self._edges)
+        return self._history("edge")
 
     def weights(self, rows=slice(None)):
         """Weights of the adversary.
@@ -255,38 +234,13 @@ class BoostingGame:
         weight_over : ndarray of shape (n_rows, n_outputs)
             The same if the ensemble is above the teacher, K- in the paper.
         """
-        residual_sum = np.asarray(self.residual_sum[rows], dtype=np.float64)
+        total = np.asarray(self.residuals.total[rows], dtype=np.float64)
         log_scale = self._log_prior[rows, np.newaxis] - self._log_mass
         # Peak and sum meet before anything else is added: log_normalizer as a single
         # number of size 1e6 would leave ten digits of the weights.
-        weight_under = np.exp(log_scale - self.eta * (self._peak + residual_sum))
-        weight_over = np.exp(log_scale - self.eta * (self._peak - residual_sum))
+        weight_under = np.exp(log_scale - self.eta * (self._peak + total))
+        weight_over = np.exp(log_scale - self.eta * (self._peak - total))
         return weight_under, weight_over
-
-    def inner(self, values):
-        """Inner product of ``weight_under - weight_over`` with `values`.
-
-        Parameters
-        ----------
-        values : ndarray or memmap of shape (n_samples, n_outputs)
-            One finite number per row and output.
-
-        Returns
-        -------
-        product : ndarray of shape (n_outputs,)
-            Sum over the rows; float64.
-
-        Raises
-        ------
-        ValueError
-            If `values` has another shape than the teacher's scores.
-        """
-        self._check_shape(values, "values")
-        product = np.zeros(values.shape[1])
-        for rows in self._chunks():
-            _, difference = self._mass(rows)
-            product += np.einsum("ij,ij->j", difference, values[rows])
-        return product
 
     def edges(self, scores):
         """Edges of a student under the current weights.
@@ -311,11 +265,10 @@ class BoostingGame:
         ValueError
             If `scores` has another shape than the teacher's scores.
         """
-        self._check_shape(scores, "scores")
-        edges = np.zeros(scores.shape[1])
-        for rows in self._chunks():
+        edges = np.zeros(self._n_outputs)
+        for rows, deviations in self.residuals.deviations(scores):
             _, difference = self._mass(rows)
-            edges += np.einsum("ij,ij->j", difference, self._residual(scores, rows))
+            edges += np.einsum("ij,ij->j", difference, deviations)
         return edges
 
     def update(self, scores):
@@ -333,47 +286,45 @@ class BoostingGame:
 
         Notes
         -----
-        The round is recorded when it is complete. An interrupted call leaves the
-        edges and the certificate of the earlier rounds as they were, but part of
-        `residual_sum` updated: to play on, `reset` the game and replay it.
+        After an interrupted call, `reset` the game and play all rounds again.
         """
-        self._check_shape(scores, "scores")
-        n_outputs = scores.shape[1]
-        edge = np.zeros(n_outputs)
-        moment = np.zeros(n_outputs)
-        largest = np.zeros(n_outputs)
-        peak = np.zeros(n_outputs)
-        mean = np.zeros(n_outputs)
-        mass = np.zeros(n_outputs)
-        for rows in self._chunks():
+        edge, moment, largest = self._judge(scores)
+        self.residuals.add(scores)
+        mean = self._reweight()
+        self._rounds.append(_Round(edge, moment, largest, self._peak, mean))
+
+    def _judge(self, scores):
+        """Edge, second moment and largest deviation of a student, per output."""
+        edge = np.zeros(self._n_outputs)
+        moment = np.zeros_like(edge)
+        largest = np.zeros_like(edge)
+        for rows, deviations in self.residuals.deviations(scores):
+            mass, difference = self._mass(rows)
+            edge += np.einsum("ij,ij->j", difference, deviations)
+            moment += np.einsum("ij,ij->j", mass * deviations, deviations)
+            size = _column_max(np.abs(deviations), self._in_game(rows))
+            largest = np.maximum(largest, size)
+        return edge, moment, largest
+
+    def _reweight(self):
+        """Normalise the weights that the residuals give; returns the mean of |S|."""
+        peak = np.zeros_like(self._peak)
+        mass = np.zeros_like(peak)
+        mean = np.zeros_like(peak)
+        for rows in self.residuals.chunks():
             log_prior = self._log_prior[rows, np.newaxis]
-            in_game = log_prior > -np.inf
-
-            residual = self._residual(scores, rows)
-            total, difference = self._mass(rows)
-            edge += np.einsum("ij,ij->j", difference, residual)
-            moment += np.einsum("ij,ij->j", total * residual, residual)
-            largest = np.maximum(largest, _column_max(np.abs(residual), in_game))
-
-            self.residual_sum[rows] += residual
-            # Read back what was stored: in float32 it is what the next weights see.
-            size = np.abs(self.residual_sum[rows], dtype=np.float64)
+            size = np.abs(self.residuals.total[rows], dtype=np.float64)
             mean += np.einsum("i,ij->j", np.exp(log_prior[:, 0]), size)
             # A running logsumexp over the rows: the mass so far is relative to the
             # largest size so far.
             previous_peak = peak
-            peak = np.maximum(peak, _column_max(size, in_game))
+            peak = np.maximum(peak, _column_max(size, self._in_game(rows)))
             mass *= np.exp(self.eta * (previous_peak - peak))
             mass += np.exp(log_prior - self.eta * (peak - size)).sum(axis=0)
             mass += np.exp(log_prior - self.eta * (peak + size)).sum(axis=0)
-
         self._peak = peak
         self._log_mass = np.log(mass)
-        self._edges.append(edge)
-        self._moments.append(moment)
-        self._peaks.append(peak)
-        self._means.append(mean)
-        self._steps.append(self.eta * largest.max())
+        return mean
 
     def certificate(self):
         """Certificate of the rounds played so far.
@@ -399,58 +350,44 @@ class BoostingGame:
 
         for any students at all, weak learners or not.
         """
-        stage = np.arange(1, self.n_rounds + 1)[:, np.newaxis]
-        actual = self._history(self._peaks) / stage
-        mean = self._history(self._means) / stage
-        step = np.array(self._steps, dtype=np.float64)
+        stage = np.arange(1, len(self._rounds) + 1)[:, np.newaxis]
+        actual = self._history("peak") / stage
+        mean = self._history("mean") / stage
+        step = self.eta * self._history("largest").max(axis=1, initial=0.0)
         bound = np.full_like(actual, np.inf)
         if self.eta > 0:
             lightest = self._log_prior.min(
                 where=self._log_prior > -np.inf, initial=np.inf
             )
             potential = (log(2) - lightest) / self.eta
-            growth = self.eta * self._history(self._moments) - self.student_edges
+            growth = self.eta * self._history("moment") - self.student_edges
             proved = np.logical_and.accumulate(step <= 1)
             bound[proved] = ((potential + np.cumsum(growth, axis=0)) / stage)[proved]
         return Certificate(bound, actual, mean, step)
 
     def reset(self):
         """Forget all rounds, for instance to replay the game with refined students."""
-        self.residual_sum[...] = 0
-        n_outputs = self.teacher_scores.shape[1]
+        self.residuals.reset()
         # log Z is kept as eta * peak + log_mass, peak being the largest abs(S).
-        self._peak = np.zeros(n_outputs)
-        self._log_mass = np.full(n_outputs, log(2))
-        self._edges = []
-        self._moments = []
-        self._peaks = []
-        self._means = []
-        self._steps = []
+        self._peak = np.zeros(self._n_outputs)
+        self._log_mass = np.full(self._n_outputs, log(2))
+        self._rounds = []
 
-    def _chunks(self):
-        for start in range(0, len(self.teacher_scores), self.chunk_size):
-            yield slice(start, start + self.chunk_size)
-
-    def _residual(self, scores, rows):
-        return np.subtract(scores[rows], self.teacher_scores[rows], dtype=np.float64)
+    def _in_game(self, rows):
+        return self._log_prior[rows, np.newaxis] > -np.inf
 
     def _mass(self, rows):
         """Sum and difference of the weights of some rows."""
         weight_under, weight_over = self.weights(rows)
-        total = weight_under + weight_over
+        mass = weight_under + weight_over
         # Subtracting the weights would leave only rounding where S is near 0.
-        residual_sum = np.asarray(self.residual_sum[rows], dtype=np.float64)
-        return total, total * np.tanh(-self.eta * residual_sum)
+        total = np.asarray(self.residuals.total[rows], dtype=np.float64)
+        return mass, mass * np.tanh(-self.eta * total)
 
-    def _history(self, per_round):
-        return np.reshape(per_round, (self.n_rounds, self.teacher_scores.shape[1]))
-
-    def _check_shape(self, array, name):
-        if array.shape != self.teacher_scores.shape:
-            raise ValueError(
-                f"{name} must have the shape of teacher_scores, "
-                f"{self.teacher_scores.shape}, got {array.shape}."
-            )
+    def _history(self, name):
+        """One entry of the record of all rounds, shape (n_rounds, n_outputs)."""
+        rounds = [getattr(played, name) for played in self._rounds]
+        return np.reshape(rounds, (len(rounds), self._n_outputs))
 
 
 def _log_prior(sample_weight, n_samples):

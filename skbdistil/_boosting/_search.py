@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skbdistil._random import derive_seed, torch_seed
+from skbdistil._boosting._random import derive_seed, torch_seed
 from skbdistil.objectives import StudentLoss
 
 
@@ -18,20 +18,20 @@ class WeakLearner:
     student : torch.nn.Module
     scores : ndarray of shape (n_samples, n_outputs)
         On the training rows, in evaluation mode.
-    kept : tuple of torch.Tensor
-        What it keeps for later students, on the training rows.
+    activations : tuple of torch.Tensor of shape (n_samples, ...)
+        What later students read, on the training rows.
     edges : ndarray of shape (n_outputs,)
-    rung : int
-        Position of its hypothesis class in the ladder.
+    position : int
+        Of its hypothesis class in the ladder.
     history : list of dict
         Losses by epoch.
     """
 
     student: torch.nn.Module
     scores: np.ndarray
-    kept: tuple
+    activations: tuple
     edges: np.ndarray
-    rung: int
+    position: int
     history: list
 
 
@@ -54,15 +54,8 @@ class WeakLearnerSearch:
     max_attempts : int
     edge_tol : float
         In units of `bound`.
-    max_edge_scale : float
-        Largest factor of the edge calibration; 1 for none.
     bound : float
         ``B``, largest absolute teacher score.
-
-    Attributes
-    ----------
-    failure : str
-        After a search without success: which edge failed, and by how much.
 
     References
     ----------
@@ -81,7 +74,6 @@ class WeakLearnerSearch:
         max_epochs,
         max_attempts,
         edge_tol,
-        max_edge_scale,
         bound,
     ):
         self.ladder = ladder
@@ -91,19 +83,19 @@ class WeakLearnerSearch:
         self.max_epochs = max_epochs
         self.max_attempts = max_attempts
         self.edge_tol = edge_tol
-        self.max_edge_scale = max_edge_scale
         self.bound = bound
-        self.failure = None
 
-    def find(self, game, rows, valid, *, first_rung, seed, bar=None):
+    def find(self, ensemble, game, rows, valid, *, first, seed, bar=None):
         """Search for the weak learner of one round.
 
         Parameters
         ----------
+        ensemble : ProgressiveEnsemble
+            The students so far.
         game : BoostingGame
         rows : RowData
         valid : RowData or None
-        first_rung : int
+        first : int
             Where in the ladder to begin.
         seed : int
         bar : tqdm or None
@@ -112,17 +104,20 @@ class WeakLearnerSearch:
         -------
         learner : WeakLearner or None
             None when the last class of the ladder has failed.
+        failure : str or None
+            Why there is none: which edge failed, and by how much.
         """
         best_failed = None
         n_diverged = 0
         allowed = self._allowed()
-        for rung in range(first_rung, len(self.ladder)):
+        for position in range(first, len(self.ladder)):
             best = None
             for attempt in range(self.max_attempts):
                 if bar is not None:
                     bar.reset()
+                attempt_seed = derive_seed(seed, position, attempt)
                 learner = self._attempt(
-                    game, rows, valid, rung, derive_seed(seed, rung, attempt), bar
+                    ensemble, game, rows, valid, position, attempt_seed, bar
                 )
                 if learner is None:
                     n_diverged += 1
@@ -132,71 +127,35 @@ class WeakLearnerSearch:
                 if best.edges.min() >= 0:
                     break
             if best is not None and best.edges.min() >= allowed:
-                return best
+                return best, None
             if best is not None and (
                 best_failed is None or best.edges.min() > best_failed.min()
             ):
                 best_failed = best.edges
-        self.failure = self._describe(best_failed, n_diverged)
-        return None
+        return None, self._describe(best_failed, n_diverged)
 
-    def _attempt(self, game, rows, valid, rung, seed, bar):
+    def _attempt(self, ensemble, game, rows, valid, position, seed, bar):
         """Train and judge one candidate; None if its scores are not finite."""
-        ensemble = rows.ensemble
         with torch_seed(seed, self.trainer.device):
-            student = ensemble.new_student(self.ladder[rung])
-        teacher = rows.teacher
+            student = ensemble.new_student(self.ladder[position])
+        # An ensemble without scaling and students has no device and no dtype.
+        student.to(rows.device, rows.dtype)
         loss = StudentLoss(
             self.objective,
             self.regression,
-            n_previous=rows.n_previous,
+            n_previous=len(ensemble),
             eta=game.eta,
             bound=self.bound,
-            log_normalizer=torch.as_tensor(game.log_normalizer, dtype=teacher.dtype),
+            log_normalizer=torch.as_tensor(game.log_normalizer, dtype=rows.dtype),
         )
-        history = self.trainer.train(
+        history = self.trainer.train_student(
             student, loss, rows, valid, max_epochs=self.max_epochs, seed=seed, bar=bar
         )
-        if not self.regression:
-            _centre(student.head)
-        scores, kept = rows.run(student)
+        scores, activations = rows.run(student)
         if not np.isfinite(scores).all():
             return None
-        if self.max_edge_scale > 1 and self._calibrate(student, scores, game):
-            scores, kept = rows.run(student)
-        return WeakLearner(student, scores, kept, game.edges(scores), rung, history)
-
-    def _calibrate(self, student, scores, game):
-        """Scale the outputs of the head so that edges become non-negative.
-
-        The smallest factor in [1, max_edge_scale] that does is taken; an output for
-        which there is none stays as it is.
-
-        Returns
-        -------
-        changed : bool
-        """
-        # The head has to make up for g, or for g - F_{t-1} = -S / (t - 1) where the
-        # running mean is added to its output.
         edges = game.edges(scores)
-        if student.adds_running_mean:
-            wanted = -game.inner(game.residual_sum) / game.n_rounds
-        else:
-            wanted = game.inner(game.teacher_scores)
-        of_head = edges + wanted
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # A touch more than needed: the scores are rounded.
-            factor = wanted / of_head * (1 + 1e-6)
-        usable = (of_head > 0) & (factor > 1) & (factor <= self.max_edge_scale)
-        if not usable.any():
-            return False
-        factor = np.where(usable, factor, 1.0)
-        with torch.no_grad():
-            weight = student.head.weight
-            scale = torch.as_tensor(factor, dtype=weight.dtype, device=weight.device)
-            weight.mul_(scale[:, None])
-            student.head.bias.mul_(scale)
-        return True
+        return WeakLearner(student, scores, activations, edges, position, history)
 
     def _allowed(self):
         """Smallest edge of a weak learner."""
@@ -218,14 +177,3 @@ class WeakLearnerSearch:
             f"which is {allowed - edges[worst]:.3g} below the {allowed:.3g} that "
             f"edge_tol={self.edge_tol:g} allows.{diverged}"
         )
-
-
-@torch.no_grad()
-def _centre(head):
-    """Make the logits sum to 0 per row, as the teacher's do.
-
-    Softmax does not see a shift that all logits share, so a distillation term leaves
-    it undetermined; the game does see it.
-    """
-    head.weight -= head.weight.mean(0)
-    head.bias -= head.bias.mean()

@@ -1,0 +1,214 @@
+"""Algorithm 1 of B-DISTIL: rounds, refinement, and the replay of the game."""
+
+import copy
+import time
+from typing import NamedTuple
+
+import torch
+
+from skbdistil._boosting._random import derive_seed
+from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+
+
+class Round(NamedTuple):
+    """A round that has been won.
+
+    Attributes
+    ----------
+    student : torch.nn.Module
+    position : int
+        Of its hypothesis class in the ladder.
+    history : list of dict
+        Losses by epoch.
+    """
+
+    student: torch.nn.Module
+    position: int
+    history: list
+
+
+class Boosting:
+    """The loop of algorithm 1.
+
+    The list of rounds says which students there are. Ensemble, game and rows follow it:
+    :meth:`_join` adds the student of a new round to all of them, and :meth:`replay`
+    builds them anew from the list, after an interrupt as after a change of weights.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        Filled here.
+    game : BoostingGame
+    rows : RowData
+    valid : RowData or None
+    search : WeakLearnerSearch
+    trainer : Trainer
+    joint_loss : JointLoss
+        What refinement minimises.
+    progress : Progress
+    estimator_name : str
+        For messages.
+
+    Attributes
+    ----------
+    rounds : list of Round
+    notes : list of Warning
+        What the user should be told.
+    interrupted : bool
+        Whether Ctrl-C has ended the loop early.
+    """
+
+    def __init__(
+        self,
+        ensemble,
+        game,
+        rows,
+        valid,
+        *,
+        search,
+        trainer,
+        joint_loss,
+        progress,
+        estimator_name,
+    ):
+        self.ensemble = ensemble
+        self.game = game
+        self.rows = rows
+        self.valid = valid
+        self.search = search
+        self.trainer = trainer
+        self.joint_loss = joint_loss
+        self.progress = progress
+        self.estimator_name = estimator_name
+        self.rounds = []
+        self.notes = []
+        self.interrupted = False
+
+    def run(self, seeds, *, refine, refine_epochs):
+        """Play the rounds that are left, and refine where that is asked for.
+
+        Parameters
+        ----------
+        seeds : ndarray of int
+            One for each round, those played before included.
+        refine : {"final", "rounds"} or None
+        refine_epochs : int
+        """
+        n_before = len(self.rounds)
+        self.progress.start(n_before)
+        try:
+            for seed in seeds[n_before:].tolist():
+                began = time.perf_counter()
+                if not self._play(len(self.rounds) + 1, len(seeds), seed):
+                    break
+                if refine == "rounds":
+                    self._refine(refine_epochs, seed)
+                self.progress.report(self.game, time.perf_counter() - began)
+            if refine == "final" and len(self.rounds) > n_before:
+                self._refine(refine_epochs, int(seeds[-1]))
+        except KeyboardInterrupt:
+            if not self.rounds:
+                raise
+            # What was under way is dropped.
+            self.replay()
+            self.interrupted = True
+            self.notes.append(
+                FitInterruptedWarning(
+                    f"{self.estimator_name}.fit was interrupted; the "
+                    f"{len(self.rounds)} finished student(s) are kept."
+                )
+            )
+
+    def _play(self, number, n_rounds, seed):
+        """Play one round; returns whether a weak learner was found."""
+        epochs = self.search.max_epochs
+        with self.progress.bar(epochs, self.progress.name_of(number)) as bar:
+            learner, failure = self.search.find(
+                self.ensemble,
+                self.game,
+                self.rows,
+                self.valid,
+                # Classes that have failed before are not tried again.
+                first=self.rounds[-1].position if self.rounds else 0,
+                seed=seed,
+                bar=bar,
+            )
+        if learner is None:
+            self._fail(number, n_rounds, failure)
+            return False
+        self.rounds.append(Round(learner.student, learner.position, learner.history))
+        self._join(learner.student, learner.scores, learner.activations)
+        return True
+
+    def _fail(self, number, n_rounds, failure):
+        message = (
+            f"{self.estimator_name} found no weak learner in round {number} of "
+            f"{n_rounds}: the last of {len(self.search.ladder)} hypothesis class(es) "
+            f"has failed. {failure}"
+        )
+        advice = (
+            "Train the students for longer or at another rate ('max_epochs', "
+            "'learning_rate'), raise 'edge_tol' or 'max_attempts', or add larger "
+            "backbones to 'student'."
+        )
+        if not self.rounds:
+            raise ValueError(f"{message} {advice}")
+        self.notes.append(
+            WeakLearnerNotFoundWarning(
+                f"{message} Boosting stops with {len(self.rounds)} student(s). {advice}"
+            )
+        )
+
+    def _join(self, student, scores, activations):
+        """Add a student, with what it gives on the training rows."""
+        if self.valid is not None:
+            # Before the student is one of those that run before it.
+            self.valid.add(*self.valid.run(student))
+        self.rows.add(scores, activations)
+        self.ensemble.append(student)
+
+    def replay(self):
+        """Play the game from the start with the students as they are now."""
+        del self.ensemble.students[:]
+        self.rows.reset()
+        if self.valid is not None:
+            self.valid.reset()
+        for played in self.rounds:
+            self._join(played.student, *self.rows.run(played.student))
+
+    def _refine(self, epochs, seed):
+        """Train all students together; a failure leaves them as they were."""
+        before = copy.deepcopy(self.ensemble.state_dict())
+        self.ensemble.unfreeze()
+        # What is held is about to be out of date.
+        self.rows.forget_activations()
+        if self.valid is not None:
+            self.valid.forget_activations()
+        finished = False
+        try:
+            with self.progress.bar(epochs, "refinement") as bar:
+                self.trainer.train_jointly(
+                    self.ensemble,
+                    self.joint_loss,
+                    self.rows,
+                    self.valid,
+                    max_epochs=epochs,
+                    # Not the seed that the student of this round was trained with.
+                    seed=derive_seed(seed, 1),
+                    bar=bar,
+                )
+            finished = all(
+                bool(torch.isfinite(p).all()) for p in self.ensemble.parameters()
+            )
+        finally:
+            self.ensemble.freeze()
+            if not finished:
+                self.ensemble.load_state_dict(before)
+        if not finished:
+            self.notes.append(
+                RuntimeWarning(
+                    "The refinement diverged to weights that are not finite; the "
+                    "students stay as they were before it. Lower 'learning_rate'."
+                )
+            )
+        self.replay()

@@ -1,0 +1,369 @@
+"""What a fit decides before its first round, where the parameters leave it open."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+
+from skbdistil import costs
+from skbdistil._boosting._game import BoostingGame, auto_eta
+from skbdistil._boosting._loop import Boosting
+from skbdistil._boosting._random import torch_seed
+from skbdistil._boosting._residuals import Residuals
+from skbdistil._boosting._rows import FeatureCache, RowData, as_tensor, n_batches
+from skbdistil._boosting._search import WeakLearnerSearch
+from skbdistil._boosting._training import Trainer
+from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
+from skbdistil.objectives import DistillationObjective, JointLoss
+from skbdistil.students import auto_students, check_ladder
+
+# Optimizer steps that max_epochs="auto" guarantees, and epochs it takes at least.
+_MIN_STEPS = 1000
+_MIN_EPOCHS = 8
+
+# edge_tol="auto", in units of the bound, for students whose objective has a barrier.
+_AUTO_EDGE_TOL = 0.1
+
+# Bytes of activations of earlier students that are held at most.
+_MAX_HELD_BYTES = 2**30
+
+# student="auto" aims at this share of the teacher's multiply-accumulates for the whole
+# ensemble.
+_AUTO_COST_SHARE = 0.5
+
+
+class FitData(NamedTuple):
+    """Rows of a fit, and what is known of them; the first axis of all is n_samples."""
+
+    x: np.ndarray
+    scores: np.ndarray
+    label: np.ndarray | None
+    sample_weight: np.ndarray | None
+
+    def take(self, rows):
+        """The same of some rows."""
+        return FitData(*(None if part is None else part[rows] for part in self))
+
+
+class Plan(NamedTuple):
+    """Parameters of a fit of which none is "auto"; each becomes a fitted attribute."""
+
+    objective: DistillationObjective
+    ladder: list[Callable]
+    teacher_bound: float
+    eta: float
+    edge_tol: float
+    batch_size: int
+    max_epochs: int
+    refine_epochs: int
+
+
+def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, notes):
+    """Resolve what the parameters of an estimator leave open.
+
+    Parameters
+    ----------
+    estimator : BDistilClassifier or BDistilRegressor
+    objective : DistillationObjective
+    ensemble : ProgressiveEnsemble
+    train : FitData
+    teacher_macs : int or None
+        Multiply-accumulates of the teacher per sample, where they are known.
+    earlier : estimator or None
+        Of an earlier fit that goes on: what is "auto" stays what it was there.
+    notes : list of Warning
+        Added to.
+
+    Returns
+    -------
+    plan : Plan
+    """
+
+    def resolved(name, choose, fitted_name=None):
+        value = getattr(estimator, name)
+        if not (isinstance(value, str) and value == "auto"):
+            return value
+        if earlier is not None:
+            return getattr(earlier, fitted_name or f"{name}_")
+        return choose()
+
+    n_rows = len(train.x)
+    bound = float(np.abs(train.scores).max())
+    ladder = resolved(
+        "student",
+        lambda: auto_ladder(ensemble, estimator.n_estimators, teacher_macs),
+        "ladder_",
+    )
+    batch_size = resolved("batch_size", lambda: auto_batch_size(n_rows))
+    if batch_size > n_rows:
+        notes.append(
+            UserWarning(
+                f"The 'batch_size' parameter of {type(estimator).__name__} is "
+                f"{batch_size}, and there are {n_rows} training rows. It is clipped."
+            )
+        )
+        batch_size = n_rows
+    max_epochs = resolved("max_epochs", lambda: auto_epochs(n_rows, batch_size))
+    return Plan(
+        # A copy, since the parameter may be changed after the fit.
+        objective=copy.copy(objective),
+        ladder=_checked_ladder(ladder, type(estimator).__name__, earlier),
+        teacher_bound=bound,
+        eta=float(
+            resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
+        ),
+        edge_tol=resolved("edge_tol", lambda: auto_edge_tol(objective)),
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        refine_epochs=resolved("refine_epochs", lambda: max_epochs),
+    )
+
+
+def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
+    """The boosting loop, with its game, rows and search, ready to run.
+
+    Parameters
+    ----------
+    estimator : BDistilClassifier or BDistilRegressor
+    plan : Plan
+    ensemble : ProgressiveEnsemble
+    train : FitData
+    valid : FitData or None
+    device : torch.device
+    progress : Progress
+
+    Returns
+    -------
+    boosting : Boosting
+    """
+    regression = not is_classifier(estimator)
+    n_students = estimator.n_estimators
+    trainer = Trainer(
+        estimator.net,
+        batch_size=plan.batch_size,
+        learning_rate=estimator.learning_rate,
+        device=device,
+        patience=estimator.n_iter_no_change if estimator.early_stopping else None,
+        centres=not regression,
+    )
+    n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
+    holds = n_held <= _MAX_HELD_BYTES and not trainer.changes_rows
+
+    def row_data(data, residuals, game=None):
+        dtype = torch.from_numpy(data.scores[:0]).dtype
+        label = data.label if plan.objective.alpha else None
+        weight = data.sample_weight
+        return RowData(
+            ensemble,
+            as_tensor(data.x),
+            residuals,
+            game=game,
+            sample_weight=None if weight is None else torch.as_tensor(weight).to(dtype),
+            label=_label_tensor(label, dtype if regression else None),
+            device=device,
+            cache=FeatureCache(ensemble, n_students) if holds else None,
+        )
+
+    residuals = Residuals(train.scores)
+    game = BoostingGame(residuals, eta=plan.eta, sample_weight=train.sample_weight)
+    return Boosting(
+        ensemble,
+        game,
+        row_data(train, residuals, game),
+        None if valid is None else row_data(valid, Residuals(valid.scores)),
+        search=WeakLearnerSearch(
+            ladder=plan.ladder,
+            trainer=trainer,
+            objective=plan.objective,
+            regression=regression,
+            max_epochs=plan.max_epochs,
+            max_attempts=estimator.max_attempts,
+            edge_tol=plan.edge_tol,
+            bound=plan.teacher_bound,
+        ),
+        trainer=trainer,
+        joint_loss=JointLoss(plan.objective, regression),
+        progress=progress,
+        estimator_name=type(estimator).__name__,
+    )
+
+
+def resolved_connection(student, input_shape, earlier, estimator_name):
+    """Connection that "auto" stands for: that of an earlier fit, or what suits.
+
+    Parameters
+    ----------
+    student : "auto", callable or list of callable
+    input_shape : tuple of int
+    earlier : estimator or None
+    estimator_name : str
+        For messages.
+
+    Returns
+    -------
+    connection : type, Lateral or None
+    """
+    if earlier is not None:
+        return earlier.connection_
+    if isinstance(student, str) and student == "auto":
+        ladder, _ = auto_students(input_shape)
+    else:
+        ladder = check_ladder(student, estimator_name)
+    # What is drawn for the weights must not use up random numbers.
+    with torch_seed(0, torch.device("cpu")):
+        return auto_connection(ladder, input_shape)
+
+
+def auto_batch_size(n_rows):
+    """Rows per step: grows from 32 to 256 with the number of rows, at most all."""
+    return min(n_rows, 256, max(32, 2 ** int(np.log2(n_rows / 32 + 1))))
+
+
+def auto_epochs(n_rows, batch_size):
+    """Epochs per student that make enough optimizer steps."""
+    steps = n_batches(n_rows, batch_size)
+    return max(_MIN_EPOCHS, -(-_MIN_STEPS // steps))
+
+
+def auto_edge_tol(objective):
+    """Tolerance of the weak-learning condition, in units of the bound."""
+    # Without a barrier, students do not play the game.
+    return math.inf if objective.barrier is None else _AUTO_EDGE_TOL
+
+
+def auto_ladder(ensemble, n_students, teacher_macs):
+    """Backbones that suit the rows, and the teacher where its cost is known.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        Whose connection and shapes the students will have.
+    n_students : int
+        Number of students whose costs are added up.
+    teacher_macs : int or None
+        Multiply-accumulates of the teacher per sample.
+
+    Returns
+    -------
+    ladder : list of callable
+        A backbone, and behind it one of about twice the width where there is one.
+    """
+    factories, chosen = auto_students(ensemble.input_shape)
+    if teacher_macs is not None:
+        chosen = 0
+        for position, factory in enumerate(factories):
+            sample = _sample(ensemble, factory, n_students)
+            spent = costs.stage_costs(sample, sample.example()).cumulative_macs[-1]
+            if spent > _AUTO_COST_SHARE * teacher_macs:
+                break
+            chosen = position
+    wider = min(chosen + 2, len(factories) - 1)
+    return [factories[chosen]] + [factories[wider]] * (wider > chosen)
+
+
+def held_bytes(ladder, ensemble, n_students):
+    """Bytes per row that students leave for later ones during the fit.
+
+    Building a few students of every class also shows here, and not after the training
+    of others, which of them cannot be built or connected.
+
+    Parameters
+    ----------
+    ladder : list of callable
+    ensemble : ProgressiveEnsemble
+    n_students : int
+        Number of students that there will be.
+
+    Returns
+    -------
+    n_bytes : int
+        For students of the first class.
+    """
+    # Two of them, for the connection.
+    samples = [_sample(ensemble, factory, min(2, n_students)) for factory in ladder]
+    of_student = []
+    with torch.no_grad():
+        state = samples[0].start(samples[0].example())
+        for _ in samples[0].students:
+            state.advance()
+            of_student.append(
+                sum(part[0].numel() * part.element_size() for part in state.earlier[-1])
+            )
+    # Those of the last one and the next are there at once, where only these are read.
+    reads_all = len(ensemble.read_by(2)) == 2
+    n_held = n_students if reads_all else min(2, n_students)
+    n_bytes = sum(of_student) + (n_held - len(of_student)) * of_student[-1]
+    return n_bytes * ensemble.dtype.itemsize // samples[0].dtype.itemsize
+
+
+def split_rows(n_samples, label, fraction, seed, estimator_name):
+    """Row numbers for training and for validation.
+
+    Parameters
+    ----------
+    n_samples : int
+    label : ndarray of int or None
+        Class indices, to have all classes on both sides; None for regression.
+    fraction : float
+        Share of the validation rows.
+    seed : int
+    estimator_name : str
+        For messages.
+
+    Returns
+    -------
+    train, valid : ndarray of int
+    """
+    n_valid = math.ceil(fraction * n_samples)
+    if n_valid >= n_samples:
+        raise ValueError(
+            f"With early_stopping, the 'validation_fraction' parameter of "
+            f"{estimator_name} must leave rows to train on. Got {fraction} for "
+            f"{n_samples} rows."
+        )
+    stratify = None
+    if label is not None:
+        counts = np.bincount(label)
+        counts = counts[counts > 0]
+        # Where classes are too rare to be on both sides, chance decides.
+        if counts.min() > 1 and len(counts) <= min(n_valid, n_samples - n_valid):
+            stratify = label
+    return train_test_split(
+        np.arange(n_samples), test_size=fraction, random_state=seed, stratify=stratify
+    )
+
+
+def _sample(ensemble, factory, n_students):
+    """An ensemble of untrained students of one class."""
+    sample = ProgressiveEnsemble(
+        ensemble.input_shape,
+        ensemble.n_outputs,
+        connection=ensemble.connection,
+        integer_input=ensemble.integer_input,
+    )
+    # What is drawn for their weights must not use up random numbers.
+    with torch_seed(0, torch.device("cpu")):
+        for _ in range(n_students):
+            sample.append(sample.new_student(factory))
+    return sample
+
+
+def _checked_ladder(ladder, estimator_name, earlier):
+    ladder = check_ladder(ladder, estimator_name)
+    last = -1 if earlier is None else earlier.ladder_positions_[-1]
+    if last >= len(ladder):
+        raise ValueError(
+            f"With warm_start=True, the ladder in the 'student' parameter of "
+            f"{estimator_name} must reach the class of the last student, number "
+            f"{last + 1}. Got {len(ladder)} class(es)."
+        )
+    return ladder
+
+
+def _label_tensor(label, dtype):
+    return None if label is None else torch.as_tensor(label, dtype=dtype)

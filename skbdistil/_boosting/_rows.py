@@ -1,0 +1,403 @@
+"""Rows as the students see them: whole batches, on the device, by index."""
+
+import math
+import warnings
+
+import torch
+from torch.utils.data import Dataset
+
+# Rows, and numbers in them, that are run at once where no gradient is needed.
+_CHUNK_ROWS = 4096
+_CHUNK_SIZE = 2**25
+
+
+def resolve_device(device, dtype, estimator_name):
+    """Turn the `device` parameter into a torch device.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes CUDA, then MPS (which has no float64), then the CPU.
+    dtype : torch.dtype
+    estimator_name : str
+        For messages.
+
+    Returns
+    -------
+    device : torch.device
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"The 'device' parameter of {estimator_name} must be 'auto' or a "
+                f"device that torch can use here, such as 'cpu'. Got {device!r}: "
+                f"{error}"
+            ) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available() and dtype != torch.float64:
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def chunk_rows(input_shape):
+    """Rows to run at once where no gradient is needed: fewer of large ones.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of a row.
+
+    Returns
+    -------
+    n_rows : int
+    """
+    return max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // math.prod(input_shape)))
+
+
+def as_tensor(array):
+    """View a NumPy array as a tensor without copying, read-only ones included.
+
+    Nothing in the package writes to the tensors it gets from here.
+    """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)
+
+
+class FeatureCache:
+    """What the students so far computed on all rows, as far as later ones read it.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        Its connection says what a student reads.
+    n_students : int
+        Number of students that there will be.
+    """
+
+    def __init__(self, ensemble, n_students):
+        self._ensemble = ensemble
+        self._n_students = n_students
+        self.clear()
+
+    def clear(self):
+        """Go back to no students."""
+        self._held = []
+
+    def wants_next(self):
+        """Whether a later student will read the activations of the next one."""
+        return len(self._held) in self._read_after(len(self._held) + 1)
+
+    def extend(self, activations):
+        """Hold the activations of the next student, and drop what is read no more.
+
+        Parameters
+        ----------
+        activations : tuple of torch.Tensor of shape (n, ...)
+        """
+        self._held.append(activations)
+        read = self._read_after(len(self._held))
+        for position in range(len(self._held)):
+            if position not in read:
+                self._held[position] = ()
+
+    def take(self, index, device):
+        """Activations that the next student reads of some rows.
+
+        Parameters
+        ----------
+        index : slice, list or torch.Tensor
+        device : torch.device
+
+        Returns
+        -------
+        earlier : list of tuple of torch.Tensor
+            One tuple per earlier student, empty where it is not read.
+        """
+        read = self._ensemble.read_by(len(self._held))
+        return [
+            tuple(rows[index].to(device) for rows in activations)
+            if position in read
+            else ()
+            for position, activations in enumerate(self._held)
+        ]
+
+    def _read_after(self, position):
+        """Positions of the students that are read by that at a position or later."""
+        later = range(position, self._n_students)
+        return {read for student in later for read in self._ensemble.read_by(student)}
+
+
+class RowData:
+    """The rows of training or of validation, and what students have left on them.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        The students so far.
+    x : torch.Tensor of shape (n, ...)
+        In the dtype in which the user gave it.
+    residuals : Residuals
+    game : BoostingGame or None
+        Played over these residuals. None for rows that take no part in the game.
+    sample_weight : torch.Tensor of shape (n,) or None
+        Of mean 1 over the training rows.
+    label : torch.Tensor or None
+        Class indices (n,) or targets (n, n_outputs), for the label term.
+    device : torch.device
+    cache : FeatureCache or None
+        None runs earlier students again for every batch.
+    """
+
+    def __init__(
+        self,
+        ensemble,
+        x,
+        residuals,
+        *,
+        game=None,
+        sample_weight=None,
+        label=None,
+        device,
+        cache=None,
+    ):
+        self.ensemble = ensemble
+        self.x = x
+        self.residuals = residuals
+        self.game = game
+        self.device = device
+        self.cache = cache
+        # Views, which follow the residuals.
+        self._targets = {
+            "teacher": as_tensor(residuals.teacher_scores),
+            "residual_sum": as_tensor(residuals.total),
+        }
+        if sample_weight is not None:
+            self._targets["sample_weight"] = sample_weight
+        if label is not None:
+            self._targets["label"] = label
+
+    def __len__(self):
+        """Number of rows."""
+        return len(self.x)
+
+    @property
+    def dtype(self):
+        """Type of the students' weights."""
+        return self._targets["teacher"].dtype
+
+    def inputs(self, index):
+        """Some rows on the device, as the ensemble takes them."""
+        integer = self.ensemble.integer_input
+        return self.x[index].to(self.device, torch.int64 if integer else self.dtype)
+
+    def targets(self, index):
+        """What a loss compares with, of some rows: a dict of tensors."""
+        return {name: rows[index] for name, rows in self._targets.items()}
+
+    def for_round(self):
+        """Dataset for the training of the next student."""
+        if self.cache is None:
+            return RawBatches(self, self._run_earlier)
+        return RoundBatches(self)
+
+    def for_joint_training(self):
+        """Dataset for the training of all students together."""
+        return RawBatches(self)
+
+    @torch.no_grad()
+    def run(self, student):
+        """Run the next student on all rows, in evaluation mode.
+
+        Parameters
+        ----------
+        student : torch.nn.Module
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_outputs)
+        activations : tuple of torch.Tensor of shape (n, ...)
+            Empty where no later student reads them, or they are not held.
+        """
+        was_training = student.training
+        student.eval()
+        batches = self.for_round()
+        holds = self.cache is not None and self.cache.wants_next()
+        scores, held = [], ()
+        n_rows = chunk_rows(self.x.shape[1:])
+        for start in range(0, len(self), n_rows):
+            rows = slice(start, start + n_rows)
+            inputs, _ = batches.prepared(batches[rows])
+            chunk_scores, activations = student(**inputs)
+            scores.append(chunk_scores.cpu())
+            if holds:
+                # Filled in place: whole maps of all rows must not be there twice.
+                held = held or tuple(
+                    torch.empty((len(self), *part.shape[1:]), dtype=part.dtype)
+                    for part in activations
+                )
+                for whole, part in zip(held, activations, strict=True):
+                    whole[rows] = part
+        student.train(was_training)
+        return torch.cat(scores).numpy(), held
+
+    def add(self, scores, activations):
+        """Go on to the next student, holding what this one leaves for later ones."""
+        if self.game is None:
+            self.residuals.add(scores)
+        else:
+            self.game.update(scores)
+        if self.cache is not None:
+            self.cache.extend(activations)
+
+    def reset(self):
+        """Go back to the first student."""
+        if self.game is None:
+            self.residuals.reset()
+        else:
+            self.game.reset()
+        self.forget_activations()
+
+    def forget_activations(self):
+        """Free what earlier students left."""
+        if self.cache is not None:
+            self.cache.clear()
+
+    def _run_earlier(self, inputs, targets):
+        """Arguments of the next student, from rows as they come."""
+        with torch.no_grad():
+            state = self.ensemble.start(inputs["x"])
+            for _ in self.ensemble.students:
+                state.advance()
+            arguments = {"x": state.x}
+            if any(state.earlier):
+                arguments["earlier"] = state.earlier
+            if self.ensemble.adds_running_mean and len(self.ensemble):
+                arguments["mean"] = state.raw_mean()
+        return arguments, targets
+
+
+class _Batches(Dataset):
+    """Batches of rows by index.
+
+    Indexing with an integer, a slice, or a list or tensor of indices gives ``(inputs,
+    targets)``: the arguments of the module in training, and what its loss compares
+    with.
+
+    Parameters
+    ----------
+    rows : RowData
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            return _first_row(self.batch([index]))
+        return self.batch(index)
+
+    def prepared(self, batch):
+        """A batch that comes from the iterator, as the module takes it."""
+        return batch
+
+
+class RawBatches(_Batches):
+    """Rows as the user gave them.
+
+    Parameters
+    ----------
+    rows : RowData
+    prepare : callable, default=None
+        Turns inputs and targets into what the module takes, after an iterator may have
+        changed the rows. None leaves them as they are.
+    """
+
+    def __init__(self, rows, prepare=None):
+        super().__init__(rows)
+        self.prepare = prepare
+
+    def batch(self, index):
+        return {"x": self.rows.inputs(index)}, self.rows.targets(index)
+
+    def prepared(self, batch):
+        return batch if self.prepare is None else self.prepare(*batch)
+
+
+class RoundBatches(_Batches):
+    """Scaled rows, and what the next student reads of the earlier ones.
+
+    Parameters
+    ----------
+    rows : RowData
+        With a cache.
+    """
+
+    def batch(self, index):
+        rows = self.rows
+        targets = rows.targets(index)
+        inputs = {"x": rows.ensemble.scale(rows.inputs(index))}
+        earlier = rows.cache.take(index, rows.device)
+        if any(earlier):
+            inputs["earlier"] = earlier
+        if rows.ensemble.adds_running_mean and rows.residuals.n_rounds:
+            # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
+            total = targets["residual_sum"]
+            mean = targets["teacher"] + total / rows.residuals.n_rounds
+            inputs["mean"] = mean.to(rows.device)
+        return inputs, targets
+
+
+def _first_row(item):
+    """First row of tensors in nested dicts, lists and tuples."""
+    if isinstance(item, dict):
+        return {name: _first_row(value) for name, value in item.items()}
+    if isinstance(item, list | tuple):
+        return type(item)(map(_first_row, item))
+    return item[0]
+
+
+class BatchIterator:
+    """Random batches of a dataset of this file, each indexed in one piece.
+
+    A trailing batch of a single row joins the one before it: batch normalisation has
+    no variance for one row.
+
+    Parameters
+    ----------
+    dataset : RawBatches or RoundBatches
+    batch_size : int
+    shuffle : bool, default=True
+    """
+
+    def __init__(self, dataset, batch_size, shuffle=True):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+
+    def __len__(self):
+        return n_batches(len(self.dataset), self.batch_size)
+
+    def __iter__(self):
+        n_rows = len(self.dataset)
+        order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
+        last = (len(self) - 1) * self.batch_size
+        for start in range(0, last, self.batch_size):
+            yield self.dataset[order[start : start + self.batch_size]]
+        yield self.dataset[order[last:]]
+
+
+def n_batches(n_rows, batch_size):
+    """Number of batches of one epoch."""
+    full, rest = divmod(n_rows, batch_size)
+    return max(full + (rest > 1), 1)

@@ -1,0 +1,84 @@
+"""Mean and spread of the rows, which the students see taken out."""
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+
+from skbdistil._boosting._rows import chunk_rows
+
+
+def input_scaling(x, sample_weight, dtype, estimator_name):
+    """Mean and standard deviation per feature or channel, to broadcast against a row.
+
+    Chunk by chunk in float64, so that a memory map stays one.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, ...)
+    sample_weight : ndarray of shape (n_samples,) or None
+    dtype : numpy.dtype
+        Of the students.
+    estimator_name : str
+        For messages.
+
+    Returns
+    -------
+    mean, scale : ndarray of float64
+    notes : list of Warning
+    """
+    channels_last = x.ndim <= 3
+    scaler = StandardScaler()
+    n_rows = chunk_rows(x.shape[1:])
+    for start in range(0, len(x), n_rows):
+        chunk = x[start : start + n_rows].astype(np.float64)
+        weight = None
+        if not channels_last:
+            chunk = np.moveaxis(chunk, 1, -1)
+        if sample_weight is not None:
+            n_values = chunk[0].size // chunk.shape[-1]
+            weight = np.repeat(sample_weight[start : start + n_rows], n_values)
+        # What overflows is found below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
+    mean, scale = scaler.mean_, scaler.scale_
+    advice = f"Scale them before {estimator_name}, or use dtype='float64'."
+    with np.errstate(over="ignore"):
+        cast = np.array([mean, scale, 1 / scale]).astype(dtype)
+    if not np.isfinite(cast).all():
+        raise ValueError(
+            f"X holds values whose mean or spread is out of the range of {dtype}. "
+            f"{advice}"
+        )
+    notes = []
+    # Rows are cast before they are centred; a hundredth of the spread has to be left.
+    lost = (scaler.var_ > 0) & (np.abs(mean) * np.finfo(dtype).eps > scale / 100)
+    if lost.any():
+        notes.append(
+            UserWarning(
+                f"{lost.sum()} feature(s) of X, the first at position {lost.argmax()}, "
+                f"vary too little around a large mean for {dtype}, which loses most of "
+                f"what they say. {advice}"
+            )
+        )
+    shape = (-1,) if channels_last else (-1,) + (1,) * (x.ndim - 2)
+    return mean.reshape(shape), scale.reshape(shape), notes
+
+
+def check_in_range(x, estimator_name):
+    """Refuse rows that are not finite any more after they were cast and scaled.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        As the students see it.
+    estimator_name : str
+        For messages.
+    """
+    # The sum is finite where all numbers are, but for sums that overflow.
+    if x.is_floating_point() and not torch.isfinite(x.sum()):
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"Input X of {estimator_name} contains a value too large for {x.dtype} "
+                "once it is scaled as the students see it. Remove or clip such values, "
+                "or fit with dtype='float64'."
+            )
