@@ -486,11 +486,12 @@ class _BaseBDistil(BaseEstimator):
 
     def _as_input(self, x, ensemble):
         """Rows as the ensemble takes them."""
-        rows = as_tensor(x).to(ensemble.device, ensemble.input_dtype)
-        if ensemble.integer_input and x.dtype.kind == "f" and (x != rows.numpy()).any():
+        given = as_tensor(x)
+        rows = given.to(ensemble.device, ensemble.input_dtype)
+        if ensemble.integer_input and not torch.equal(rows.to(given), given):
             raise ValueError(
                 f"{type(self).__name__} was fitted on integers without input scaling, "
-                "and X holds numbers that are no integers."
+                "and X holds numbers that are not integers."
             )
         return rows
 

@@ -1,6 +1,7 @@
 """Algorithm 1 of B-DISTIL: rounds, refinement, and the replay of the game."""
 
 import copy
+import sys
 import time
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ class Boosting:
             if refine == "final" and len(self.rounds) > n_before:
                 self._refine(refine_epochs, int(seeds[-1]))
         except KeyboardInterrupt:
-            if not self.rounds:
+            # Of a loop over many fits, each of which would otherwise end like this one.
+            if not self.rounds or _called_by_joblib():
                 raise
             # What was under way is dropped.
             self.replay()
@@ -212,3 +214,13 @@ class Boosting:
                 )
             )
         self.replay()
+
+
+def _called_by_joblib():
+    """Whether the fit is one of many, as in a search or a cross-validation."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "joblib":
+            return True
+        frame = frame.f_back
+    return False

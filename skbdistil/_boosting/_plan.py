@@ -117,10 +117,10 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
         eta=float(
             resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
         ),
-        edge_tol=resolved("edge_tol", lambda: auto_edge_tol(objective)),
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        refine_epochs=resolved("refine_epochs", lambda: max_epochs),
+        edge_tol=float(resolved("edge_tol", lambda: auto_edge_tol(objective))),
+        batch_size=int(batch_size),
+        max_epochs=int(max_epochs),
+        refine_epochs=int(resolved("refine_epochs", lambda: max_epochs)),
     )
 
 
