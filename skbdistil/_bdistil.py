@@ -15,7 +15,6 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -39,7 +38,11 @@ from skbdistil._boosting._plan import (
 from skbdistil._boosting._progress import Progress
 from skbdistil._boosting._random import draw_seeds
 from skbdistil._boosting._rows import as_tensor, chunk_rows, resolve_device
-from skbdistil._boosting._scaling import check_in_range, input_scaling
+from skbdistil._boosting._scaling import (
+    check_in_range,
+    input_scaling,
+    target_scaling,
+)
 from skbdistil._boosting._training import check_net
 from skbdistil._repr_html import visual_block
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
@@ -232,6 +235,7 @@ class _BaseBDistil(BaseEstimator):
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
+        weight = _normalised(sample_weight)
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         response = teacher_response(
@@ -239,20 +243,19 @@ class _BaseBDistil(BaseEstimator):
             X,
             y,
             regression=regression,
-            sample_weight=sample_weight,
+            # A teacher of the user's is fitted as the user would fit it.
+            sample_weight=weight if self.teacher is None else sample_weight,
             teacher_scores=teacher_scores,
             random_state=teacher_seed,
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else np.dtype(self.dtype),
             estimator_name=estimator_name,
         )
-        scores, label = self._encode(response, y, sample_weight, earlier)
-        if sample_weight is not None:
-            sample_weight = sample_weight / sample_weight.mean()
+        scores, label = self._encode(response, y, weight, earlier)
         seeds = draw_seeds(random_state, self.n_estimators)
 
         # What is left open is decided, once.
-        data = FitData(x, scores, label, sample_weight)
+        data = FitData(x, scores, label, weight)
         train, valid = data, None
         if self.early_stopping:
             train, valid = map(
@@ -311,7 +314,7 @@ class _BaseBDistil(BaseEstimator):
             setattr(self, f"{name}_", value)
         self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
         self.teacher_costs_ = teacher_costs
-        self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
+        self.teacher_score_ = self._teacher_score(scores, y, weight)
         return self
 
     def _check_n_stages(self):
@@ -324,20 +327,32 @@ class _BaseBDistil(BaseEstimator):
     def _validate_fit(self, X, y, *, reset):
         options = {"dtype": _INPUT_DTYPES, "order": "C", "allow_nd": True}
         if y is None:
-            return validate_data(self, X, reset=reset, **options), None
-        regression = not is_classifier(self)
-        x, y = validate_data(
-            self,
-            X,
-            y,
-            reset=reset,
-            multi_output=regression,
-            y_numeric=regression,
-            **options,
-        )
-        if not regression:
-            check_classification_targets(y)
-            y = column_or_1d(y)
+            x = validate_data(self, X, reset=reset, **options)
+        else:
+            regression = not is_classifier(self)
+            if regression and np.asarray(y).dtype.kind in "SU":
+                raise ValueError(
+                    f"{type(self).__name__} needs targets that are numbers. Got y of "
+                    f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
+                    "BDistilClassifier."
+                )
+            x, y = validate_data(
+                self,
+                X,
+                y,
+                reset=reset,
+                multi_output=regression,
+                y_numeric=regression,
+                **options,
+            )
+            if not regression:
+                check_classification_targets(y)
+                y = column_or_1d(y)
+        if 0 in x.shape[1:]:
+            raise ValueError(
+                f"{type(self).__name__} needs rows with at least one number. Got X of "
+                f"shape {x.shape}."
+            )
         return x, y
 
     def _check_warm_start(self, input_shape, connection, notes):
@@ -466,14 +481,12 @@ class _BaseBDistil(BaseEstimator):
 
         Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
         """
+        # Before scikit-learn calls the first axis of a sequence or an image "features".
+        self._check_row_shape(np.shape(X), n_axes=2)
         x = validate_data(
             self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
         )
-        if x.shape[1:] != self.input_shape_:
-            raise ValueError(
-                f"{type(self).__name__} was fitted on rows of shape "
-                f"{self.input_shape_}, and X has rows of shape {x.shape[1:]}."
-            )
+        self._check_row_shape(x.shape)
         ensemble = self._ready_ensemble()
         n_rows = chunk_rows(self.input_shape_)
         for start in range(0, len(x), n_rows):
@@ -483,6 +496,14 @@ class _BaseBDistil(BaseEstimator):
                 state = ensemble.start(self._as_input(x[rows], ensemble))
                 check_in_range(state.x, type(self).__name__)
             yield rows, state
+
+    def _check_row_shape(self, shape, n_axes=0):
+        """Compare the shape of X with that of fit, if rows had so many axes there."""
+        if len(self.input_shape_) >= n_axes and shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"{type(self).__name__} was fitted on rows of shape "
+                f"{self.input_shape_}, and X has rows of shape {shape[1:]}."
+            )
 
     def _as_input(self, x, ensemble):
         """Rows as the ensemble takes them."""
@@ -1198,7 +1219,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     Attributes
     ----------
     target_mean_, target_scale_ : ndarray of shape (n_outputs,)
-        Mean and standard deviation of the teacher's values on the training rows.
+        Mean and standard deviation of the teacher's values on the training rows; 0 for
+        a target that is constant but for rounding.
 
     single_output_ : bool
         Whether `predict` returns one axis.
@@ -1310,9 +1332,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                     f"{values.shape[1]}."
                 )
         if earlier is None:
-            scaler = StandardScaler().fit(values, sample_weight=sample_weight)
-            self.target_mean_ = scaler.mean_
-            self.target_scale_ = scaler.scale_
+            self.target_mean_, self.target_scale_ = target_scaling(
+                values, sample_weight, type(self).__name__
+            )
             self.single_output_ = response.single_output
         elif len(self.target_mean_) != values.shape[1]:
             raise ValueError(
@@ -1321,9 +1343,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             )
 
         def standardised(targets):
-            return ((targets - self.target_mean_) / self.target_scale_).astype(
-                self.dtype
+            centred = targets - self.target_mean_
+            varies = self.target_scale_ > 0
+            scaled = np.divide(
+                centred, self.target_scale_, out=np.zeros_like(centred), where=varies
             )
+            return scaled.astype(self.dtype)
 
         return standardised(values), None if y is None else standardised(y)
 
@@ -1387,6 +1412,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _normalised(sample_weight):
+    """Weights with a mean of 1, whatever their size."""
+    if sample_weight is None:
+        return None
+    largest = sample_weight.max()
+    if not 1e-100 < largest < 1e100:
+        # Sums of them, or of products with them, would be out of range.
+        sample_weight = sample_weight / largest
+    return sample_weight / sample_weight.mean()
 
 
 def _teacher_costs(response):

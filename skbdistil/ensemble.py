@@ -252,7 +252,8 @@ def auto_connection(ladder, input_shape):
     """
     lateral = ProgressiveEnsemble(input_shape, 1, connection=Lateral(shared_blocks=1))
     for factory in ladder:
-        if not isinstance(factory(input_shape), ConvNet1d | ConvNet2d):
+        backbone = _build_backbone(factory, input_shape)
+        if not isinstance(backbone, ConvNet1d | ConvNet2d):
             return Dense
         try:
             lateral.append(lateral.new_student(factory))
@@ -493,7 +494,7 @@ class ProgressiveEnsemble(nn.Module):
             be connected with the earlier students.
         """
         if isinstance(self.connection, Lateral):
-            student = self._new_lateral_student(factory, run=n_features is None)
+            student = self._new_lateral_student(factory)
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
@@ -502,7 +503,10 @@ class ProgressiveEnsemble(nn.Module):
             for name, parameter in student.named_parameters()
             if not parameter.requires_grad
         }
-        return student.to(self._like())
+        student.to(self._like())
+        if n_features is None:
+            self._check_run(student)
+        return student
 
     def _new_plain_student(self, factory, n_features):
         backbone = _build_backbone(factory, self.input_shape)
@@ -528,7 +532,7 @@ class ProgressiveEnsemble(nn.Module):
             exposes=self.connection is not None,
         )
 
-    def _new_lateral_student(self, factory, *, run):
+    def _new_lateral_student(self, factory):
         shared = self.connection.shared_blocks
         backbone = _build_backbone(factory, self.input_shape)
         if not isinstance(backbone, Backbone) or len(backbone.blocks) < shared + 2:
@@ -564,7 +568,7 @@ class ProgressiveEnsemble(nn.Module):
             ) from error
         first = shared if len(self) else 0
         backbone.blocks = backbone.blocks[first:]
-        student = _LateralStudent(
+        return _LateralStudent(
             backbone,
             nn.Linear(backbone.widths[-1], self.n_outputs),
             first=first,
@@ -572,27 +576,36 @@ class ProgressiveEnsemble(nn.Module):
             reads_shared=bool(shared and len(self)),
             exposes_from=shared if len(self) else max(shared - 1, 0),
         )
-        if run:
-            self._check_maps(student)
-        return student
 
-    def _check_maps(self, student):
-        """Run a lateral student once, so that misfitting maps show here."""
-        with torch.no_grad():
-            state = self.start(self.example())
-            for _ in self.students:
-                state.step()
-            student.eval()
-            try:
-                student.to(self._like())(state.x, state.earlier)
-            except RuntimeError as error:
-                raise ValueError(
+    @torch.no_grad()
+    def _check_run(self, student):
+        """Run a student once behind the earlier ones, on zeros."""
+        state = self.start(self.example())
+        for _ in self.students:
+            state.advance()
+        mean = state.raw_mean() if self.adds_running_mean and len(self) else None
+        shared = [state.x, *(part for parts in state.earlier for part in parts)]
+        versions = [tensor._version for tensor in shared]
+        student.eval()
+        try:
+            student(state.x, state.earlier, mean)
+        except RuntimeError as error:
+            what = f"{_describe(student.backbone)} and its connection"
+            if isinstance(self.connection, Lateral):
+                what = (
                     "Lateral connections need blocks whose maps have the same size in "
-                    "every student. The blocks of "
-                    f"{_describe(student.backbone)} do not fit those of the earlier "
-                    f"students: {error}"
-                ) from error
-            student.train()
+                    f"every student. The blocks of {_describe(student.backbone)}"
+                )
+            raise ValueError(
+                f"{what} do not fit those of the earlier students: {error}"
+            ) from error
+        student.train()
+        if versions != [tensor._version for tensor in shared]:
+            raise ValueError(
+                f"{_describe(student.backbone)} or its connection writes to its input, "
+                "which all students share. Let it compute with a copy, such as x = x * "
+                "0.1 in place of x *= 0.1."
+            )
 
     def read_by(self, position):
         """Positions of the earlier students whose activations a student reads.
@@ -843,7 +856,13 @@ def _describe(backbone):
 
 
 def _build_backbone(factory, input_shape):
-    backbone = factory(input_shape)
+    try:
+        backbone = factory(input_shape)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The 'student' factory {factory!r} cannot be called with the shape of a "
+            f"row, {input_shape}: {error}"
+        ) from error
     if not isinstance(backbone, nn.Module):
         raise ValueError(
             "A student must be a torch.nn.Module. The 'student' factory "

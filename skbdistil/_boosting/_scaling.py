@@ -1,4 +1,4 @@
-"""Mean and spread of the rows, which the students see taken out."""
+"""Mean and spread of rows and of targets, which the students see taken out."""
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ def input_scaling(x, sample_weight, dtype, estimator_name):
     Returns
     -------
     mean, scale : ndarray of float64
+        The scale of a feature that is constant, but for rounding, is infinite: scaled,
+        it is 0 whatever its value.
     notes : list of Warning
     """
     channels_last = x.ndim <= 3
@@ -40,28 +42,60 @@ def input_scaling(x, sample_weight, dtype, estimator_name):
         # What overflows is found below.
         with np.errstate(over="ignore", invalid="ignore"):
             scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)
-    mean, scale = scaler.mean_, scaler.scale_
-    advice = f"Scale them before {estimator_name}, or use dtype='float64'."
+    mean, variance = scaler.mean_, scaler.var_
+    # What scikit-learn finds to be constant but for rounding, it leaves unscaled.
+    scale = np.where(scaler.scale_ == np.sqrt(variance), scaler.scale_, np.inf)
+    advice = f"Scale them before {estimator_name}"
+    if dtype == np.float32:
+        advice += ", or use dtype='float64'"
     with np.errstate(over="ignore"):
-        cast = np.array([mean, scale, 1 / scale]).astype(dtype)
-    if not np.isfinite(cast).all():
+        cast = np.array([mean, scaler.scale_, 1 / scaler.scale_]).astype(dtype)
+    if not np.isfinite([*cast, variance]).all():
         raise ValueError(
             f"X holds values whose mean or spread is out of the range of {dtype}. "
-            f"{advice}"
+            f"{advice}."
         )
     notes = []
     # Rows are cast before they are centred; a hundredth of the spread has to be left.
-    lost = (scaler.var_ > 0) & (np.abs(mean) * np.finfo(dtype).eps > scale / 100)
+    lost = np.abs(mean) * np.finfo(dtype).eps > scale / 100
     if lost.any():
         notes.append(
             UserWarning(
                 f"{lost.sum()} feature(s) of X, the first at position {lost.argmax()}, "
                 f"vary too little around a large mean for {dtype}, which loses most of "
-                f"what they say. {advice}"
+                f"what they say. {advice}."
             )
         )
     shape = (-1,) if channels_last else (-1,) + (1,) * (x.ndim - 2)
     return mean.reshape(shape), scale.reshape(shape), notes
+
+
+def target_scaling(values, sample_weight, estimator_name):
+    """Mean and standard deviation of each target; 0 for a constant one.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, n_outputs)
+        Of the teacher, float64.
+    sample_weight : ndarray of shape (n_samples,) or None
+    estimator_name : str
+        For messages.
+
+    Returns
+    -------
+    mean, scale : ndarray of shape (n_outputs,)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(values, sample_weight=sample_weight)
+    if not np.isfinite([scaler.mean_, scaler.var_]).all():
+        raise ValueError(
+            f"The targets that the teacher of {estimator_name} gives are out of the "
+            "range in which their spread can be computed. Scale them."
+        )
+    spread = np.sqrt(scaler.var_)
+    varies = scaler.scale_ == spread
+    # The mean of equal numbers may differ from them in the last bit.
+    return np.where(varies, scaler.mean_, values[0]), np.where(varies, spread, 0.0)
 
 
 def check_in_range(x, estimator_name):
