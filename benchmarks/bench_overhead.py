@@ -86,7 +86,6 @@ def fit_by_hand(X, G, *, n_units, n_estimators, epochs):
     n_rows = len(x)
     bound = G.abs().max()
     eta = min(np.sqrt(np.log(2 * n_rows) / n_estimators), 1) / (2 * bound)
-    log_cap = np.log(2 * 10)
     total = torch.zeros_like(G)  # S
     cached, students = [], []
     for t in range(n_estimators):
@@ -110,10 +109,8 @@ def fit_by_hand(X, G, *, n_units, n_estimators, epochs):
                 log_q = log_softmax(g + (s + residual) / (t + 1), dim=1)
                 loss = (log_p.exp() * (log_p - log_q)).sum(1).mean()
                 with torch.no_grad():
-                    under = -eta * s - log_scale
-                    over = eta * s - log_scale
-                    excess = (torch.logaddexp(under, over) - log_cap).clamp(min=0)
-                    under, over = (under - excess).exp(), (over - excess).exp()
+                    under = (-eta * s - log_scale).exp()
+                    over = (eta * s - log_scale).exp()
                 u = residual / (2 * bound)
                 reward = under * barrier_logarithm(u) + over * barrier_logarithm(-u)
                 loss = loss - reward.mean()

@@ -254,7 +254,6 @@ METHODS = [
     _ablation("no_barrier", "No barrier", objective="kl"),
     _ablation("indicator", "Indicator barrier",
               objective=DistillationObjective(barrier="indicator")),
-    _ablation("calibrated", "Edges calibrated", max_edge_scale=2),
     _ablation("eta_small", "0.3 eta", eta_factor=0.3),
     _ablation("eta_large", "3 eta", eta_factor=3),
     _ablation("gamma_small", "gamma = 0.1", objective=DistillationObjective(gamma=0.1)),

@@ -18,7 +18,7 @@ from benchmarks.accuracy_cost.networks import (
 )
 from benchmarks.accuracy_cost.teachers import Response
 from skbdistil import BDistilClassifier, DistillationObjective
-from skbdistil._game import auto_eta
+from skbdistil._boosting._game import auto_eta
 from skbdistil.ensemble import auto_connection
 from skbdistil.objectives import JointLoss
 

@@ -8,15 +8,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from skbdistil import TorchTeacher
-from skbdistil._bdistil import _input_scaling
-from skbdistil._random import torch_seed
-from skbdistil._training import (
-    JointStudents,
-    RowData,
-    Trainer,
-    as_tensor,
-    resolve_device,
-)
+from skbdistil._boosting._random import torch_seed
+from skbdistil._boosting._residuals import Residuals
+from skbdistil._boosting._rows import RowData, as_tensor, resolve_device
+from skbdistil._boosting._scaling import input_scaling
+from skbdistil._boosting._training import Trainer
 from skbdistil.costs import stage_costs
 from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
 
@@ -54,7 +50,7 @@ def one_hot(y):
 
 def empty_ensemble(X, n_outputs, connection=None):
     """An ensemble that scales its input as the estimator does, without students."""
-    mean, scale = _input_scaling(X, None, np.dtype("float32"), "accuracy_cost")
+    mean, scale, _ = input_scaling(X, None, np.dtype("float32"), "accuracy_cost")
     return ProgressiveEnsemble(
         X.shape[1:],
         n_outputs,
@@ -88,15 +84,7 @@ def train(
     """
     device = torch_device(device)
     ensemble.to(device)
-    rows = RowData(
-        ensemble,
-        as_tensor(X),
-        torch.from_numpy(scores),
-        None,
-        n_students=len(ensemble),
-        device=device,
-    )
-    rows.joint = True
+    rows = RowData(ensemble, as_tensor(X), Residuals(scores), device=device)
     ensemble.unfreeze()
     trainer = Trainer(
         None,
@@ -104,10 +92,9 @@ def train(
         learning_rate=learning_rate,
         device=device,
         patience=None,
+        centres=True,
     )
-    trainer.train(
-        JointStudents(ensemble), loss, rows, None, max_epochs=max_epochs, seed=seed
-    )
+    trainer.train_jointly(ensemble, loss, rows, None, max_epochs=max_epochs, seed=seed)
     ensemble.freeze().eval()
 
 

@@ -15,7 +15,7 @@ from benchmarks.accuracy_cost.networks import (
     module_stage,
     torch_device,
 )
-from skbdistil._random import torch_seed
+from skbdistil._boosting._random import torch_seed
 from skbdistil.stages import _cut
 
 # Iterations of scikit-learn's boosting that are stages here; the last ones are the same
