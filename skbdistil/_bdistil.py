@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from skbdistil import costs
 from skbdistil._game import BoostingGame, auto_eta
+from skbdistil._protocol import shallow_copy
 from skbdistil._random import derive_seed, draw_seeds, torch_seed
 from skbdistil._repr_html import visual_block
 from skbdistil._search import WeakLearnerSearch
@@ -744,26 +745,26 @@ class _BaseBDistil(BaseEstimator):
 
     # Predicting
 
-    def _staged_scores(self, X, *, all_stages):
+    def _stage_scores(self, X, *, last_only=False):
         """Running means of shape (n_stages or 1, n_samples, n_outputs).
 
         In the units of the game: those of a regression target need not fit the dtype.
         """
-        n_stages = self._n_stages()
+        n_stages = self._n_stages_used()
         chunks = []
-        for _, state in self._chunk_states(X):
+        for _, state in self._stage_states(X):
             means = []
             with torch.inference_mode():
                 for stage in range(1, n_stages + 1):
                     state.advance()
-                    if all_stages or stage == n_stages:
-                        means.append(state.total / stage)
+                    if not last_only or stage == n_stages:
+                        means.append(state.raw_mean())
                 chunks.append(torch.stack(means))
         with torch.inference_mode():
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
         return scores.cpu().numpy()
 
-    def _chunk_states(self, X):
+    def _stage_states(self, X):
         """Begin a pass over the students for each chunk of rows.
 
         Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
@@ -786,7 +787,7 @@ class _BaseBDistil(BaseEstimator):
                 state = ensemble.start(x[rows].to(device, dtype))
             yield rows, state
 
-    def _n_stages(self):
+    def _n_stages_used(self):
         if self.n_stages is None:
             return self.n_estimators_
         estimator_name = type(self).__name__
@@ -905,8 +906,7 @@ class _BaseBDistil(BaseEstimator):
                 f"k at least 1. Got {stages!r}."
             )
         first = slice(n_stages)
-        other = type(self).__new__(type(self))
-        vars(other).update(vars(self))
+        other = shallow_copy(self)
         other.ensemble_ = copy.deepcopy(self.ensemble_.truncated(n_stages))
         other.n_estimators_ = n_stages
         other.student_edges_ = self.student_edges_[first].copy()
@@ -1202,7 +1202,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
         )
 
-    def _as_decision(self, scores):
+    def _decision(self, scores):
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def decision_function(self, X):
@@ -1220,7 +1220,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             classes, the log-odds of the second one.
         """
         check_is_fitted(self)
-        return self._as_decision(self._staged_scores(X, all_stages=False)[0])
+        return self._decision(self._stage_scores(X, last_only=True)[0])
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -1236,8 +1236,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             As of :meth:`decision_function`.
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
-            yield self._as_decision(scores)
+        for scores in self._stage_scores(X):
+            yield self._decision(scores)
 
     def predict(self, X):
         """Most likely class of each row.
@@ -1252,7 +1252,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        scores = self._staged_scores(X, all_stages=False)[0]
+        scores = self._stage_scores(X, last_only=True)[0]
         return self.classes_[scores.argmax(axis=1)]
 
     def staged_predict(self, X):
@@ -1270,7 +1270,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
+        for scores in self._stage_scores(X):
             yield self.classes_[scores.argmax(axis=1)]
 
     def predict_proba(self, X):
@@ -1287,7 +1287,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return softmax(self._staged_scores(X, all_stages=False)[0], axis=1)
+        return softmax(self._stage_scores(X, last_only=True)[0], axis=1)
 
     def staged_predict_proba(self, X):
         """Probabilities of the classes after each stage.
@@ -1302,7 +1302,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
+        for scores in self._stage_scores(X):
             yield softmax(scores, axis=1)
 
     def predict_log_proba(self, X):
@@ -1318,7 +1318,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return log_softmax(self._staged_scores(X, all_stages=False)[0], axis=1)
+        return log_softmax(self._stage_scores(X, last_only=True)[0], axis=1)
 
 
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
@@ -1593,7 +1593,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         values = scores * self.target_scale_ + self.target_mean_
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
-    def _as_targets(self, scores):
+    def _decision(self, scores):
         targets = scores.astype(np.float64) * self.target_scale_ + self.target_mean_
         return targets[:, 0] if self.single_output_ else targets
 
@@ -1610,7 +1610,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        return self._as_targets(self._staged_scores(X, all_stages=False)[0])
+        return self._decision(self._stage_scores(X, last_only=True)[0])
 
     def staged_predict(self, X):
         """Targets of each row after each stage.
@@ -1627,8 +1627,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        for scores in self._staged_scores(X, all_stages=True):
-            yield self._as_targets(scores)
+        for scores in self._stage_scores(X):
+            yield self._decision(scores)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

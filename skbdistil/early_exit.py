@@ -7,34 +7,24 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     MetaEstimatorMixin,
-    _fit_context,
     clone,
     is_classifier,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, train_test_split
-from sklearn.utils import (
-    _safe_indexing,
-    check_random_state,
-    get_tags,
-    indexable,
-)
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import check_random_state, get_tags, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_method_params,
-    _is_fitted,
-    _num_samples,
     assert_all_finite,
     check_is_fitted,
     column_or_1d,
@@ -54,6 +44,17 @@ from skbdistil._exit_calibration import (
 )
 from skbdistil._exit_rules import check_rule, label_probabilities, rule_values
 from skbdistil._exit_runs import ExitRun, run_within
+from skbdistil._protocol import StagedEstimator
+from skbdistil._sklearn_compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_method_params,
+    _fit_context,
+    _is_fitted,
+    _num_samples,
+    _safe_indexing,
+)
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import (
     check_method,
@@ -435,7 +436,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "sklearn.frozen.FrozenEstimator(estimator) to calibrate it as it is, "
                 "or sklearn.base.clone(estimator) to have it fitted to X and y."
             )
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
 
         def fitted(rows):
@@ -461,7 +462,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"what predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
             )
         estimator = fitted(np.arange(n_samples))
-        n_stages = _distilled(estimator, estimator_name)._n_stages()
+        n_stages = _distilled(estimator, estimator_name)._n_stages_used()
         folds = []
         for trained, held_out in check_cv(self.cv, y, classifier=True).split(X, y):
             x, fold = _take(X, held_out), fitted(trained)
@@ -483,7 +484,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _scored(self, estimator, X, y, estimator_name):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
         final = _distilled(estimator, estimator_name)
-        scores = final._staged_scores(transformed(estimator, X), all_stages=True)
+        scores = final._stage_scores(transformed(estimator, X))
         if y is None:
             return scores, None
         unseen = np.setdiff1d(y, estimator.classes_)
@@ -539,17 +540,17 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 thresholds=self.thresholds_,
                 temperatures=self.temperatures_,
             )
-            for rows, state in final._chunk_states(X)
+            for rows, state in final._stage_states(X)
         )
         return scores, stages, runs
 
     def _calibrated(self):
         """The estimator with the stages, if they are those that were calibrated."""
         final = final_estimator(self.estimator_)
-        if final._n_stages() != len(self.costs_):
+        if final._n_stages_used() != len(self.costs_):
             raise ValueError(
                 f"{type(self).__name__} was calibrated with {len(self.costs_)} stages, "
-                f"and its estimator now has {final._n_stages()}. Fit it again."
+                f"and its estimator now has {final._n_stages_used()}. Fit it again."
             )
         return final
 
@@ -568,7 +569,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             temperatures = self.temperatures_.astype(scores.dtype)[stages - 1]
             return label_probabilities(scores / temperatures[:, np.newaxis])
         # A copy, since further stages may be written to it.
-        return final_estimator(self.estimator_)._as_decision(scores.copy())
+        return final_estimator(self.estimator_)._decision(scores.copy())
 
     def predict(self, X):
         """Most likely class of each row.
@@ -790,7 +791,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 def _distilled(estimator, estimator_name):
     """The BDistilClassifier in a fitted estimator."""
     final = final_estimator(estimator)
-    if not (hasattr(final, "ensemble_") and is_classifier(final)):
+    if not (isinstance(final, StagedEstimator) and is_classifier(final)):
         raise TypeError(
             f"The 'estimator' parameter of {estimator_name} must be a "
             f"BDistilClassifier, or a pipeline that ends in one. Got {estimator!r} "

@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from sklearn.base import is_classifier, is_regressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -40,6 +39,7 @@ from skbdistil._exit_rules import RULES
 from skbdistil._files import write_file
 from skbdistil._game import Certificate
 from skbdistil._optional import required
+from skbdistil._sklearn_compat import BaseSearchCV
 from skbdistil._training import resolve_device
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
@@ -860,7 +860,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         n_estimators_=n_stages,
         n_features_in_=n_features,
     )
-    estimator._n_stages()  # whether the parameter fits
+    estimator._n_stages_used()  # whether the parameter fits
 
 
 def _set_exits(estimator, fitted):

@@ -16,15 +16,17 @@ LAYERS = {
     "_random": set(),
     "_game": set(),
     "_exit_rules": set(),
-    "_repr_html": set(),
-    "datasets": set(),
+    "_protocol": set(),
+    "_sklearn_compat": set(),
+    "_repr_html": {"_sklearn_compat"},
+    "datasets": {"_sklearn_compat"},
     "metrics": set(),
     "students": set(),
     "objectives": set(),
     "ensemble": {"students"},
-    "costs": set(),
-    "teachers": {"costs", "exceptions"},
-    "stages": {"costs", "metrics"},
+    "costs": {"_sklearn_compat"},
+    "teachers": {"_sklearn_compat", "costs", "exceptions"},
+    "stages": {"_protocol", "_sklearn_compat", "costs", "metrics"},
     "_training": {"_random", "objectives", "exceptions"},
     "_search": {
         "_game",
@@ -38,6 +40,7 @@ LAYERS = {
     "_bdistil": {
         "_exit_rules",
         "_game",
+        "_protocol",
         "_random",
         "_repr_html",
         "_search",
@@ -58,11 +61,13 @@ LAYERS = {
         "_exit_calibration",
         "_exit_rules",
         "_exit_runs",
+        "_protocol",
+        "_sklearn_compat",
         "exceptions",
         "stages",
     },
-    "model_selection": {"metrics", "stages"},
-    "inspection": {"metrics", "stages"},
+    "model_selection": {"_sklearn_compat", "metrics", "stages"},
+    "inspection": {"_sklearn_compat", "metrics", "stages"},
     "persistence": {
         "_bdistil",
         "_exit_calibration",  # the records that are fitted attributes: this one,
@@ -70,6 +75,7 @@ LAYERS = {
         "_files",
         "_game",  # this one
         "_optional",
+        "_sklearn_compat",
         "_training",  # whether a device can be used here
         "costs",  # and two here
         "early_exit",
@@ -81,7 +87,7 @@ LAYERS = {
     },
     "_files": set(),
     "_optional": set(),
-    "export": {"_files", "_optional", "runtime", "stages"},
+    "export": {"_files", "_optional", "_protocol", "runtime", "stages"},
     "precision": {"_files", "_optional", "runtime"},
     "runtime": {"_exit_rules", "_exit_runs", "_optional", "exceptions"},
 }
