@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -39,7 +39,7 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=["skbdistil"],
+    packages=find_packages(include=["skbdistil", "skbdistil.*"]),
     python_requires=">=3.10",
     install_requires=[
         "joblib>=1.2",

@@ -11,15 +11,12 @@ from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
-    _fit_context,
     is_classifier,
 )
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
@@ -44,7 +41,15 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
+from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
+from skbdistil._sklearn_compat import (
+    Interval,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+    _safe_indexing,
+)
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
 from skbdistil.metrics import stage_within
 from skbdistil.objectives import OBJECTIVES, DistillationObjective, check_objective
@@ -640,8 +645,7 @@ class _BaseBDistil(BaseEstimator):
                 f"k at least 1. Got {stages!r}."
             )
         first = slice(n_stages)
-        other = type(self).__new__(type(self))
-        vars(other).update(vars(self))
+        other = shallow_copy(self)
         other.ensemble_ = copy.deepcopy(self.ensemble_.truncated(n_stages))
         other.n_estimators_ = n_stages
         other.student_edges_ = self.student_edges_[first].copy()
@@ -1371,7 +1375,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         values = scores * self.target_scale_ + self.target_mean_
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
-    def _as_targets(self, scores):
+    def _decision(self, scores):
         targets = scores.astype(np.float64) * self.target_scale_ + self.target_mean_
         return targets[:, 0] if self.single_output_ else targets
 
@@ -1388,7 +1392,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        return self._as_targets(self._last_scores(X))
+        return self._decision(self._last_scores(X))
 
     def staged_predict(self, X):
         """Targets of each row after each stage.
@@ -1406,7 +1410,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         """
         check_is_fitted(self)
         for scores in self._stage_scores(X):
-            yield self._as_targets(scores)
+            yield self._decision(scores)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -2,12 +2,7 @@
 
 from functools import partial
 
-from sklearn.utils.validation import _is_fitted
-
-try:
-    from sklearn.utils._repr_html.estimator import _VisualBlock
-except ImportError:  # scikit-learn 1.6
-    from sklearn.utils._estimator_html_repr import _VisualBlock
+from skbdistil._sklearn_compat import _is_fitted, _VisualBlock
 
 
 def visual_block(estimator):

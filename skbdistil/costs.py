@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+
+from skbdistil._sklearn_compat import _num_samples, _safe_indexing
 
 __all__ = [
     "Costs",

@@ -5,8 +5,9 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils import shuffle as shuffle_rows
-from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.random import sample_without_replacement
+
+from skbdistil._sklearn_compat import Interval, validate_params
 
 __all__ = ["make_cube", "make_ellipsoid"]
 

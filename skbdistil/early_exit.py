@@ -7,34 +7,24 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     MetaEstimatorMixin,
-    _fit_context,
     clone,
     is_classifier,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, train_test_split
-from sklearn.utils import (
-    _safe_indexing,
-    check_random_state,
-    get_tags,
-    indexable,
-)
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import check_random_state, get_tags, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_method_params,
-    _is_fitted,
-    _num_samples,
     assert_all_finite,
     check_is_fitted,
     column_or_1d,
@@ -54,6 +44,17 @@ from skbdistil._exit_calibration import (
 )
 from skbdistil._exit_rules import check_rule, label_probabilities, rule_values
 from skbdistil._exit_runs import ExitRun, run_within
+from skbdistil._protocol import StagedEstimator
+from skbdistil._sklearn_compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_method_params,
+    _fit_context,
+    _is_fitted,
+    _num_samples,
+    _safe_indexing,
+)
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import (
     check_method,
@@ -435,7 +436,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "sklearn.frozen.FrozenEstimator(estimator) to calibrate it as it is, "
                 "or sklearn.base.clone(estimator) to have it fitted to X and y."
             )
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
 
         def fitted(rows):
@@ -790,7 +791,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 def _distilled(estimator, estimator_name):
     """The BDistilClassifier in a fitted estimator."""
     final = final_estimator(estimator)
-    if not (hasattr(final, "ensemble_") and is_classifier(final)):
+    if not (isinstance(final, StagedEstimator) and is_classifier(final)):
         raise TypeError(
             f"The 'estimator' parameter of {estimator_name} must be a "
             f"BDistilClassifier, or a pipeline that ends in one. Got {estimator!r} "

@@ -7,9 +7,9 @@ from numbers import Integral
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from skbdistil._sklearn_compat import Interval, StrOptions
 from skbdistil.students import Backbone, ConvNet1d, ConvNet2d
 
 __all__ = [

@@ -20,6 +20,7 @@ from torch import nn
 
 from skbdistil._files import new_folder, write_file, write_stages
 from skbdistil._optional import required
+from skbdistil._protocol import StagedEstimator
 from skbdistil.runtime import SCHEMA_VERSION
 from skbdistil.stages import wrapped_estimator
 
@@ -312,7 +313,7 @@ def _unwrap(estimator):
         if step is None and hasattr(inner, "thresholds_"):
             early, step = inner, inner.estimator_
     check_is_fitted(inner)
-    if not hasattr(inner, "ensemble_"):
+    if not isinstance(inner, StagedEstimator):
         where = "" if inner is estimator else f" inside {type(estimator).__name__}"
         raise TypeError(
             "What is exported must be a BDistilClassifier, a BDistilRegressor or an "

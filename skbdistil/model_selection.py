@@ -10,13 +10,11 @@ from numbers import Real
 from traceback import format_exc
 
 import numpy as np
-from sklearn.base import _fit_context
-from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, ParameterGrid
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
-from sklearn.utils._param_validation import StrOptions
 
+from skbdistil._sklearn_compat import StrOptions, _fit_context, _MultimetricScorer
 from skbdistil.metrics import search_scores_and_costs, split_scores
 from skbdistil.stages import (
     UNITS,

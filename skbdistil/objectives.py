@@ -11,9 +11,10 @@ from numbers import Real
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn import functional
+
+from skbdistil._sklearn_compat import Interval, StrOptions
 
 __all__ = ["DistillationObjective"]
 

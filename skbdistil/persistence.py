@@ -30,7 +30,6 @@ import numpy as np
 import torch
 from sklearn.base import is_classifier, is_regressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -41,6 +40,7 @@ from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import RULES
 from skbdistil._files import write_file
 from skbdistil._optional import required
+from skbdistil._sklearn_compat import BaseSearchCV
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import (

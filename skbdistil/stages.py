@@ -4,7 +4,6 @@ The same functions serve the estimators of this package, scikit-learn's staged
 ensembles, and what these are wrapped in.
 """
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +16,12 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skbdistil._protocol import StagedEstimator, shallow_copy
+from skbdistil._sklearn_compat import BaseSearchCV
 from skbdistil.costs import compare_latencies
 from skbdistil.metrics import check_costs
 
@@ -371,16 +371,14 @@ def transformed(estimator, X):
 def _cut(estimator, stage):
     """A fitted estimator that predicts as this one with its first stages does."""
     if isinstance(estimator, Pipeline):
-        shorter = copy.copy(estimator)
+        shorter = shallow_copy(estimator)
         name, last = estimator.steps[-1]
         shorter.steps = [*estimator.steps[:-1], (name, _cut(last, stage))]
         return shorter
     inner = wrapped_estimator(estimator)
     if inner is not None:
         return _cut(inner, stage)
-    # Not by `copy`, for which an estimator would bring its weights from the GPU.
-    shorter = type(estimator).__new__(type(estimator))
-    vars(shorter).update(vars(estimator))
+    shorter = shallow_copy(estimator)
     names = _stage_attributes(estimator)
     if names is None:
         shorter.n_stages = stage
@@ -406,8 +404,9 @@ def _n_stages(final):
 def n_stages_used(estimator):
     """Number of stages that an estimator predicts with."""
     final = final_estimator(estimator)
-    n_stages = _n_stages(final)
-    return min(getattr(final, "n_stages", None) or n_stages, n_stages)
+    if isinstance(final, StagedEstimator):
+        return final._n_stages_used()
+    return _n_stages(final)
 
 
 def _latency_cost(estimator, X):

@@ -18,16 +18,11 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array, check_random_state, gen_batches
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    _is_fitted,
-    _num_samples,
-    check_is_fitted,
-    has_fit_parameter,
-)
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from skorch import NeuralNet
 from torch import nn
 
+from skbdistil._sklearn_compat import Interval, StrOptions, _is_fitted, _num_samples
 from skbdistil.costs import module_costs
 
 __all__ = ["TeacherResponse", "TorchTeacher", "teacher_response"]

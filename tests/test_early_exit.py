@@ -35,6 +35,7 @@ from skbdistil._exit_calibration import (
     stage_thresholds,
 )
 from skbdistil._exit_rules import RULES, label_probabilities, rule_values
+from skbdistil._protocol import StagedEstimator
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Lateral, StageState
 from skbdistil.exceptions import NothingCertifiedWarning
@@ -83,7 +84,6 @@ class Staged(ClassifierMixin, BaseEstimator):
     """A fitted ensemble for which a row is its own scores, of all stages in turn."""
 
     def __init__(self):
-        self.ensemble_ = None
         self.classes_ = np.arange(3)
 
     def __len__(self):
@@ -93,10 +93,19 @@ class Staged(ClassifierMixin, BaseEstimator):
         return self
 
     def staged_predict(self, X):
-        yield from self._staged_scores(X, all_stages=True).argmax(axis=2)
+        yield from self._stage_scores(X).argmax(axis=2)
 
-    def _staged_scores(self, X, *, all_stages):
+    def _n_stages_used(self):
+        return N_STAGES
+
+    def _stage_scores(self, X):
         return X.reshape(len(X), N_STAGES, 3).swapaxes(0, 1)
+
+    def _stage_states(self, X):
+        raise NotImplementedError("It has no students that could run.")
+
+    def _decision(self, scores):
+        return scores
 
 
 def staged_rows(n_rows, rng, lost=0.07):
@@ -119,6 +128,10 @@ def calibrated_on(X, y=None, **options):
         cost=lambda clf: np.arange(1, N_STAGES + 1),
         **options,
     ).fit(X, y)
+
+
+def test_ensemble_of_given_scores_has_what_early_exit_asks_for():
+    assert isinstance(Staged(), StagedEstimator)
 
 
 # Exits
@@ -335,7 +348,7 @@ def test_loss_of_accuracy_by_hand():
     # The full ensemble is wrong too, and sometimes an earlier stage is right then.
     y[::4] = (y[::4] + 1) % 3
     path = calibrated_on(X, y, target="accuracy").path_
-    first, full = Staged()._staged_scores(X, all_stages=True)[[0, -1]].argmax(axis=2)
+    first, full = Staged()._stage_scores(X)[[0, -1]].argmax(axis=2)
     # At the last point, all rows leave after the first stage.
     assert path.scores[-1] == pytest.approx(np.mean(first == y))
     assert path.losses[-1] == pytest.approx(np.mean((full == y) & (first != y)))
@@ -436,7 +449,7 @@ def test_promise_is_kept_through_fit(thresholds):
     max_drop, delta = 0.05, 0.1
     # What is true of the distribution, from more rows than noise could blur.
     X, _ = staged_rows(20000, np.random.RandomState(0))
-    scores = Staged()._staged_scores(X, all_stages=True)
+    scores = Staged()._stage_scores(X)
     values, _, losses = early_exit._judged(
         scores, None, "confidence", np.ones(N_STAGES)
     )
@@ -470,7 +483,7 @@ def test_rows_that_order_do_not_test(thresholds, monkeypatch):
         X, y, thresholds=thresholds, temperature=True, max_drop=0.1, delta=0.01
     )
     # The draw is that of `fit`; rows are known by their scores.
-    scores = Staged()._staged_scores(X, all_stages=True)
+    scores = Staged()._stage_scores(X)
     known = {tuple(row): i for i, row in enumerate(scores[0])}
     ordering, label = spy.call_args.args
     order = [known[tuple(row)] for row in ordering[0]]
@@ -553,9 +566,9 @@ def test_rows_are_judged_by_students_that_have_not_seen_them(
             self.trained_on_ = X
             return super().fit(X, y, sample_weight, teacher_scores)
 
-        def _staged_scores(self, X, *, all_stages):
+        def _stage_scores(self, X, **options):
             judged.append((X[:, 0], self.trained_on_[:, 0]))
-            return super()._staged_scores(X, all_stages=all_stages)
+            return super()._stage_scores(X, **options)
 
     clf = Spy(LogisticRegression(), **SMALL)
     early = EarlyExitClassifier(clf, cv=cv, random_state=0).fit(X, y)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 from packaging.requirements import Requirement
@@ -59,7 +60,7 @@ def test_public_name_is_what_it_says(name):
 
 
 def test_every_public_module_is_an_attribute():
-    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    modules = {module.name for module in iter_modules([PACKAGE])}
     public = {name for name in modules if not name.startswith("_")}
     assert public <= set(skbdistil.__all__)
 
@@ -73,7 +74,11 @@ def test_unknown_attribute():
         _ = skbdistil.nothing
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(PACKAGE.rglob("*.py")),
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
 def test_nothing_is_printed(path):
     calls = [
         node.lineno

@@ -1,15 +1,13 @@
-"""Plots of a fitted estimator: accuracy against cost, convergence, and early exit.
-
-matplotlib is imported when something is plotted.
-"""
+"""Accuracy against cost, of stages or of the candidates of a search."""
 
 import re
 from itertools import count
 
 import numpy as np
 from sklearn.metrics import check_scoring
-from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from skbdistil._sklearn_compat import check_matplotlib_support
+from skbdistil.inspection._shared import choose_scale, label_of_cost, readable
 from skbdistil.metrics import (
     accuracy_cost_curve,
     check_costs,
@@ -17,19 +15,7 @@ from skbdistil.metrics import (
     search_scores_and_costs,
     split_scores,
 )
-from skbdistil.stages import (
-    UNITS,
-    final_estimator,
-    stage_cost,
-    stage_views,
-    transformed,
-    unwrapped,
-)
-
-__all__ = ["AccuracyCostDisplay", "ConvergenceDisplay", "EarlyExitDisplay"]
-
-# An axis that spans more decades than this is logarithmic.
-_LINEAR_DECADES = 1.5
+from skbdistil.stages import final_estimator, stage_cost, stage_views
 
 # About as many stages of a curve get a marker and a number.
 _MAX_NUMBERS = 10
@@ -232,7 +218,7 @@ class AccuracyCostDisplay:
         display = cls(
             stage_cost(estimator, cost, X=X)[: len(views)],
             np.array([scorer(view, X, y, **weight) for view in views]),
-            cost_label=_cost_label(cost) if cost_label is None else cost_label,
+            cost_label=label_of_cost(cost) if cost_label is None else cost_label,
             score_name=_score_name(scoring) if score_name is None else score_name,
             estimator_name=(
                 type(final_estimator(estimator)).__name__ if name is None else name
@@ -441,7 +427,7 @@ class AccuracyCostDisplay:
         display = cls(
             costs[order],
             scores[:, order],
-            cost_label=_cost_label(cost) if cost_label is None else cost_label,
+            cost_label=label_of_cost(cost) if cost_label is None else cost_label,
             score_name=_score_name(score) if score_name is None else score_name,
             estimator_name=name,
             teacher=teacher,
@@ -533,7 +519,7 @@ class AccuracyCostDisplay:
         if not ax.get_ylabel():
             ax.set_ylabel("Score" if self.score_name is None else self.score_name)
         ax.margins(0.08)  # room for the numbers
-        _choose_scale(ax, ax.xaxis, ax.dataLim.intervalx)
+        choose_scale(ax, ax.xaxis, ax.dataLim.intervalx)
         if relative:
             ax.xaxis.set_major_formatter(_percent)
         # The teacher last, whenever it was drawn.
@@ -546,488 +532,6 @@ class AccuracyCostDisplay:
         _hide_overlapping(ax)
         self.ax_ = ax
         self.figure_ = ax.figure
-        return self
-
-
-class ConvergenceDisplay:
-    """How the ensemble approaches the teacher on the training rows, by stage.
-
-    It is recommended to use :meth:`from_estimator` to create a display. All parameters
-    are stored as attributes.
-
-    Parameters
-    ----------
-    actual : ndarray of shape (n_stages, n_outputs)
-        Largest absolute deviation of the ensemble from the teacher over the training
-        rows, in units of the teacher's scores: logits, or the units of the targets.
-
-    mean : ndarray of shape (n_stages, n_outputs)
-        Mean absolute deviation over the training rows.
-
-    bound : ndarray of shape (n_stages, n_outputs)
-        What the game proves it to be at most; infinite where it proves nothing.
-
-    edges : ndarray of shape (n_stages, n_outputs)
-        Edges of the student of each round.
-
-    estimator_name : str or None, default=None
-        Title of the legend; None for no title.
-
-    Attributes
-    ----------
-    max_line_ : matplotlib Line2D
-        Largest deviation over rows and outputs.
-
-    mean_line_ : matplotlib Line2D
-        Mean deviation over rows and outputs.
-
-    bound_line_ : matplotlib Line2D or None
-        Largest bound over the outputs; None where none is finite.
-
-    edges_ : matplotlib ErrorbarContainer
-        Mean and range over the outputs of the edges.
-
-    ax_ : matplotlib Axes
-        Axes with the deviations.
-
-    edge_ax_ : matplotlib Axes
-        Axes with the edges, which shares the horizontal axis.
-
-    figure_ : matplotlib Figure
-        Figure with both.
-
-    See Also
-    --------
-    skbdistil.BDistilClassifier : Its `certificate_` and `student_edges_` are shown.
-
-    Examples
-    --------
-    >>> import matplotlib.pyplot as plt
-    >>> import numpy as np
-    >>> from skbdistil.inspection import ConvergenceDisplay
-    >>> display = ConvergenceDisplay(
-    ...     actual=np.array([[3.0], [2.0], [1.6]]),
-    ...     mean=np.array([[0.8], [0.5], [0.4]]),
-    ...     bound=np.array([[7.0], [6.5], [np.inf]]),
-    ...     edges=np.array([[0.0], [0.2], [0.1]]),
-    ... )
-    >>> display.plot()
-    <...>
-    >>> plt.show()
-    """
-
-    def __init__(self, actual, mean, bound, edges, *, estimator_name=None):
-        self.actual = actual
-        self.mean = mean
-        self.bound = bound
-        self.edges = edges
-        self.estimator_name = estimator_name
-
-    @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **kwargs):
-        """Plot the convergence of a fitted estimator.
-
-        Parameters
-        ----------
-        estimator : object
-            Fitted estimator of this package, also in a pipeline, in
-            :class:`~sklearn.frozen.FrozenEstimator` or in a search.
-
-        name : str or None, default=None
-            Title of the legend; None is the name of the class of the estimator with
-            the stages.
-
-        ax : matplotlib Axes, default=None
-            Axes to plot on; None for a new figure. The legend is on top of it, for
-            which ``layout="constrained"`` makes room.
-
-        **kwargs : dict
-            Keyword arguments of :meth:`matplotlib.axes.Axes.plot` for the lines.
-
-        Returns
-        -------
-        display : :class:`ConvergenceDisplay`
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no stages, or no certificate.
-
-        Examples
-        --------
-        >>> import matplotlib.pyplot as plt
-        >>> from sklearn.datasets import load_iris
-        >>> from skbdistil import BDistilClassifier
-        >>> from skbdistil.inspection import ConvergenceDisplay
-        >>> X, y = load_iris(return_X_y=True)
-        >>> clf = BDistilClassifier(n_estimators=2, max_epochs=50, random_state=0)
-        >>> ConvergenceDisplay.from_estimator(clf.fit(X, y))
-        <...>
-        >>> plt.show()
-        """
-        check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        final = final_estimator(estimator)
-        if not hasattr(final, "certificate_"):
-            raise TypeError(
-                f"{type(final).__name__} has no certificate. Pass a BDistilClassifier "
-                "or a BDistilRegressor."
-            )
-        display = cls(
-            final.certificate_.actual,
-            final.certificate_.mean,
-            final.certificate_.bound,
-            final.student_edges_,
-            estimator_name=type(final).__name__ if name is None else name,
-        )
-        return display.plot(ax, **kwargs)
-
-    def plot(self, ax=None, *, name=None, **kwargs):
-        """Plot deviations and edges.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Axes to plot on; None for a new figure. The legend is on top of it, for
-            which ``layout="constrained"`` makes room.
-
-        name : str or None, default=None
-            Title of the legend; None is `estimator_name`.
-
-        **kwargs : dict
-            Keyword arguments of :meth:`matplotlib.axes.Axes.plot` for the lines.
-
-        Returns
-        -------
-        display : :class:`ConvergenceDisplay`
-            Itself.
-        """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-        from matplotlib.ticker import MaxNLocator
-
-        if ax is None:
-            # With a label at its right and the legend on top.
-            _, ax = plt.subplots(layout="constrained")
-        stages = np.arange(1, len(self.actual) + 1)
-        largest_bound = np.max(self.bound, axis=1)
-        proved = np.isfinite(largest_bound)
-        style = {"marker": "o", "markersize": 4, **kwargs}
-        (self.max_line_,) = ax.plot(
-            stages, np.max(self.actual, axis=1), label="Largest error", **style
-        )
-        (self.mean_line_,) = ax.plot(
-            stages, np.mean(self.mean, axis=1), label="Mean error", **style
-        )
-        self.bound_line_ = None
-        if proved.any():
-            (self.bound_line_,) = ax.plot(
-                stages[proved], largest_bound[proved], label="Certificate", **style
-            )
-
-        self.edge_ax_ = ax.twinx()
-        mean_edge = np.mean(self.edges, axis=1)
-        self.edges_ = self.edge_ax_.errorbar(
-            stages,
-            mean_edge,
-            yerr=[
-                mean_edge - np.min(self.edges, axis=1),
-                np.max(self.edges, axis=1) - mean_edge,
-            ],
-            color="0.6",
-            marker="s",
-            markersize=3,
-            capsize=3,
-            linestyle="none",
-            label="Edges",
-        )
-        # The lines are drawn over the edges, whose axes comes last otherwise.
-        ax.set_zorder(self.edge_ax_.get_zorder() + 1)
-        ax.patch.set_visible(False)
-
-        _choose_scale(ax, ax.yaxis, ax.dataLim.intervaly)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        ax.set(xlabel="Stage", ylabel="Deviation from the teacher")
-        self.edge_ax_.set_ylabel("Edge of the student")
-        handles, labels = ax.get_legend_handles_labels()
-        ax.legend(
-            [*handles, self.edges_],
-            [*labels, self.edges_.get_label()],
-            title=self.estimator_name if name is None else name,
-            # On top: a place that is free of both kinds is rare.
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=2,
-        )
-        self.ax_ = ax
-        self.figure_ = ax.figure
-        return self
-
-
-class EarlyExitDisplay:
-    """What the threshold of early exit trades, and where the rows leave.
-
-    It is recommended to use :meth:`from_estimator` to create a display. All parameters
-    are stored as attributes.
-
-    Parameters
-    ----------
-    path : :class:`~skbdistil.early_exit.ExitPath`
-        Thresholds from careful to cheap, and what they give.
-
-    best_index : int
-        The chosen one of these.
-
-    cost_label : str or None, default=None
-        Label of the axis of mean costs, their unit; None is "Cost".
-
-    score_name : str or None, default=None
-        Label of the axis of scores; None is "Score".
-
-    estimator_name : str or None, default=None
-        Title of the legend; None for no title.
-
-    Attributes
-    ----------
-    score_line_ : matplotlib Line2D
-        Score against the threshold, or, with thresholds per stage, against the mean
-        stage at which the rows leave.
-
-    full_line_ : matplotlib Line2D
-        Line at the score of the full ensemble.
-
-    cost_line_ : matplotlib Line2D
-        Mean cost against the same.
-
-    chosen_line_ : matplotlib Line2D or None
-        Line at the chosen thresholds; None where they are infinite, so that no row
-        leaves.
-
-    bars_ : matplotlib BarContainer
-        Share of the rows that leave at each stage with the chosen thresholds.
-
-    axes_ : ndarray of shape (2,) of matplotlib Axes
-        Axes of the threshold and axes of the stages.
-
-    cost_ax_ : matplotlib Axes
-        Axes of the mean cost, which shares the horizontal axis of the first.
-
-    figure_ : matplotlib Figure
-        Figure with all of them.
-
-    See Also
-    --------
-    AccuracyCostDisplay : Also draws score against mean cost of early exit.
-    skbdistil.early_exit.EarlyExitClassifier : What is shown.
-
-    Examples
-    --------
-    >>> import matplotlib.pyplot as plt
-    >>> import numpy as np
-    >>> from skbdistil.early_exit import ExitPath
-    >>> from skbdistil.inspection import EarlyExitDisplay
-    >>> path = ExitPath(
-    ...     thresholds=np.array([[np.inf], [0.9], [0.4]]),
-    ...     costs=np.array([300.0, 180.0, 100.0]),
-    ...     scores=np.array([0.95, 0.95, 0.90]),
-    ...     losses=np.array([0.0, 0.01, 0.06]),
-    ...     exits=np.array([[0.0, 1.0], [0.6, 0.4], [1.0, 0.0]]),
-    ... )
-    >>> EarlyExitDisplay(path, 1).plot()
-    <...>
-    >>> plt.show()
-    """
-
-    def __init__(
-        self, path, best_index, *, cost_label=None, score_name=None, estimator_name=None
-    ):
-        self.path = path
-        self.best_index = best_index
-        self.cost_label = cost_label
-        self.score_name = score_name
-        self.estimator_name = estimator_name
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator,
-        X,
-        y=None,
-        *,
-        cost_label=None,
-        score_name=None,
-        name=None,
-        ax=None,
-        **kwargs,
-    ):
-        """Plot what the thresholds give on rows.
-
-        Parameters
-        ----------
-        estimator : object
-            Fitted :class:`~skbdistil.early_exit.EarlyExitClassifier`, also in a
-            pipeline, in :class:`~sklearn.frozen.FrozenEstimator` or in a search.
-
-        X : array-like of shape (n_samples, ...)
-            Rows.
-
-        y : array-like of shape (n_samples,), default=None
-            Labels; None for the agreement with the full ensemble in place of accuracy.
-
-        cost_label : str or None, default=None
-            Label of the axis of mean costs; None to infer it from the estimator.
-
-        score_name : str or None, default=None
-            Label of the axis of scores; None is "Accuracy", or "Agreement" without
-            labels.
-
-        name : str or None, default=None
-            Title of the legend; None is the name of the class of the estimator.
-
-        ax : array-like of two matplotlib Axes, default=None
-            Axes to plot on; None for a new figure. The legend is on top of the first,
-            for which ``layout="constrained"`` makes room.
-
-        **kwargs : dict
-            Keyword arguments of :meth:`matplotlib.axes.Axes.plot` for the lines.
-
-        Returns
-        -------
-        display : :class:`EarlyExitDisplay`
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no early exit.
-
-        Examples
-        --------
-        >>> import matplotlib.pyplot as plt
-        >>> from sklearn.datasets import load_iris
-        >>> from skbdistil import BDistilClassifier
-        >>> from skbdistil.early_exit import EarlyExitClassifier
-        >>> from skbdistil.inspection import EarlyExitDisplay
-        >>> X, y = load_iris(return_X_y=True)
-        >>> clf = BDistilClassifier(n_estimators=2, max_epochs=50, random_state=0)
-        >>> early = EarlyExitClassifier(clf, random_state=0).fit(X, y)
-        >>> EarlyExitDisplay.from_estimator(early, X, y)
-        <...>
-        >>> plt.show()
-        """
-        check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        early = unwrapped(estimator)
-        if not hasattr(early, "exit_path"):
-            raise TypeError(
-                f"{type(early).__name__} has no early exit. Pass an "
-                "EarlyExitClassifier."
-            )
-        path = early.exit_path(transformed(estimator, X), y)
-        if score_name is None:
-            score_name = "Agreement" if y is None else "Accuracy"
-        display = cls(
-            path,
-            early.best_index_,
-            cost_label=_cost_label(early.cost) if cost_label is None else cost_label,
-            score_name=score_name,
-            estimator_name=type(early).__name__ if name is None else name,
-        )
-        return display.plot(ax, **kwargs)
-
-    def plot(self, ax=None, *, name=None, **kwargs):
-        """Plot the trade and the stages.
-
-        Parameters
-        ----------
-        ax : array-like of two matplotlib Axes, default=None
-            Axes to plot on; None for a new figure. The legend is on top of the first,
-            for which ``layout="constrained"`` makes room.
-
-        name : str or None, default=None
-            Title of the legend; None is `estimator_name`.
-
-        **kwargs : dict
-            Keyword arguments of :meth:`matplotlib.axes.Axes.plot` for the lines.
-
-        Returns
-        -------
-        display : :class:`EarlyExitDisplay`
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If there is one stage only, or `ax` is not two axes.
-        """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-        from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-        path = self.path
-        n_stages = path.exits.shape[1]
-        if n_stages < 2:
-            raise ValueError("Early exit needs at least two stages. Got 1.")
-        if ax is None:
-            _, ax = plt.subplots(ncols=2, figsize=(9, 4), layout="constrained")
-        axes = np.asarray(ax, dtype=object)
-        if axes.shape != (2,):
-            raise ValueError(f"'ax' must be two axes. Got {ax!r} instead.")
-        self.axes_ = axes
-        threshold_ax, stage_ax = axes
-
-        stages = np.arange(1, n_stages + 1)
-        position, label = path.thresholds[:, 0], "Threshold"
-        shared = (path.thresholds == position[:, np.newaxis]).all()
-        if not shared:
-            # Thresholds per stage are no single number; what they amount to is.
-            position, label = path.exits @ stages, "Mean stage at which rows leave"
-        drawn = np.isfinite(position)
-        style = {"drawstyle": "steps-pre" if shared else "default", **kwargs}
-        self.cost_ax_ = threshold_ax.twinx()
-        (self.score_line_,) = threshold_ax.plot(
-            position[drawn], path.scores[drawn], color="C0", label="Score", **style
-        )
-        self.full_line_ = threshold_ax.axhline(
-            path.scores[0],
-            color="C0",
-            linestyle="--",
-            linewidth=1,
-            label="Score of the full ensemble",
-        )
-        (self.cost_line_,) = self.cost_ax_.plot(
-            position[drawn], path.costs[drawn], color="C1", label="Mean cost", **style
-        )
-        self.chosen_line_ = None
-        if drawn[self.best_index]:
-            self.chosen_line_ = threshold_ax.axvline(
-                position[self.best_index],
-                color=plt.rcParams["text.color"],
-                linestyle=":",
-                linewidth=1,
-                label="Chosen",
-            )
-        threshold_ax.set_xlabel(label)
-        threshold_ax.set_ylabel(
-            "Score" if self.score_name is None else self.score_name, color="C0"
-        )
-        cost_label = self.cost_label or "Cost"
-        self.cost_ax_.set_ylabel(
-            f"Mean {cost_label[:1].lower()}{cost_label[1:]}", color="C1"
-        )
-        handles, labels = threshold_ax.get_legend_handles_labels()
-        threshold_ax.legend(
-            [*handles, self.cost_line_],
-            [*labels, self.cost_line_.get_label()],
-            title=self.estimator_name if name is None else name,
-            # On top: a place that is free of both lines is rare.
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=2,
-        )
-
-        self.bars_ = stage_ax.bar(stages, path.exits[self.best_index], color="0.6")
-        stage_ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        stage_ax.yaxis.set_major_formatter(PercentFormatter(1))
-        stage_ax.set(xlabel="Stage", ylabel="Rows that leave")
-        self.figure_ = threshold_ax.figure
         return self
 
 
@@ -1060,29 +564,17 @@ def _check_teacher(teacher):
     return cost, score
 
 
-def _cost_label(cost):
-    if callable(cost):
-        return None
-    return UNITS.get(cost, _readable(cost))
-
-
 def _score_name(scoring):
     if scoring is None:
         return None
     if isinstance(scoring, str):
-        return _readable(re.sub("^neg_", "negative_", scoring))
+        return readable(re.sub("^neg_", "negative_", scoring))
     # A scorer of scikit-learn is named by its function.
     function = getattr(scoring, "_score_func", scoring)
     sign = "negative_" if getattr(scoring, "_sign", 1) < 0 else ""
     name = getattr(function, "__name__", "score")
     # No name is that of a lambda.
-    return _readable(sign + (name if name.isidentifier() else "score"))
-
-
-def _readable(name):
-    name = re.sub("^(mean_test_|param_)", "", name)
-    name = re.sub("_+", " ", name).strip()
-    return name[:1].upper() + name[1:]
+    return readable(sign + (name if name.isidentifier() else "score"))
 
 
 def _percent(share, position):
@@ -1117,23 +609,6 @@ def _drawn(ax, xs, y):
         ):
             return line
     return None
-
-
-def _choose_scale(ax, axis, interval):
-    """Logarithmic scale where the data of all curves on the axis span decades."""
-    low, high = interval
-    if low <= 0 or high / low <= 10**_LINEAR_DECADES:
-        return
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
-
-    ax.set(**{f"{axis.axis_name}scale": "log"})
-    if high / low < 1e3:
-        # Powers of ten alone would leave one or two ticks with a number.
-        axis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.set_major_formatter(
-            LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
-        )
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _numbered_stages(n_stages):
