@@ -464,6 +464,8 @@ class _Writer:
             if not isinstance(params["cv"], Real):
                 del params["cv"]
             if hasattr(estimator, "estimator_"):
+                # What is loaded counts as calibrated.
+                estimator._calibrated()
                 if params["estimator"] is estimator.estimator_:
                     del params["estimator"]
                 node["fitted"] = self._fitted(estimator, _DERIVED_OF_EXITS)
@@ -903,6 +905,7 @@ def _set_exits(estimator, fitted):
     for name in ("n_features_in_", "feature_names_in_"):
         if hasattr(inner, name):
             setattr(estimator, name, getattr(inner, name))
+    estimator._remember_fit()
 
 
 def _check_attributes(found, expected):
