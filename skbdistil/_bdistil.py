@@ -41,6 +41,7 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
+from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._sklearn_compat import (
@@ -487,7 +488,7 @@ class _BaseBDistil(BaseEstimator):
         Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
         """
         # Before scikit-learn calls the first axis of a sequence or an image "features".
-        self._check_row_shape(np.shape(X), n_axes=2)
+        self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
         x = validate_data(
             self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
         )
@@ -960,9 +961,6 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
         )
 
-    def _decision(self, scores):
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
     def decision_function(self, X):
         """Logits of the ensemble.
 
@@ -978,7 +976,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             classes, the log-odds of the second one.
         """
         check_is_fitted(self)
-        return self._decision(self._last_scores(X))
+        return as_decision(self._last_scores(X))
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -995,7 +993,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         """
         check_is_fitted(self)
         for scores in self._stage_scores(X):
-            yield self._decision(scores)
+            yield as_decision(scores)
 
     def predict(self, X):
         """Most likely class of each row.
@@ -1375,7 +1373,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         values = scores * self.target_scale_ + self.target_mean_
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
-    def _decision(self, scores):
+    def _as_targets(self, scores):
         targets = scores.astype(np.float64) * self.target_scale_ + self.target_mean_
         return targets[:, 0] if self.single_output_ else targets
 
@@ -1392,7 +1390,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        return self._decision(self._last_scores(X))
+        return self._as_targets(self._last_scores(X))
 
     def staged_predict(self, X):
         """Targets of each row after each stage.
@@ -1410,7 +1408,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         """
         check_is_fitted(self)
         for scores in self._stage_scores(X):
-            yield self._decision(scores)
+            yield self._as_targets(scores)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

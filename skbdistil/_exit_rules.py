@@ -7,7 +7,14 @@ value reaches the threshold of that stage, and at the last one in any case.
 
 import numpy as np
 
-__all__ = ["RULES", "check_rule", "exit_stages", "label_probabilities", "rule_values"]
+__all__ = [
+    "RULES",
+    "as_decision",
+    "check_rule",
+    "exit_stages",
+    "label_probabilities",
+    "rule_values",
+]
 
 
 def top_probability(proba):
@@ -133,3 +140,11 @@ def label_probabilities(scores):
     scores = np.ascontiguousarray(scores.T)
     powers = np.exp(scores - scores.max(axis=0))
     return (powers / powers.sum(axis=0)).T
+
+
+def as_decision(scores):
+    """Logits of shape (n, L) as `decision_function` returns them.
+
+    For two classes, the log-odds of the second one, of shape (n,).
+    """
+    return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores

@@ -76,21 +76,6 @@ class StagedEstimator(Protocol):
             If the rows are not those of a fit.
         """
 
-    def _decision(self, scores):
-        """Turn the scores of one stage into what the user gets.
-
-        Parameters
-        ----------
-        scores : ndarray of shape (n_samples, L)
-
-        Returns
-        -------
-        decision : ndarray of shape (n_samples, L) or (n_samples,)
-            As `decision_function` of a classifier: for two classes, the log-odds of
-            the second one. As `predict` of a regressor: targets in their own units. It
-            may be `scores` itself.
-        """
-
 
 def shallow_copy(estimator):
     """Return another estimator with the same attributes.

@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -15,8 +16,10 @@ from sklearn.base import (
     clone,
     is_classifier,
 )
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, train_test_split
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, get_tags, indexable
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -42,7 +45,12 @@ from skbdistil._exit_calibration import (
     shared_thresholds,
     stage_thresholds,
 )
-from skbdistil._exit_rules import check_rule, label_probabilities, rule_values
+from skbdistil._exit_rules import (
+    as_decision,
+    check_rule,
+    label_probabilities,
+    rule_values,
+)
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
@@ -62,6 +70,7 @@ from skbdistil.stages import (
     final_estimator,
     stage_cost,
     transformed,
+    wrapped_estimator,
 )
 
 __all__ = ["EarlyExitClassifier", "ExitPath"]
@@ -204,6 +213,12 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
+    Thresholds hold for the fit that they were chosen for. Where the frozen estimator,
+    or a transform before it, is fitted again or replaced, predictions raise
+    :class:`~sklearn.exceptions.NotFittedError` until the thresholds are chosen again by
+    `fit`. Copies and files remember which fit it was; weights that are changed in place
+    are not noticed.
+
     With `delta`, the promise is that of "Learn then Test" [1]_: thresholds are tested
     in a fixed order, each by the binomial tail of its losses, until one fails. It holds
     if the calibration rows and those to come are exchangeable, which is to say drawn
@@ -411,11 +426,14 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
+        self._remember_fit()
         return self
 
     def _calibration_rows(self, X, y, rng, params, estimator_name):
         """The fitted estimator, and rows, scores and labels to calibrate on."""
         n_samples = _num_samples(X)
+        # Labels that calibrate nothing may be any.
+        known = y if self.target == "accuracy" or self.temperature else None
         params = {name: param for name, param in params.items() if param is not None}
         if isinstance(self.estimator, FrozenEstimator):
             if params:
@@ -427,7 +445,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return (
                 self.estimator,
                 X,
-                *self._scored(self.estimator, X, y, estimator_name),
+                *self._scored(self.estimator, X, known, estimator_name),
             )
         if _is_fitted(self.estimator):
             raise ValueError(
@@ -453,7 +471,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return (
                 estimator,
                 x,
-                *self._scored(estimator, x, _take(y, held_out), estimator_name),
+                *self._scored(estimator, x, _take(known, held_out), estimator_name),
             )
         if self.delta is not None:
             raise ValueError(
@@ -471,14 +489,16 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     f"Each fold of {estimator_name} must train on all classes. One has "
                     f"only {fold.classes_.tolist()} of {estimator.classes_.tolist()}."
                 )
-            scores, label = self._scored(fold, x, _take(y, held_out), estimator_name)
+            scores, label = self._scored(
+                fold, x, _take(known, held_out), estimator_name
+            )
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
             folds.append((scores[stages], label))
         if not folds:
             raise ValueError(f"The 'cv' parameter of {estimator_name} has no folds.")
         scores, labels = zip(*folds, strict=True)
-        label = None if y is None else np.concatenate(labels)
+        label = None if known is None else np.concatenate(labels)
         return estimator, X, np.concatenate(scores, axis=1), label
 
     def _scored(self, estimator, X, y, estimator_name):
@@ -490,8 +510,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         unseen = np.setdiff1d(y, estimator.classes_)
         if len(unseen):
             raise ValueError(
-                f"The calibration rows of {estimator_name} have labels "
-                f"{unseen.tolist()} that the estimator does not know. It knows "
+                f"The rows that {estimator_name} got have labels {unseen.tolist()} "
+                "that the estimator does not know. It knows "
                 f"{estimator.classes_.tolist()}."
             )
         return scores, np.searchsorted(estimator.classes_, y)
@@ -520,10 +540,64 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"delta={self.delta:g} on {n_samples} calibration rows: {advice}."
             )
 
+    # Which fit was calibrated
+
+    def _remember_fit(self):
+        """Remember that the estimator, as it is now fitted, is the one calibrated.
+
+        By the identity of what a fit makes anew. To compare it takes microseconds and
+        asks nothing of the estimator; a digest of the weights would take as long as a
+        small student. The objects are held, since the identity of one that is gone may
+        be given to another. A copy by pickle or deepcopy has objects of its own: its
+        state says whether the old ones were right, and then it remembers the new ones.
+        """
+        self._calibrated_fit = _made_by_fit(self.estimator_)
+
+    def _is_calibrated(self):
+        found = {id(made) for made in _made_by_fit(self.estimator_)}
+        # What has been added since, such as a cache of a transform, does no harm.
+        return self._calibrated_fit is not False and (
+            {id(made) for made in self._calibrated_fit} <= found
+        )
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "_calibrated_fit" in state:
+            state["_calibrated_fit"] = self._is_calibrated()
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if state.get("_calibrated_fit"):
+            self._remember_fit()
+
+    def _calibrated(self):
+        """The estimator with the stages, if they are those that were calibrated."""
+        final = final_estimator(self.estimator_)
+        if not self._is_calibrated():
+            raise NotFittedError(
+                f"The estimator of this {type(self).__name__}, or a transform before "
+                "it, has been fitted again or replaced since the thresholds were "
+                "chosen. They, and what they guarantee, do not hold for it: fit it "
+                "again."
+            )
+        if final._n_stages_used() != len(self.costs_):
+            raise NotFittedError(
+                f"This {type(self).__name__} was calibrated with {len(self.costs_)} "
+                f"stages, and its estimator now has {final._n_stages_used()}: fit it "
+                "again."
+            )
+        return final
+
     # Predicting
 
     def _begin(self, X):
-        """Scores and stages of the rows, and the passes that will write them."""
+        """Begin a pass over the stages for each chunk of the rows.
+
+        Returns the passes, the stages that they write, and a function that reads the
+        response to a method from what they have written so far. A fit in the meantime
+        changes none of these.
+        """
         final = self._calibrated()
         X = transformed(self.estimator_, X)
         n_samples = _num_samples(X)
@@ -542,34 +616,16 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
             for rows, state in final._stage_states(X)
         )
-        return scores, stages, runs
-
-    def _calibrated(self):
-        """The estimator with the stages, if they are those that were calibrated."""
-        final = final_estimator(self.estimator_)
-        if final._n_stages_used() != len(self.costs_):
-            raise ValueError(
-                f"{type(self).__name__} was calibrated with {len(self.costs_)} stages, "
-                f"and its estimator now has {final._n_stages_used()}. Fit it again."
-            )
-        return final
+        response = partial(_response, scores, stages, self.classes_, self.temperatures_)
+        return runs, stages, response
 
     def _exits(self, X):
-        """Scores and stages with which the rows leave."""
-        scores, stages, runs = self._begin(X)
+        """Stages at which the rows leave, and the function of the responses."""
+        runs, stages, response = self._begin(X)
         for run in runs:
             while run.n_left:
                 run.step()
-        return scores, stages
-
-    def _response(self, scores, stages, method):
-        if method == "predict":
-            return self.classes_[scores.argmax(axis=1)]
-        if method == "predict_proba":
-            temperatures = self.temperatures_.astype(scores.dtype)[stages - 1]
-            return label_probabilities(scores / temperatures[:, np.newaxis])
-        # A copy, since further stages may be written to it.
-        return final_estimator(self.estimator_)._decision(scores.copy())
+        return stages, response
 
     def predict(self, X):
         """Most likely class of each row.
@@ -584,7 +640,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        return self._response(*self._exits(X), "predict")
+        _, response = self._exits(X)
+        return response("predict")
 
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
@@ -600,7 +657,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return self._response(*self._exits(X), "predict_proba")
+        _, response = self._exits(X)
+        return response("predict_proba")
 
     def decision_function(self, X):
         """Logits at the stage where each row leaves.
@@ -616,7 +674,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             As of `decision_function` of the estimator; no temperature divides them.
         """
         check_is_fitted(self)
-        return self._response(*self._exits(X), "decision_function")
+        _, response = self._exits(X)
+        return response("decision_function")
 
     def exit_stages(self, X):
         """Stage at which each row leaves.
@@ -632,7 +691,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             From 1 to the number of stages.
         """
         check_is_fitted(self)
-        _, stages = self._exits(X)
+        stages, _ = self._exits(X)
         return stages
 
     def predict_with_cost(self, X):
@@ -651,9 +710,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Cost of the stages that were run for each row, from `costs_`.
         """
         check_is_fitted(self)
-        scores, stages = self._exits(X)
-        labels = self._response(scores, stages, "predict")
-        return labels, self.costs_[stages - 1]
+        stages, response = self._exits(X)
+        return response("predict"), self.costs_[stages - 1]
 
     def anytime(self, X, method="predict"):
         """Predictions that get better while there is time.
@@ -671,7 +729,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         -------
         predictions : iterator of ndarray
             One array per stage, of what is best for each row by then; ends when all
-            rows have left. May be abandoned at any moment.
+            rows have left. May be abandoned at any moment. All come from what was
+            fitted at the call.
 
         Raises
         ------
@@ -680,17 +739,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_method(method)
-        scores, stages, runs = self._begin(X)
+        runs, _, response = self._begin(X)
         # Begun here, so that rows which are no input raise here.
-        return self._anytime(scores, stages, list(runs), method)
-
-    def _anytime(self, scores, stages, runs, method):
-        while any(run.n_left for run in runs):
-            for run in runs:
-                if run.n_left:
-                    run.step()
-                    run.write()
-            yield self._response(scores, stages, method)
+        return _anytime(list(runs), partial(response, method))
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
@@ -725,10 +776,10 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_method(method)
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
-        scores, stages, runs = self._begin(X)
+        runs, _, response = self._begin(X)
         macs = final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
         run_within(list(runs), macs, seconds, began)
-        return self._response(scores, stages, method)
+        return response(method)
 
     def exit_path(self, X, y=None):
         """What the thresholds of `path_` give on other rows.
@@ -798,6 +849,39 @@ def _distilled(estimator, estimator_name):
             "instead."
         )
     return final
+
+
+def _made_by_fit(estimator):
+    """What a fit of the estimator, or of a transform before it, makes anew."""
+    made = []
+    while (inner := wrapped_estimator(estimator)) is not None:
+        if isinstance(estimator, Pipeline):
+            for _, transform in estimator.steps[:-1]:
+                fitted = getattr(transform, "__dict__", {})  # a step may be text
+                made.append(transform)
+                made += [value for name, value in fitted.items() if name.endswith("_")]
+        estimator = inner
+    return [*made, getattr(estimator, "ensemble_", None)]
+
+
+def _response(scores, stages, classes, temperatures, method):
+    """Response to a method, from the scores and stages with which rows leave."""
+    if method == "predict":
+        return classes[scores.argmax(axis=1)]
+    if method == "predict_proba":
+        temperatures = temperatures.astype(scores.dtype)[stages - 1]
+        return label_probabilities(scores / temperatures[:, np.newaxis])
+    # A copy, since further stages may be written to it.
+    return as_decision(scores.copy())
+
+
+def _anytime(runs, response):
+    while any(run.n_left for run in runs):
+        for run in runs:
+            if run.n_left:
+                run.step()
+                run.write()
+        yield response()
 
 
 def _judged(scores, label, rule, temperatures):

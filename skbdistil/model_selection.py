@@ -4,9 +4,11 @@ Refit callables and a scorer for the searches of scikit-learn, and a search that
 all stages from one fit.
 """
 
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
+from numbers import Number, Real
 from traceback import format_exc
 
 import numpy as np
@@ -119,7 +121,9 @@ class cheapest_within:
                     f"{len(splits)}."
                 )
             of_best = splits[:, np.nanargmax(scores)]
-            tolerance = np.std(of_best, ddof=1) / np.sqrt(len(of_best))
+            # Of infinite scores it is NaN, and only what is as good is within it.
+            with np.errstate(invalid="ignore"):
+                tolerance = np.std(of_best, ddof=1) / np.sqrt(len(of_best))
         return _cheapest(scores, costs, tolerance)
 
 
@@ -325,7 +329,8 @@ class StagedSearchCV(GridSearchCV):
         Number of jobs dispatched at a time.
 
     error_score : "raise" or float, default=np.nan
-        Score of all stages if a fit fails; its cost is NaN. "raise" raises the error.
+        Score of all stages if a fit fails, whose cost is NaN, and of a stage that a
+        scorer fails to score. "raise" raises the error.
 
     return_train_score : bool, default=False
         Whether to score the training rows, too.
@@ -495,12 +500,15 @@ class StagedSearchCV(GridSearchCV):
     def _get_scorers(self):
         scorers, refit_metric = super()._get_scorers()
         if not isinstance(scorers, _MultimetricScorer):
-            return _StagedScorer(scorers, self.cost), refit_metric
-        if "cost" in scorers._scorers:
+            staged = _StagedScorer(scorers, self.cost, self.error_score)
+        elif "cost" in scorers._scorers:
             raise ValueError(_COST_IS_TAKEN)
-        return _StagedMultimetricScorer(scorers, self.cost), refit_metric
+        else:
+            staged = _StagedMultimetricScorer(scorers, self.cost, self.error_score)
+        return staged, refit_metric
 
     def _format_results(self, candidate_params, n_splits, out, more_results=None):
+        _name_all_scores(out)
         scores = out[0]["test_scores"]
         if isinstance(scores, dict) and "cost" in scores:
             # Of a callable that returns several scores, known only now.
@@ -576,21 +584,48 @@ class _StagedScorer:
         signature is found by those who ask for it.
     cost : str or callable
         Unit of the cost.
+    error_score : "raise" or float
+        Score of a stage for which the scorer fails.
     """
 
-    def __init__(self, scorer, cost):
+    def __init__(self, scorer, cost, error_score):
         self.__wrapped__ = scorer
         self.cost = cost
+        self.error_score = error_score
 
     def __call__(self, estimator, X, *args, **kwargs):
-        costs, views = _costs_and_views(estimator, X, self.cost)
-        scores = [self.__wrapped__(view, X, *args, **kwargs) for view in views]
-        if isinstance(scores[0], dict):
-            return {
-                name: _StageScores([stage[name] for stage in scores], costs)
-                for name in scores[0]
-            }
-        return _StageScores(scores, costs)
+        views = stage_views(estimator, X)
+        stages = []
+        for view in views:
+            try:
+                score = self.__wrapped__(view, X, *args, **kwargs)
+            except Exception:
+                if self.error_score == "raise":
+                    raise
+                score = format_exc()
+            else:
+                numbers = score.values() if isinstance(score, dict) else [score]
+                if any(isinstance(number, str) for number in numbers):
+                    return score  # for scikit-learn to refuse
+            stages.append(score)
+        costs = _costs(estimator, X, self.cost, len(views), self.error_score)
+        by_name = next((score for score in stages if isinstance(score, dict)), None)
+        if by_name is None:
+            return _joined(stages, costs, self.error_score)
+        stages = [
+            dict.fromkeys(by_name, score) if isinstance(score, str) else score
+            for score in stages
+        ]
+        for score in stages:
+            if not isinstance(score, dict) or score.keys() != by_name.keys():
+                raise ValueError(
+                    "'scoring' must return scores of the same names for all stages. "
+                    f"Got {by_name} and {score}."
+                )
+        return {
+            name: _joined([score[name] for score in stages], costs, self.error_score)
+            for name in by_name
+        }
 
     def __getattr__(self, name):
         # Which metadata it wants, and what it is called, is as in the scorer.
@@ -610,36 +645,73 @@ class _StagedMultimetricScorer(_MultimetricScorer):
     scorers : _MultimetricScorer
     cost : str or callable
         Unit of the cost.
+    error_score : "raise" or float
+        Score of a stage for which a scorer fails.
     """
 
-    def __init__(self, scorers, cost):
+    def __init__(self, scorers, cost, error_score):
         super().__init__(scorers=scorers._scorers, raise_exc=scorers._raise_exc)
         self.cost = cost
+        self.error_score = error_score
 
     def __call__(self, estimator, X, *args, **kwargs):
-        try:
-            costs, views = _costs_and_views(estimator, X, self.cost)
-        except Exception:
-            if self._raise_exc:
-                raise
-            # As the base class reports a scorer that fails.
-            return dict.fromkeys(self._scorers, format_exc())
         score = super().__call__
+        views = stage_views(estimator, X)
         stages = [score(view, X, *args, **kwargs) for view in views]
+        costs = _costs(estimator, X, self.cost, len(views), self.error_score)
         return {
-            name: self._join([stage[name] for stage in stages], costs)
+            name: _joined([stage[name] for stage in stages], costs, self.error_score)
             for name in self._scorers
         }
 
-    @staticmethod
-    def _join(scores, costs):
-        failure = next((score for score in scores if isinstance(score, str)), None)
-        return failure or _StageScores(scores, costs)
+
+def _costs(estimator, X, cost, n_stages, error_score):
+    """Costs of the first stages; NaN, with a warning, if they cannot be had."""
+    try:
+        return stage_cost(estimator, cost, X=X)[:n_stages]
+    except Exception:
+        if error_score == "raise":
+            raise
+        warnings.warn(
+            "The costs on this split are NaN, since they could not be computed:\n"
+            f"{format_exc()}"
+        )
+        return np.full(n_stages, np.nan)
 
 
-def _costs_and_views(estimator, X, cost):
-    views = stage_views(estimator, X)
-    return stage_cost(estimator, cost, X=X)[: len(views)], views
+def _joined(stages, costs, error_score):
+    """Scores of all stages in one, of which text says that a stage has failed.
+
+    What is no number is returned as it is, for scikit-learn to refuse.
+    """
+    scores = []
+    for score in stages:
+        if hasattr(score, "item"):
+            # More than one item is no number either.
+            with suppress(ValueError):
+                score = score.item()
+        if not isinstance(score, Number | str):
+            return score
+        scores.append(error_score if isinstance(score, str) else score)
+    failed = [i for i, score in enumerate(stages) if isinstance(score, str)]
+    if failed:
+        warnings.warn(
+            f"Scoring failed at stage(s) {[i + 1 for i in failed]} of {len(stages)} on "
+            f"this split. Their score is set to {error_score}. At the first of them:\n"
+            f"{stages[failed[0]]}"
+        )
+    return _StageScores(scores, costs)
+
+
+def _name_all_scores(folds):
+    """Give folds whose callable `scoring` has failed the names of the others."""
+    for key in ("test_scores", "train_scores"):
+        scores = [fold[key] for fold in folds if key in fold]
+        by_name = next((score for score in scores if isinstance(score, dict)), None)
+        if by_name is not None:
+            for fold in folds:
+                if not isinstance(fold[key], dict):
+                    fold[key] = dict.fromkeys(by_name, fold[key])
 
 
 def _with_stages(scores):
@@ -668,6 +740,9 @@ def _cheapest(scores, costs, tolerance):
     """Index of the cheapest candidate within a tolerance of the best score."""
     best = np.nanmax(scores)
     # Means of the same scores in another order differ in their last digits.
-    threshold = best - tolerance - 1e-9 * abs(best)
-    (within,) = np.nonzero(scores >= threshold)
+    rounding = 0 if np.isinf(best) else 32 * np.spacing(abs(best))
+    # Infinity less infinity is NaN.
+    with np.errstate(invalid="ignore"):
+        is_within = (scores == best) | (best - scores <= tolerance + rounding)
+    (within,) = np.nonzero(is_within)
     return int(within[np.lexsort((-scores[within], costs[within]))[0]])

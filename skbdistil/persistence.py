@@ -366,8 +366,12 @@ def _check_readable(archive, writer, estimator_name):
 def _same_scores(ensemble, other):
     x = ensemble.example()
     # Not zeros, at which many a function gives the same; before it is scaled.
-    x = torch.linspace(-2, 2, x.numel(), dtype=x.dtype).view_as(x)
-    x = (x - ensemble.input_offset) / ensemble.input_factor
+    if not ensemble.integer_input:
+        x = torch.linspace(-2, 2, x.numel(), dtype=x.dtype).view_as(x)
+    if ensemble.input_factor is not None:
+        # A constant feature has a factor of 0.
+        x = (x - ensemble.input_offset) / ensemble.input_factor
+        x = x.nan_to_num(0, 0, 0)
     pairs = zip(ensemble.stages(x), other.stages(x), strict=True)
     return all(torch.equal(scores, others) for scores, others in pairs)
 
@@ -464,6 +468,8 @@ class _Writer:
             if not isinstance(params["cv"], Real):
                 del params["cv"]
             if hasattr(estimator, "estimator_"):
+                # What is loaded counts as calibrated.
+                estimator._calibrated()
                 if params["estimator"] is estimator.estimator_:
                     del params["estimator"]
                 node["fitted"] = self._fitted(estimator, _DERIVED_OF_EXITS)
@@ -525,6 +531,7 @@ class _Writer:
             "input_shape": list(ensemble.input_shape),
             "n_outputs": ensemble.n_outputs,
             "connection": self.node(ensemble.connection, "The connection"),
+            "integer_input": ensemble.integer_input,
             "students": [
                 self.node(student.factory, what) for student in ensemble.students
             ],
@@ -692,13 +699,21 @@ class _Reader:
             except ValueError:
                 estimator.device = "auto"
         if ensemble is not None:
-            scaling = _INPUT_SCALING + _OUTPUT_SCALING * is_regressor(estimator)
+            scaling = _OUTPUT_SCALING * is_regressor(estimator)
             ensemble = self._ensemble(scaling, **ensemble)
             _set_ensemble(estimator, ensemble, self.value(fitted))
         return estimator
 
     def _ensemble(
-        self, scaling, *, number, input_shape, n_outputs, connection, students
+        self,
+        scaling,
+        *,
+        number,
+        input_shape,
+        n_outputs,
+        connection,
+        integer_input,
+        students,
     ):
         sizes = [number + 1, n_outputs, len(students), len(input_shape), *input_shape]
         _require(
@@ -712,10 +727,16 @@ class _Reader:
             for name in list(self.weights)
             if name.startswith(prefix)
         }
+        if _INPUT_SCALING[0] in weights:
+            scaling = _INPUT_SCALING + scaling
+        _require(type(integer_input) is bool, "the type of its rows is not known.")
         # On the meta device nothing is allocated, whatever the file says.
         with torch.device("meta"):
             ensemble = ProgressiveEnsemble(
-                input_shape, n_outputs, connection=self.value(connection)
+                input_shape,
+                n_outputs,
+                connection=self.value(connection),
+                integer_input=integer_input,
             )
             for name in scaling:
                 setattr(ensemble, name, weights[name].to("meta"))
@@ -782,9 +803,10 @@ def _check_students(ensemble):
 
 def _check_weights(ensemble, weights):
     """Compare names, shapes and dtypes with those of an ensemble on the meta device."""
-    dtype = ensemble.input_factor.dtype
+    dtype = weights["students.0.head.weight"].dtype
     _require(dtype in (torch.float32, torch.float64), f"its weights are {dtype}.")
-    for name in _INPUT_SCALING:
+    ensemble.to(dtype)
+    for name in _INPUT_SCALING * (ensemble.input_factor is not None):
         shape = np.broadcast_shapes(weights[name].shape, ensemble.input_shape)
         _require(shape == ensemble.input_shape, f"{name!r} does not fit the rows.")
     if ensemble.output_scale is not None:
@@ -823,9 +845,16 @@ def _set_ensemble(estimator, ensemble, fitted):
             },
         ),
         "student_edges_": ("f", of_outputs),
-        "eta_": float,
-        "teacher_bound_": float,
+        "objective_": DistillationObjective,
+        "ladder_": list,
         "ladder_positions_": list,
+        "teacher_bound_": float,
+        "eta_": float,
+        "edge_tol_": float,
+        "batch_size_": int,
+        "max_epochs_": int,
+        "refine_epochs_": int,
+        "interrupted_": bool,
         "training_history_": list,
         "stage_costs_": (
             StageCosts,
@@ -846,6 +875,9 @@ def _set_ensemble(estimator, ensemble, fitted):
         items = fitted[name]
         fits = len(items) == n_stages and all(type(item) is kind for item in items)
         _require(fits, f"its attribute {name!r} does not fit.")
+    ladder = check_ladder(fitted["ladder_"], type(estimator).__name__)
+    fits = all(0 <= position < len(ladder) for position in fitted["ladder_positions_"])
+    _require(fits, "a student is of no class of its ladder.")
     if is_classifier(estimator):
         classes = fitted["classes_"]
         in_order = np.array_equal(np.unique(classes), classes)
@@ -903,6 +935,7 @@ def _set_exits(estimator, fitted):
     for name in ("n_features_in_", "feature_names_in_"):
         if hasattr(inner, name):
             setattr(estimator, name, getattr(inner, name))
+    estimator._remember_fit()
 
 
 def _check_attributes(found, expected):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._exit_rules import RULES, label_probabilities
+from skbdistil._exit_rules import RULES, as_decision, label_probabilities
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
 from skbdistil.exceptions import InvalidFileError
@@ -362,7 +362,7 @@ class ProgressiveSession:
         if method == "predict_proba":
             temperatures = self._temperatures[stages - 1].astype(scores.dtype)
             return label_probabilities(scores / temperatures[:, np.newaxis])
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+        return as_decision(scores)
 
     def _as_labels(self, scores):
         if self.classes_ is not None:

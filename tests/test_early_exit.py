@@ -1,7 +1,10 @@
 """Early exit as a user meets it: calibrate, predict, stop in time, search, break."""
 
+import copy
+import gc
 import pickle
 import re
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest.mock import Mock
@@ -10,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import Parallel, delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import binom
 from sklearn import config_context
@@ -21,7 +25,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.utils import get_tags, shuffle
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -39,6 +43,8 @@ from skbdistil._protocol import StagedEstimator
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Lateral, StageState
 from skbdistil.exceptions import NothingCertifiedWarning
+from skbdistil.export import to_onnx
+from skbdistil.persistence import load, save
 from skbdistil.students import MLP, ConvNet2d
 
 N_STAGES = 4
@@ -103,9 +109,6 @@ class Staged(ClassifierMixin, BaseEstimator):
 
     def _stage_states(self, X):
         raise NotImplementedError("It has no students that could run.")
-
-    def _decision(self, scores):
-        return scores
 
 
 def staged_rows(n_rows, rng, lost=0.07):
@@ -641,6 +644,23 @@ def test_folds_that_stop_early(binary, monkeypatch):
     assert early.exit_stages(X).max() <= N_STAGES
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.NothingCertifiedWarning")
+def test_class_that_was_held_out_as_a_whole_is_no_matter_for_agreement(binary):
+    X, y = binary[0], binary[1].copy()
+    y[7] = "odd"
+    known = []
+    for seed in range(12):
+        early = EarlyExitClassifier(
+            BDistilClassifier(LogisticRegression(), **SMALL),
+            max_drop=0.1,
+            delta=0.1,
+            random_state=seed,
+        )
+        known.append("odd" in early.fit(X, y).classes_)
+    assert True in known
+    assert False in known
+
+
 def test_stages_in_use(clf, digits):
     frozen = FrozenEstimator(clf[:])
     frozen.estimator.set_params(n_stages=2)
@@ -650,16 +670,277 @@ def test_stages_in_use(clf, digits):
     frozen.estimator.set_params(n_stages=3)
     for method in (early.predict, early.exit_path):
         with pytest.raises(
-            ValueError,
+            NotFittedError,
             match="was calibrated with 2 stages, and its estimator now has 3",
         ):
             method(digits[4])
+    frozen.estimator.set_params(n_stages=2)
+    assert early.exit_stages(digits[4]).max() <= 2
 
 
 def test_one_stage(clf, digits):
     early = calibrated(clf[:1], digits)
     assert_array_equal(early.exit_stages(digits[4]), 1)
     assert_array_equal(early.predict(digits[4]), clf[:1].predict(digits[4]))
+
+
+# Which fit was calibrated
+
+
+def fitted_again(frozen, early, X, y):
+    frozen.estimator.fit(X, y)
+
+
+def fitted_further(frozen, early, X, y):
+    frozen.estimator.set_params(
+        warm_start=True, n_estimators=N_STAGES + 1, n_stages=N_STAGES
+    ).fit(X, y)
+
+
+def replaced(frozen, early, X, y):
+    early.set_params(estimator__estimator=clone(frozen.estimator).fit(X, y))
+
+
+def cut(frozen, early, X, y):
+    early.set_params(estimator__estimator=frozen.estimator[:])
+
+
+USES = [
+    EarlyExitClassifier.predict,
+    EarlyExitClassifier.predict_proba,
+    EarlyExitClassifier.decision_function,
+    EarlyExitClassifier.exit_stages,
+    EarlyExitClassifier.predict_with_cost,
+    EarlyExitClassifier.anytime,
+    partial(EarlyExitClassifier.predict_within, seconds=1000),
+    EarlyExitClassifier.exit_path,
+    lambda early, X: early.score(X, early.classes_[:1].repeat(len(X))),
+    lambda early, X: save(early, "never.skb"),
+    lambda early, X: to_onnx(early, "never"),
+]
+
+
+def refuses(early, X):
+    """Whether all that uses the thresholds says that they do not hold."""
+    for use in USES:
+        with pytest.raises(
+            NotFittedError, match=r"has been fitted again or replaced .* fit it again"
+        ):
+            use(early, X)
+    return True
+
+
+@pytest.mark.parametrize("change", [fitted_again, fitted_further, replaced, cut])
+def test_estimator_of_another_fit_is_refused(clf, digits, change):
+    X, y, X_held_out, y_held_out, X_test, _ = digits
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(X_held_out, y_held_out)
+    other = {fitted_again: y + 100, replaced: y == 0}.get(change, y)
+    change(frozen, early, X, other)
+    assert refuses(early, X_test)
+    # Labels, thresholds and all are then those of the new fit.
+    early.fit(X_held_out)
+    assert_array_equal(early.classes_, np.unique(other))
+    assert set(early.predict(X_test)) <= set(other)
+    full = calibrated(frozen.estimator, digits, max_drop=0.0)
+    assert full.exit_path(X_test).scores[0] == 1
+
+
+def test_fit_that_fails_leaves_the_thresholds_valid(clf, digits):
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(*digits[2:4])
+    expected = early.predict_proba(digits[4])
+    with pytest.raises(ValueError, match="NaN"):
+        frozen.estimator.fit(np.full((5, 64), np.nan), np.arange(5))
+    assert_array_equal(early.predict_proba(digits[4]), expected)
+
+
+def test_estimator_that_was_fitted_inside_is_watched_as_well(binary):
+    X, y = binary
+    early = EarlyExitClassifier(
+        BDistilClassifier(LogisticRegression(), **SMALL), random_state=0
+    ).fit(X, y)
+    early.estimator_.fit(X, y)
+    with pytest.raises(NotFittedError, match="fit it again"):
+        early.predict(X)
+
+
+def pipeline_fitted_again(pipeline, X, y):
+    pipeline.fit(X, y)
+
+
+def transform_fitted_again(pipeline, X, y):
+    pipeline[1].fit(10 * X)
+
+
+def transform_replaced(pipeline, X, y):
+    pipeline.set_params(standardscaler=MinMaxScaler().fit(X))
+
+
+def transform_left_out(pipeline, X, y):
+    pipeline.set_params(standardscaler="passthrough")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pipeline_fitted_again,
+        transform_fitted_again,
+        transform_replaced,
+        transform_left_out,
+    ],
+)
+def test_pipeline_of_another_fit_is_refused(binary, change):
+    X, y = binary
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    pipeline = make_pipeline("passthrough", StandardScaler(), clf).fit(X, y)
+    early = EarlyExitClassifier(FrozenEstimator(pipeline), max_drop=0.05).fit(X)
+    early.predict(X)
+    change(pipeline, X, y)
+    with pytest.raises(NotFittedError, match="fit it again"):
+        early.predict(X)
+    early.fit(X).predict(X)
+
+
+class Caching(FunctionTransformer):
+    """Loads something when it is first used, and does not pickle it."""
+
+    def transform(self, X):
+        if not hasattr(self, "model_"):
+            self.model_ = object()
+        return super().transform(X)
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("model_", None)
+        return state
+
+
+def test_cache_of_a_transform_is_no_fit(binary):
+    X, y = binary
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    early = EarlyExitClassifier(FrozenEstimator(make_pipeline(Caching(), clf)))
+    early.estimator.estimator.fit(X, y)
+    early.fit(X)
+    loaded = pickle.loads(pickle.dumps(early))
+    expected = early.predict(X)
+    for _ in range(2):
+        assert_array_equal(loaded.predict(X), expected)
+
+
+def test_search_that_was_fitted_again_is_refused(binary):
+    X, y = binary
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    search = GridSearchCV(clf, {"n_estimators": [2]}, cv=2).fit(X, y)
+    early = EarlyExitClassifier(FrozenEstimator(search), max_drop=0.05).fit(X)
+    early.predict(X)
+    search.fit(X, y)
+    with pytest.raises(NotFittedError, match="fit it again"):
+        early.predict(X)
+
+
+def saved(early, tmp_path):
+    path = tmp_path / "early.skb"
+    save(early, path)
+    return load(path)
+
+
+def of_a_worker(early, tmp_path):
+    (early,) = Parallel(n_jobs=2)(delayed(copy.copy)(early) for _ in range(1))
+    return early
+
+
+COPIES = {
+    "pickle": lambda early, tmp_path: pickle.loads(pickle.dumps(early)),
+    "deepcopy": lambda early, tmp_path: copy.deepcopy(early),
+    "worker": of_a_worker,
+    "file": saved,
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_copy_is_calibrated_for_its_own_estimator(clf, digits, copied, tmp_path):
+    X, y, *_, X_test, _ = digits
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(*digits[2:4])
+    expected = early.predict_proba(X_test)
+    other = copied(early, tmp_path)
+    another = copied(other, tmp_path)
+    assert_array_equal(other.predict_proba(X_test), expected)
+    # Each goes its own way.
+    other.estimator_.estimator.set_params(teacher=LogisticRegression(max_iter=300))
+    other.estimator_.estimator.fit(X, y + 100)
+    assert refuses(other, X_test)
+    frozen.estimator.fit(X, y + 100)
+    assert refuses(early, X_test)
+    assert_array_equal(another.predict_proba(X_test), expected)
+
+
+@pytest.mark.parametrize(
+    "copied", [COPIES[name] for name in ("pickle", "deepcopy", "worker")]
+)
+def test_copy_of_what_does_not_hold_does_not_hold(clf, digits, copied, tmp_path):
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(*digits[2:4])
+    frozen.estimator.fit(*digits[:2])
+    other = copied(copied(early, tmp_path), tmp_path)
+    assert refuses(other, digits[4])
+    other.fit(*digits[2:4]).predict(digits[4])
+    assert refuses(early, digits[4])
+
+
+def test_shallow_copy_shares_the_estimator(clf, digits):
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(*digits[2:4])
+    other = copy.copy(early)
+    assert_array_equal(other.predict(digits[4]), early.predict(digits[4]))
+    frozen.estimator.fit(*digits[:2])
+    assert refuses(other, digits[4])
+    early.fit(*digits[2:4])
+    assert refuses(other, digits[4])
+
+
+def test_pickle_holds_the_ensemble_once(clf, digits):
+    early = calibrated(clf, digits)
+    added = len(pickle.dumps(early)) - len(pickle.dumps(clf))
+    assert added - len(pickle.dumps(early.path_)) < 3000
+    # Nor is it another one that is copied.
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(frozen, max_drop=0.05).fit(*digits[2:4])
+    size = len(pickle.dumps(early))
+    frozen.estimator.fit(*digits[:2])
+    assert abs(len(pickle.dumps(early)) - size) < 3000
+
+
+def test_what_leaves_the_fit_alone_leaves_the_thresholds_valid(clf, digits):
+    own = clf[:]
+    early = calibrated(own, digits)
+    expected = early.predict_proba(digits[4])
+    own[:2].predict(digits[4])
+    clone(own)
+    pickle.dumps(own)
+    copy.deepcopy(early)
+    own.set_params(device="cpu", random_state=3)
+    own.ensemble_.to("cpu")
+    assert_array_equal(early.predict_proba(digits[4]), expected)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+def test_anytime_goes_on_with_the_fit_that_it_began_with(clf, digits, method):
+    X, y, X_held_out, y_held_out, X_test, _ = digits
+    frozen = FrozenEstimator(clf[:])
+    early = EarlyExitClassifier(
+        frozen, max_drop=0.05, target="accuracy", temperature=True
+    ).fit(X_held_out, y_held_out)
+    expected = list(early.anytime(X_test, method))
+    predictions = early.anytime(X_test, method)
+    found = [next(predictions)]
+    frozen.estimator.fit(X, (y == 0) + 100)
+    found.append(next(predictions))
+    early.fit(X_held_out, (y_held_out == 0) + 100)
+    found += predictions
+    for one, other in zip(found, expected, strict=True):
+        assert_array_equal(one, other)
 
 
 # Time
@@ -692,6 +973,31 @@ def test_anytime_can_be_left(clf, digits):
         early.anytime(digits[4], "transform")
     with pytest.raises(ValueError, match="X has 5 features"):
         early.anytime(digits[4][:, :5])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_anytime_that_is_left_lets_go_of_what_it_held(clf, digits, monkeypatch, begun):
+    states = []
+    start = type(clf.ensemble_).start
+
+    def seen(self, x):
+        states.append(weakref.ref(state := start(self, x)))
+        return state
+
+    monkeypatch.setattr(type(clf.ensemble_), "start", seen)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 100)
+    early = calibrated(clf, digits, max_drop=0.0)
+    states.clear()
+    predictions = early.anytime(digits[4])
+    if begun:
+        next(predictions)
+    assert len(states) == -(-len(digits[4]) // 100)
+    assert all(state() is not None for state in states)
+    # Another prediction in between is none of its business.
+    assert_array_equal(early.predict(digits[4]), clf.predict(digits[4]))
+    del predictions
+    gc.collect()
+    assert all(state() is None for state in states)
 
 
 def test_inference_mode_does_not_leak(clf, digits, monkeypatch):
@@ -955,7 +1261,7 @@ def test_failed_fit_keeps_what_was_fitted(clf, digits):
         early.set_params(max_drop=1.5).fit(*digits[2:4])
     early.set_params(max_drop=0.1)
     with pytest.raises(ValueError, match="have labels"):
-        early.fit(digits[2], np.full(600, 77))
+        early.set_params(target="accuracy").fit(digits[2], np.full(600, 77))
     with pytest.raises(ValueError, match="'rule' parameter of EarlyExitClassifier"):
         early.set_params(rule="luck").fit(*digits[2:4])
     assert_array_equal(early.decision_function(digits[4]), before)
@@ -1088,8 +1394,17 @@ def test_no_calibration_rows(clf, digits):
 def test_unseen_class(clf, digits):
     y = digits[3].copy()
     y[:3] = 11
-    with pytest.raises(ValueError, match=r"have labels \[11\] that the estimator does"):
-        EarlyExitClassifier(FrozenEstimator(clf)).fit(digits[2], y)
+    early = EarlyExitClassifier(FrozenEstimator(clf))
+    message = r"rows .* have labels \[11\] that the estimator does not know"
+    for options in ({"target": "accuracy"}, {"temperature": True}):
+        with pytest.raises(ValueError, match=message):
+            clone(early).set_params(**options).fit(digits[2], y)
+    early.fit(digits[2], y)
+    expected = clone(early).fit(digits[2])
+    for one, other in zip(early.path_, expected.path_, strict=True):
+        assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=message):
+        early.exit_path(digits[2], y)
 
 
 def test_scores_that_are_not_finite(clf, digits):

@@ -83,6 +83,7 @@ LAYERS = {
         "_boosting._rows",
         "_boosting._scaling",
         "_boosting._training",
+        "_exit_rules",
         "_protocol",
         "_repr_html",
         "_sklearn_compat",

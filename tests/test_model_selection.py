@@ -105,6 +105,29 @@ def test_a_candidate_at_the_tolerance_is_within_it():
     assert cheapest_within(0.0)(results([0.1 + 0.2, 0.3], [2, 1])) == 1
 
 
+def test_a_score_that_is_worse_is_not_the_best_however_large_the_scores():
+    assert cheapest_within()(results([1e9, 1e9 + 0.5], [1, 2])) == 1
+    assert cheapest_within()(results([0.7, 0.7 + 1e-10], [1, 2])) == 1
+    assert best_under(2)(results([1e9, 1e9 + 0.5], [1, 2])) == 1
+
+
+@pytest.mark.parametrize(
+    "scores", [[np.inf, 0.5, np.inf], [-np.inf, 0.5, -0.5], [-np.inf] * 3]
+)
+def test_infinite_scores_are_compared(scores):
+    costs = [3, 2, 1]
+    assert cheapest_within(1.0)(results(scores, costs)) == 2
+    assert cheapest_within(np.inf)(results(scores, costs)) == 2
+    assert scores[best_under(3)(results(scores, costs))] == max(scores)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")
+def test_one_standard_error_of_infinite_scores_is_none():
+    scores = [np.inf, 0.5, np.inf]
+    columns = {f"split{i}_test_score": scores for i in range(2)}
+    assert cheapest_within("1se")(results(scores, [3, 1, 2], **columns)) == 2
+
+
 def test_equal_costs_are_decided_by_the_score():
     assert cheapest_within(0.5)(results([0.6, 0.8, 0.7, 0.9], [1, 1, 1, 2])) == 1
 
@@ -593,9 +616,140 @@ def test_boosting_that_stops_early_repeats_its_last_stage(data):
     assert first < second
 
 
+# Of the three folds of `data`, they find 1, 3 and 3 students.
+FAILING_LADDER = {
+    "n_estimators": 4,
+    "edge_tol": 0.01,
+    "max_epochs": 5,
+    "learning_rate": 0.05,
+    "random_state": 1,
+}
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
+@pytest.mark.parametrize(
+    ("scoring", "refit"),
+    [
+        (None, True),
+        (["accuracy", "roc_auc"], "roc_auc"),
+        (lambda clf, X, y: {"acc": clf.score(X, y), "zero": 0.0}, "acc"),
+        (
+            {"accuracy": "accuracy", "macs": cost_scorer()},
+            cheapest_within(0.1, cost="macs", score="accuracy"),
+        ),
+        (
+            {"accuracy": "accuracy", "macs": cost_scorer()},
+            best_under(80, cost="macs", score="accuracy"),
+        ),
+    ],
+)
+def test_ladder_that_fails_gives_what_a_grid_search_gives(data, scoring, refit):
+    clf = small_clf(**FAILING_LADDER)
+    settings = {
+        "scoring": scoring,
+        "refit": refit,
+        "cv": KFold(3),
+        "return_train_score": True,
+    }
+    found = StagedSearchCV(clf, {}, **settings).fit(*data)
+    # What no fold has found is no stage of this search.
+    grid = {"n_stages": [1, 2, 3]}
+    expected = GridSearchCV(clf, grid, **settings).fit(*data)
+    same_scores(found.cv_results_, expected.cv_results_)
+    assert found.best_params_ == expected.best_params_
+    assert_array_equal(found.predict(data[0]), expected.predict(data[0]))
+    costs = [found.cv_results_[f"split{i}_test_cost"] for i in range(3)]
+    assert len(np.unique(costs[0])) == 1
+    assert_array_equal(costs[1], costs[2])
+    assert_array_equal(costs[1], stage_cost(small_clf(n_estimators=3).fit(*data)))
+    if isinstance(scoring, dict):
+        assert_allclose(
+            found.cv_results_["mean_test_cost"], found.cv_results_["mean_test_macs"]
+        )
+
+
+class FailsOnAFold(BDistilClassifier):
+    """Cannot be fitted to rows that begin with a zero."""
+
+    def fit(self, X, y, sample_weight=None):
+        if not X[0].any():
+            raise ValueError("these rows will not do")
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize("error_score", [np.nan, 0.0])
+@pytest.mark.parametrize(
+    ("scoring", "refit"),
+    [
+        (None, True),
+        (["accuracy", "roc_auc"], "accuracy"),
+        (lambda clf, X, y: {"acc": clf.score(X, y), "zero": 0.0}, "acc"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:One or more of the t")
+def test_fold_whose_fit_fails_scores_as_in_a_grid_search(
+    data, scoring, refit, error_score
+):
+    X, y = data[0].copy(), data[1]
+    X[30] = 0  # the first row that the first of three folds is trained on
+    settings = {
+        "scoring": scoring,
+        "refit": refit,
+        "cv": KFold(3),
+        "error_score": error_score,
+    }
+    clf = FailsOnAFold(LogisticRegression(), **SMALL)
+    found = StagedSearchCV(clf, {}, **settings)
+    expected = GridSearchCV(clf, {"n_stages": [1, 2, 3]}, **settings)
+    for search in (found, expected):
+        with pytest.warns(FitFailedWarning, match="these rows will not do"):
+            search.fit(X, y)
+    same_scores(found.cv_results_, expected.cv_results_)
+    assert found.best_params_ == expected.best_params_
+    # The cost of what was not fitted is not known, whatever its score is said to be.
+    assert np.isnan(found.cv_results_["split0_test_cost"]).all()
+    assert np.isnan(found.cv_results_["mean_test_cost"]).all()
+    assert np.isfinite(found.cv_results_["split1_test_cost"]).all()
+    name = refit if isinstance(refit, str) else "score"
+    found.set_params(refit=best_under(np.inf, score=name))
+    with (
+        pytest.warns(FitFailedWarning),
+        pytest.raises(ValueError, match="no candidate with both a score and a cost"),
+    ):
+        found.fit(X, y)
+
+
+@pytest.mark.parametrize("scoring", [None, ["accuracy", "roc_auc"]])
+def test_groups_go_to_the_splitter(data, scoring):
+    settings = {
+        "scoring": scoring,
+        "refit": "roc_auc" if scoring else True,
+        "cv": GroupKFold(3),
+    }
+    groups = np.arange(90) % 7
+    found = StagedSearchCV(small_clf(), {}, **settings).fit(*data, groups=groups)
+    expected = GridSearchCV(small_clf(), {"n_stages": [1, 2, 3]}, **settings)
+    expected.fit(*data, groups=groups)
+    same_scores(found.cv_results_, expected.cv_results_)
+    with pytest.raises(ValueError, match="'groups' parameter should not be None"):
+        found.fit(*data)
+
+
+@pytest.mark.parametrize(
+    ("refit", "error", "message"),
+    [
+        (lambda cv_results: 3, IndexError, "index out of range"),
+        (lambda cv_results: 1.0, TypeError, "is not an integer"),
+    ],
+)
+def test_refit_callable_that_chooses_no_row_is_refused(data, refit, error, message):
+    with pytest.raises(error, match=message):
+        StagedSearchCV(small_clf(), {}, refit=refit, cv=2).fit(*data)
+
+
 @pytest.mark.parametrize("scoring", [None, ["accuracy", "roc_auc"]])
 @pytest.mark.parametrize("error_score", [np.nan, 0.25])
-@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+@pytest.mark.filterwarnings("ignore:One or more of the t")
 def test_candidates_whose_fit_fails(data, scoring, error_score):
     search = StagedSearchCV(
         small_clf(),
@@ -628,7 +782,7 @@ def failing_scorer(clf, X, y):
 @pytest.mark.parametrize(
     "scoring", [failing_scorer, {"accuracy": "accuracy", "fails": failing_scorer}]
 )
-@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+@pytest.mark.filterwarnings("ignore:One or more of the t")
 def test_scorers_that_fail(data, scoring):
     search = StagedSearchCV(small_clf(), {}, scoring=scoring, refit=False, cv=2)
     with pytest.warns(UserWarning, match="no score today"):
@@ -642,18 +796,126 @@ def test_scorers_that_fail(data, scoring):
         search.set_params(error_score="raise").fit(*data)
 
 
+def fails_at_two(clf, X, y):
+    if clf.n_stages == 2:
+        raise RuntimeError("no score of two students")
+    return clf.score(X, y)
+
+
+@pytest.mark.parametrize("error_score", [np.nan, 0.0])
+@pytest.mark.parametrize(
+    ("scoring", "refit"),
+    [(fails_at_two, True), ({"fails": fails_at_two, "acc": "accuracy"}, "fails")],
+)
+@pytest.mark.filterwarnings("ignore:One or more of the t")
+def test_scorer_that_fails_at_a_stage_fails_for_this_stage_only(
+    data, scoring, refit, error_score
+):
+    settings = {
+        "scoring": scoring,
+        "refit": refit,
+        "cv": 2,
+        "error_score": error_score,
+        "return_train_score": True,
+    }
+    found = StagedSearchCV(small_clf(), {}, **settings)
+    with pytest.warns(UserWarning, match=r"stage\(s\) \[2\] of 3 .*") as warned:
+        found.fit(*data)
+    assert "no score of two students" in str(warned[0].message)
+    expected = GridSearchCV(small_clf(), {"n_stages": [1, 2, 3]}, **settings)
+    with pytest.warns(UserWarning, match="no score of two students"):
+        expected.fit(*data)
+    same_scores(found.cv_results_, expected.cv_results_)
+    assert found.best_params_ == expected.best_params_
+    with pytest.raises(RuntimeError, match="no score of two students"):
+        found.set_params(error_score="raise").fit(*data)
+
+
+def several_that_fail_at_two(clf, X, y):
+    return {"acc": fails_at_two(clf, X, y), "zero": 0.0}
+
+
+def several_that_fail_on_a_fold(clf, X, y):
+    if not X[0].any():
+        raise RuntimeError("no score of this fold")
+    return {"acc": clf.score(X, y), "zero": 0.0}
+
+
+@pytest.mark.parametrize(
+    "scoring", [several_that_fail_at_two, several_that_fail_on_a_fold]
+)
+@pytest.mark.filterwarnings("ignore:One or more of the t")
+def test_callable_of_several_scores_that_fails_gives_the_error_score(data, scoring):
+    X, y = data[0].copy(), data[1]
+    X[0] = 0  # the first row that the first fold is tested on
+    search = StagedSearchCV(
+        small_clf(), {}, scoring=scoring, refit="zero", error_score=-1.0, cv=KFold(2)
+    )
+    with pytest.warns(UserWarning, match=r"Their score is set to -1\.0"):
+        search.fit(X, y)
+    folds = np.array([search.cv_results_[f"split{i}_test_acc"] for i in range(2)])
+    failed = np.zeros((2, 3), dtype=bool)
+    if scoring is several_that_fail_at_two:
+        failed[:, 1] = True
+    else:
+        failed[0] = True
+    assert_array_equal(folds == -1, failed)
+    assert_array_equal(search.cv_results_["split0_test_zero"] == -1, failed[0])
+
+
+@pytest.mark.parametrize(
+    "score", ["high", None, np.array([0.5, 1.0]), {"acc": "high"}], ids=repr
+)
+def test_scores_that_are_no_numbers_are_refused_as_in_a_grid_search(data, score):
+    for search in (
+        StagedSearchCV(small_clf(), {}, scoring=lambda *args: score, cv=2),
+        GridSearchCV(small_clf(), {"n_stages": [1]}, scoring=lambda *args: score, cv=2),
+    ):
+        with pytest.raises(ValueError, match="scoring must return a number, got"):
+            search.fit(*data)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_arrays_of_one_score_are_scores(data, several):
+    def scoring(clf, X, y):
+        score = np.array([clf.score(X, y)])
+        return {"acc": score} if several else score
+
+    settings = {"refit": "acc" if several else True, "cv": 2}
+    found = StagedSearchCV(small_clf(), {}, scoring=scoring, **settings).fit(*data)
+    grid = {"n_stages": [1, 2, 3]}
+    expected = GridSearchCV(small_clf(), grid, scoring=scoring, **settings).fit(*data)
+    same_scores(found.cv_results_, expected.cv_results_)
+
+
+@pytest.mark.parametrize("other", [1.0, {"loss": 1.0}], ids=repr)
+def test_scores_must_have_the_same_names_at_all_stages(data, other):
+    search = StagedSearchCV(
+        small_clf(),
+        {},
+        scoring=lambda clf, X, y: {"acc": 1.0} if clf.n_stages == 1 else other,
+        refit=False,
+        error_score="raise",
+        cv=2,
+    )
+    with pytest.raises(ValueError, match="of the same names for all stages") as error:
+        search.fit(*data)
+    assert str(other) in str(error.value)
+
+
 def failing_cost(clf):
     raise RuntimeError("no cost today")
 
 
 @pytest.mark.parametrize("scoring", ["accuracy", ["accuracy", "roc_auc"]])
-@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
-def test_costs_that_fail(data, scoring):
-    search = StagedSearchCV(
-        small_clf(), {}, cost=failing_cost, scoring=scoring, refit=False, cv=2
-    )
+def test_costs_that_fail_are_not_known_and_the_scores_are(data, scoring):
+    settings = {"scoring": scoring, "refit": False, "cv": 2}
+    search = StagedSearchCV(small_clf(), {}, cost=failing_cost, **settings)
     with pytest.warns(UserWarning, match="no cost today"):
         search.fit(*data)
+    expected = GridSearchCV(small_clf(), {"n_stages": [1, 2, 3]}, **settings)
+    same_scores(search.cv_results_, expected.fit(*data).cv_results_)
+    assert np.isnan(search.cv_results_["mean_test_cost"]).all()
     with pytest.raises(RuntimeError, match="no cost today"):
         search.set_params(error_score="raise").fit(*data)
 

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 import skbdistil
 from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import StagedEstimator, shallow_copy
 from skbdistil.students import MLP
 
@@ -71,13 +72,12 @@ def test_scores_are_those_of_every_stage_in_use(fit, n_outputs, n_stages):
     assert n_used == (n_stages or 3)
     scores = estimator._stage_scores(X)
     assert scores.shape == (n_used, len(X), n_outputs)
-    staged = (
-        estimator.staged_decision_function
-        if is_classifier(estimator)
-        else estimator.staged_predict
-    )
+    if is_classifier(estimator):
+        staged, output = estimator.staged_decision_function, as_decision
+    else:
+        staged, output = estimator.staged_predict, estimator._as_targets
     for of_stage, expected in zip(scores, staged(X), strict=True):
-        assert_array_equal(estimator._decision(of_stage), expected)
+        assert_array_equal(output(of_stage), expected)
 
 
 @pytest.mark.parametrize(("fit", "n_outputs"), FITTED)
