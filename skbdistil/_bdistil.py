@@ -37,6 +37,7 @@ from skbdistil._game import BoostingGame, auto_eta
 from skbdistil._random import derive_seed, draw_seeds, torch_seed
 from skbdistil._repr_html import visual_block
 from skbdistil._search import WeakLearnerSearch
+from skbdistil._teacher_scores import teacher_response, teacher_score_warning
 from skbdistil._training import (
     JointStudents,
     RowData,
@@ -59,7 +60,6 @@ from skbdistil.objectives import (
 )
 from skbdistil.stages import stage_cost
 from skbdistil.students import auto_students, check_ladder
-from skbdistil.teachers import teacher_response
 
 # Kept as they come, and converted batch by batch; everything else becomes the first.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
@@ -418,12 +418,25 @@ class _BaseBDistil(BaseEstimator):
             estimator_name=estimator_name,
         )
         scores, label = self._encode(response, y, sample_weight, previous)
+        teacher_score = self._teacher_score(scores, y, sample_weight)
+        doubts = [response.warning]
+        if y is not None:
+            doubts.append(
+                teacher_score_warning(
+                    response,
+                    teacher_score,
+                    y,
+                    sample_weight,
+                    estimator_name=estimator_name,
+                )
+            )
+        for doubt in doubts:
+            if doubt is not None:
+                warnings.warn(doubt, stacklevel=4)  # the caller of fit
         seeds = draw_seeds(random_state, self.n_estimators)
 
         torch_dtype = getattr(torch, self.dtype)
         device = resolve_device(self.device, torch_dtype, estimator_name)
-        if sample_weight is not None:
-            sample_weight = sample_weight / sample_weight.mean()
         teacher_costs = _teacher_costs(response)
         if previous is None:
             mean, scale = _input_scaling(x, sample_weight, dtype, estimator_name)
@@ -478,7 +491,7 @@ class _BaseBDistil(BaseEstimator):
         self.training_history_ = boosting.history
         self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
         self.teacher_costs_ = teacher_costs
-        self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
+        self.teacher_score_ = teacher_score
         return self
 
     def _boosting(
@@ -608,7 +621,10 @@ class _BaseBDistil(BaseEstimator):
             )
 
     def _drop_weightless_rows(self, X, x, y, sample_weight, teacher_scores):
-        """Check the sample weights; rows of weight 0 leave the fit as a whole."""
+        """Check the sample weights and bring them to a mean of 1.
+
+        Rows of weight 0 leave the fit as a whole.
+        """
         if sample_weight is None:
             return X, x, y, None, teacher_scores
         sample_weight = _check_sample_weight(
@@ -617,6 +633,7 @@ class _BaseBDistil(BaseEstimator):
         if not sample_weight.any():
             raise ValueError("sample_weight is zero for all rows; some must count.")
         used = np.flatnonzero(sample_weight)
+        sample_weight = _mean_1(sample_weight[used])
         if len(used) == len(x):
             return X, x, y, sample_weight, teacher_scores
         if teacher_scores is not None:
@@ -626,7 +643,7 @@ class _BaseBDistil(BaseEstimator):
             _safe_indexing(X, used),
             x[used],
             None if y is None else y[used],
-            sample_weight[used],
+            sample_weight,
             teacher_scores,
         )
 
@@ -1634,6 +1651,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _mean_1(sample_weight):
+    """Weights with a mean of 1, however large or small they were."""
+    # By a power of 2 first, which is exact, so that their sum is in range.
+    sample_weight = np.ldexp(sample_weight, -np.frexp(sample_weight.max())[1])
+    return sample_weight / sample_weight.mean()
 
 
 def _is_fitted(estimator):

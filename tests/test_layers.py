@@ -13,7 +13,9 @@ MODULES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init
 # What each module may import from the package.
 LAYERS = {
     "exceptions": set(),
+    "_arrays": set(),
     "_random": set(),
+    "_seeding": set(),
     "_game": set(),
     "_exit_rules": set(),
     "_repr_html": set(),
@@ -23,7 +25,8 @@ LAYERS = {
     "objectives": set(),
     "ensemble": {"students"},
     "costs": set(),
-    "teachers": {"costs", "exceptions"},
+    "teachers": {"_arrays", "costs"},
+    "_teacher_scores": {"_arrays", "_seeding", "exceptions", "teachers"},
     "stages": {"costs", "metrics"},
     "_training": {"_random", "objectives", "exceptions"},
     "_search": {
@@ -41,6 +44,7 @@ LAYERS = {
         "_random",
         "_repr_html",
         "_search",
+        "_teacher_scores",
         "_training",
         "costs",
         "datasets",
@@ -50,7 +54,6 @@ LAYERS = {
         "objectives",
         "stages",
         "students",
-        "teachers",
     },
     "_exit_runs": {"_exit_rules"},
     "_exit_calibration": {"_exit_rules"},
@@ -99,8 +102,8 @@ LIGHT = [
     "runtime",
 ]
 
-# _training trains with it, teachers recognises its nets, _bdistil checks `net`.
-MAY_IMPORT_SKORCH = {"_bdistil", "_training", "teachers"}
+# _training trains with it, _teacher_scores recognises its nets, _bdistil checks `net`.
+MAY_IMPORT_SKORCH = {"_bdistil", "_teacher_scores", "_training"}
 
 
 def imported_names(module):
