@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil import costs
+from skbdistil._arrays import as_tensor, from_torch
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
     FitData,
@@ -34,7 +35,7 @@ from skbdistil._boosting._plan import (
 )
 from skbdistil._boosting._progress import Progress
 from skbdistil._boosting._random import draw_seeds
-from skbdistil._boosting._rows import as_tensor, chunk_rows, resolve_device
+from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
     check_in_range,
     input_scaling,
@@ -44,6 +45,7 @@ from skbdistil._boosting._training import check_net
 from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
+from skbdistil._seeding import seeded
 from skbdistil._sklearn_compat import (
     Interval,
     StrOptions,
@@ -51,11 +53,11 @@ from skbdistil._sklearn_compat import (
     _fit_context,
     _safe_indexing,
 )
+from skbdistil._teacher_scores import teacher_response, teacher_score_warning
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
 from skbdistil.metrics import stage_within
 from skbdistil.objectives import OBJECTIVES, DistillationObjective, check_objective
 from skbdistil.stages import stage_cost
-from skbdistil.teachers import teacher_response
 
 # Kept as they come, and converted batch by batch; everything else becomes the first.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
@@ -205,7 +207,12 @@ class _BaseBDistil(BaseEstimator):
         # the warning points at the line that called fit.
         notes = []
         try:
-            return self._fit(X, y, sample_weight, teacher_scores, notes)
+            dtype = getattr(torch, self.dtype)
+            device = resolve_device(self.device, dtype, type(self).__name__)
+            # Whatever draws has a seed of its own, from `random_state`. What draws all
+            # the same finds the same numbers in every fit, and leaves none behind.
+            with seeded(0, device):
+                return self._fit(X, y, sample_weight, teacher_scores, device, notes)
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
@@ -215,7 +222,7 @@ class _BaseBDistil(BaseEstimator):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
 
-    def _fit(self, X, y, sample_weight, teacher_scores, notes):
+    def _fit(self, X, y, sample_weight, teacher_scores, device, notes):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self.warm_start and hasattr(self, "ensemble_") else None
@@ -241,7 +248,7 @@ class _BaseBDistil(BaseEstimator):
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
-        weight = _normalised(sample_weight)
+        weight = None if sample_weight is None else _mean_1(sample_weight)
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         response = teacher_response(
@@ -258,6 +265,15 @@ class _BaseBDistil(BaseEstimator):
             estimator_name=estimator_name,
         )
         scores, label = self._encode(response, y, weight, earlier)
+        teacher_score = self._teacher_score(scores, y, weight)
+        doubts = [response.warning]
+        if y is not None:
+            doubts.append(
+                teacher_score_warning(
+                    response, teacher_score, y, weight, estimator_name=estimator_name
+                )
+            )
+        notes += [doubt for doubt in doubts if doubt is not None]
         seeds = draw_seeds(random_state, self.n_estimators)
 
         # What is left open is decided, once.
@@ -274,7 +290,6 @@ class _BaseBDistil(BaseEstimator):
                     estimator_name,
                 ),
             )
-        device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         if earlier is None:
             ensemble = self._new_ensemble(data, connection, device, notes)
         else:
@@ -320,7 +335,7 @@ class _BaseBDistil(BaseEstimator):
             setattr(self, f"{name}_", value)
         self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
         self.teacher_costs_ = teacher_costs
-        self.teacher_score_ = self._teacher_score(scores, y, weight)
+        self.teacher_score_ = teacher_score
         return self
 
     def _check_n_stages(self):
@@ -332,6 +347,7 @@ class _BaseBDistil(BaseEstimator):
 
     def _validate_fit(self, X, y, *, reset):
         options = {"dtype": _INPUT_DTYPES, "order": "C", "allow_nd": True}
+        X = from_torch(X)
         if y is None:
             x = validate_data(self, X, reset=reset, **options)
         else:
@@ -488,6 +504,7 @@ class _BaseBDistil(BaseEstimator):
         Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
         """
         # Before scikit-learn calls the first axis of a sequence or an image "features".
+        X = from_torch(X)
         self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
         x = validate_data(
             self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
@@ -812,8 +829,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine, unless several fits share a
-        process in threads; torch's and NumPy's global generators are left alone.
+        An int gives the same bits on the same machine. The global generators of torch,
+        NumPy and Python are left as they were; fits in several threads of a process,
+        which share them, run one after the other.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1212,8 +1230,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine, unless several fits share a
-        process in threads; torch's and NumPy's global generators are left alone.
+        An int gives the same bits on the same machine. The global generators of torch,
+        NumPy and Python are left as they were; fits in several threads of a process,
+        which share them, run one after the other.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1416,14 +1435,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         return tags
 
 
-def _normalised(sample_weight):
-    """Weights with a mean of 1, whatever their size."""
-    if sample_weight is None:
-        return None
-    largest = sample_weight.max()
-    if not 1e-100 < largest < 1e100:
-        # Sums of them, or of products with them, would be out of range.
-        sample_weight = sample_weight / largest
+def _mean_1(sample_weight):
+    """Weights with a mean of 1, however large or small they were."""
+    # By a power of 2 first, which is exact, so that their sum is in range.
+    sample_weight = np.ldexp(sample_weight, -np.frexp(sample_weight.max())[1])
     return sample_weight / sample_weight.mean()
 
 

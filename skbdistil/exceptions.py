@@ -5,6 +5,7 @@ them without scikit-learn or torch.
 """
 
 __all__ = [
+    "DoubtfulTeacherWarning",
     "FitInterruptedWarning",
     "InvalidFileError",
     "NothingCertifiedWarning",
@@ -25,6 +26,22 @@ class WeakLearnerNotFoundWarning(UserWarning):
     >>> from skbdistil.exceptions import WeakLearnerNotFoundWarning
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", WeakLearnerNotFoundWarning)
+    """
+
+
+class DoubtfulTeacherWarning(UserWarning):
+    """The scores of the teacher are hardly what they are taken for.
+
+    Raised as a warning by ``fit`` where scores that are said to be logits look like
+    probabilities, and where a teacher that came trained is no better on the rows than
+    a constant. The message says what to do.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import DoubtfulTeacherWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", DoubtfulTeacherWarning)
     """
 
 

@@ -163,6 +163,7 @@ def test_students_learn_what_the_teacher_knows():
     assert r2_score(wanted, reg.fit(X).predict(X)) > 0.9
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_y_may_hold_a_subset_of_the_teachers_classes():
     X = rows()
     teacher = torch_teacher(BDistilClassifier, 4, classes=["a", "b", "c", "d"])
@@ -599,6 +600,7 @@ def test_fit_does_not_touch_parameters(estimator):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_grid_search_in_a_pipeline(n_jobs):
     X = rows().astype(float)
     y = (X[:, 0] > 0).astype(int)
@@ -672,7 +674,7 @@ def test_teacher_and_students_see_column_names(estimator, frame):
     X = frame({name: column for name, column in zip("abcde", rows().T, strict=True)})
     model = estimator(Teacher(), **SMALL).fit(X, y)
     assert model.feature_names_in_.tolist() == list("abcde")
-    assert [type(rows_seen) for rows_seen in seen] == [frame]
+    assert {type(rows_seen) for rows_seen in seen} == {frame}
     plain = clone(model).fit(rows(), y)
     assert not hasattr(plain, "feature_names_in_")
     assert_array_equal(model.predict(X), plain.predict(rows()))
@@ -704,6 +706,7 @@ def test_read_only_memmap(estimator, tmp_path):
         pytest.param(lambda X: np.repeat(X, 2, axis=0)[::2], id="strided"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_dtypes_and_layouts_mean_the_same_rows(estimator, convert):
     X = np.random.RandomState(0).randint(100, size=(N_ROWS, N_FEATURES))
     X = X.astype(np.float32)
@@ -954,6 +957,7 @@ def test_warm_start_refuses_what_it_cannot_continue(estimator):
         ((64,), "auto", "dense"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_auto_connection_is_that_of_the_backbone(estimator, shape, student, connection):
     X = rows(n_features=64).reshape(-1, *shape)
     scores = rows(n_features=3, seed=1)
@@ -1419,6 +1423,7 @@ def test_held_out_share_that_leaves_no_rows_is_named(estimator):
 
 
 @ESTIMATORS
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_early_stopping_ends_training_early(estimator):
     X = rows()
     noise = np.random.RandomState(1).randn(N_ROWS, 2)
@@ -1760,6 +1765,7 @@ def test_progress_bars_reach_their_totals(estimator, monkeypatch):
     assert all(f"round {k} of 3" in bars[k - 1].desc for k in (1, 2, 3))
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_early_stopping_with_a_class_of_one_row():
     y = np.zeros(N_ROWS, dtype=int)
     y[: N_ROWS // 2], y[0] = 1, 2

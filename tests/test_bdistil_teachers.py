@@ -20,6 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -28,6 +29,7 @@ from skorch.dataset import Dataset
 from torch import nn
 
 from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
+from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.students import MLP
 
 N, D, L = 60, 4, 3
@@ -48,6 +50,11 @@ regressor = partial(BDistilRegressor, **SETTINGS)
 
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
+
+# Where what counts is not what the teacher knows.
+untrained = pytest.mark.filterwarnings(
+    "ignore::skbdistil.exceptions.DoubtfulTeacherWarning"
+)
 
 
 @pytest.fixture
@@ -82,11 +89,12 @@ class Log(list):
 
 
 class Module(nn.Module):
-    """A linear map, passed through `wrap`; notes how many rows each call has."""
+    """One feature per output, passed through `wrap`; notes the rows of each call."""
 
     def __init__(self, n_outputs=L, wrap=None, log=None):
         super().__init__()
         self.linear = nn.Linear(D, n_outputs)
+        nn.init.eye_(self.linear.weight)
         self.wrap = wrap
         self.rows = Log() if log is None else log
 
@@ -114,7 +122,7 @@ class NoFormula(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(D, L))
+        self.weight = nn.Parameter(torch.eye(D, L))
 
     def forward(self, x):
         return x @ self.weight
@@ -356,6 +364,7 @@ def test_classes_that_only_the_teacher_knows(X, y):
     assert clf.predict_proba(X).shape == (N, L)
 
 
+@untrained
 @pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8), (64,)])
 def test_uint8_images(images, shape):
     X, y = images
@@ -418,7 +427,11 @@ def test_scikit_learn_teacher_is_called_once(X, y, targets, frozen, options):
             teacher = FrozenEstimator(teacher.fit(X, target))
             calls.clear()
         make(teacher, n_estimators=3, **options).fit(X, target)
-        assert calls == [("fit", N)] * (not frozen) + [(method, N)]
+        asked = [(method, N)]
+        if make is classifier:
+            # For a few labels, with which its probabilities must agree.
+            asked += [("predict", N)]
+        assert calls == [("fit", N)] * (not frozen) + asked
 
 
 TORCH_KINDS = ["module", "TorchTeacher", "frozen net"]
@@ -480,7 +493,8 @@ def test_search_leaves_a_frozen_teacher_alone(X, y):
     assert search.best_estimator_.teacher.estimator is fitted
     assert fitted.model_ is model
     assert_array_equal(model.coef_, coefficients)
-    assert calls == [("predict_proba", N // 2)] * 4 + [("predict_proba", N)]
+    asked = [("predict_proba", N // 2), ("predict", N // 2)] * 4
+    assert calls == [*asked, ("predict_proba", N), ("predict", N)]
 
 
 def test_unfitted_teacher_stays_unfitted_and_out_of_the_pickle(X, y):
@@ -636,10 +650,10 @@ def test_precomputed_scores_leave_with_their_rows(X, y, G):
 
 def test_teacher_score(X, y, targets):
     rng = np.random.RandomState(1)
-    noisy = np.where(rng.rand(N) < 0.3, "a", y)
+    noisy = np.where(rng.rand(N) < 0.2, "a", y)
     weight = rng.rand(N)
     teachers = [
-        FrozenEstimator(LogisticRegression(C=0.01).fit(X, noisy)),
+        FrozenEstimator(LogisticRegression().fit(X, noisy)),
         FrozenEstimator(by_names(X, LogisticRegression()).fit(X, noisy)),
         TorchTeacher(Module(), classes=LABELS),
     ]
@@ -684,6 +698,188 @@ def test_costs_that_cannot_be_counted(X, y):
         clf = classifier(teacher, student="auto").fit(X, y)
         assert clf.teacher_costs_ is None
         assert clf.predict(X).shape == (N,)
+
+
+def test_teacher_behind_a_step_that_it_was_not_trained_with(X, y):
+    raw = X + np.float32([20, 0, 0, 0])
+    teacher = FrozenEstimator(LogisticRegression(max_iter=1000).fit(raw, y))
+    pipeline = make_pipeline(StandardScaler(), classifier(teacher))
+    with pytest.warns(DoubtfulTeacherWarning, match="Pipeline") as caught:
+        pipeline.fit(raw, y)
+    assert pipeline[-1].teacher_score_ < 0.5
+    assert len(caught) == 1
+    assert classifier(teacher).fit(raw, y).teacher_score_ > 0.9
+
+
+def test_doubts_are_of_the_line_that_calls_fit(X, y, targets):
+    with pytest.warns(DoubtfulTeacherWarning) as caught:
+        classifier(Module(wrap=torch.neg)).fit(X, y)
+    with pytest.warns(DoubtfulTeacherWarning) as more:
+        regressor(Module(2, wrap=torch.neg)).fit(X, targets)
+    with pytest.warns(DoubtfulTeacherWarning, match='output="proba"') as most:
+        classifier(Module(wrap=to_proba)).fit(X, y)
+    for warning in (*caught, *more, *most):
+        assert warning.filename == __file__
+
+
+def test_default_teacher_of_noise_is_not_doubted():
+    rng = np.random.RandomState(0)
+    for n in (4, 8, 20):
+        X = rng.randn(n, 2)
+        classifier().fit(X, np.arange(n) % 2)
+        regressor().fit(X, rng.randn(n))
+        # Too few rows for any split: R^2 of exactly 0.
+        regressor(Ridge(alpha=1e12)).fit(X, rng.randn(n))
+
+
+@pytest.mark.parametrize("exponent", [-1074, -1000, 0, 100, 1000])
+@pytest.mark.parametrize("kind", ["default", "unfitted forest"])
+@pytest.mark.parametrize("task", ["classifier", "regressor"])
+def test_scale_of_the_weights_does_not_matter(task, kind, exponent, X, y, targets):
+    estimator, y = made(task, kind, X, y, targets)
+    weight = np.random.RandomState(0).randint(1, 8, N)
+    expected = clone(estimator).fit(X, y, weight)
+    # By powers of 2, which change no digit.
+    fitted = clone(estimator).fit(X, y, np.ldexp(weight.astype(float), exponent))
+    assert fitted.teacher_score_ == expected.teacher_score_
+    assert fitted.teacher_score_ > 0.5
+    assert_array_equal(fitted.predict(X), expected.predict(X))
+
+
+def test_weights_reach_a_teacher_of_the_users_as_they_are(X, y):
+    class Weighed(LogisticRegression):
+        def fit(self, X, y, sample_weight=None):
+            weights.append(sample_weight)
+            return super().fit(X, y, sample_weight)
+
+    weights = Log()
+    weight = np.random.RandomState(0).rand(N)
+    weight[::3] = 0
+    classifier(Weighed()).fit(X, y, weight)
+    # It is fitted as the user would fit it: regularisation depends on the scale.
+    assert_array_equal(weights[0], weight[weight > 0])
+
+
+class Numbered(ClassifierMixin, BaseEstimator):
+    """A classifier that takes no labels but the numbers from 0, as XGBoost does."""
+
+    def fit(self, X, y):
+        labels = np.unique(y)
+        if not np.array_equal(labels, np.arange(len(labels))):
+            raise ValueError(f"Invalid classes: {labels}")
+        self.model_ = LogisticRegression().fit(X, y)
+        self.classes_ = self.model_.classes_
+        return self
+
+    def predict(self, X):
+        return self.model_.predict(X)
+
+    def predict_proba(self, X):
+        return self.model_.predict_proba(X)
+
+
+def test_labels_that_the_teacher_refuses(X, y):
+    clf = classifier(Numbered()).fit(X, y)
+    plain = classifier(LogisticRegression()).fit(X, y)
+    assert_array_equal(clf.classes_, LABELS)
+    assert clf.teacher_score_ == plain.teacher_score_
+    assert_allclose(clf.predict_proba(X), plain.predict_proba(X), atol=1e-4)
+    search = GridSearchCV(
+        classifier(Numbered()), {"n_estimators": [1, 2]}, cv=CV, error_score="raise"
+    ).fit(X, y)
+    assert set(search.predict(X)) <= set(LABELS)
+
+
+def test_frozen_teacher_that_knows_numbers_of_the_labels(X, y):
+    numbers = np.searchsorted(LABELS, y)
+    model = LogisticRegression().fit(X, numbers)
+    with raises("do not cover y", "LogisticRegression", "'precomputed'"):
+        classifier(FrozenEstimator(model)).fit(X, y)
+    # Either way out of the message leads to the same students.
+    scores = np.log(model.predict_proba(X) + 1e-3)
+    clf = classifier("precomputed").fit(X, y, teacher_scores=scores)
+    numbered = classifier(FrozenEstimator(model)).fit(X, numbers)
+    assert clf.teacher_score_ == numbered.teacher_score_
+    assert_allclose(clf.predict_proba(X), numbered.predict_proba(X), atol=0.01)
+
+
+@pytest.mark.parametrize("meta", [OneVsRestClassifier, OneVsOneClassifier])
+@pytest.mark.parametrize("labels", [[0, 1, 2], [1, 2, 3], ["a", "b", "c"]])
+def test_multiclass_teacher_inside_of_binary_questions(X, y, meta, labels):
+    y = np.array(labels)[np.searchsorted(LABELS, y)]
+    teacher = FrozenEstimator(LogisticRegression().fit(X, y))
+    with raises("LogisticRegression", "BDistilClassifier", meta.__name__):
+        meta(classifier(teacher)).fit(X, y)
+    # One that is fitted to each question has its two classes.
+    assert meta(classifier(LogisticRegression())).fit(X, y).predict(X).shape == (N,)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "gradient"])
+def test_teacher_scores_may_be_a_tensor(X, y, kind):
+    scores = torch.from_numpy(np.round(X[:, :L] * 8) / 8)
+    given = scores.bfloat16() if kind == "bfloat16" else scores.requires_grad_()
+    weight = np.arange(N) % 3
+    expected = classifier("precomputed")
+    expected.fit(X, y, weight, teacher_scores=scores.detach().numpy())
+    clf = classifier("precomputed").fit(X, y, weight, teacher_scores=given)
+    assert_array_equal(clf.decision_function(X), expected.decision_function(X))
+    search = GridSearchCV(
+        classifier("precomputed"), {"n_estimators": [1, 2]}, cv=CV, error_score="raise"
+    )
+    assert search.fit(X, y, teacher_scores=given).predict(X).shape == (N,)
+
+
+def test_log_odds_of_two_classes(X):
+    odds = X[:, 0] - X[:, 1]
+    y = np.where(odds > 0, "yes", "no")
+    clf = classifier("precomputed").fit(X, y, teacher_scores=odds)
+    both = np.c_[-odds / 2, odds / 2]
+    expected = classifier("precomputed").fit(X, y, teacher_scores=both)
+    assert clf.teacher_score_ == 1
+    assert_array_equal(clf.classes_, ["no", "yes"])
+    assert_array_equal(clf.decision_function(X), expected.decision_function(X))
+
+
+def test_exported_program(X, y):
+    module = nn.Linear(D, L, bias=False)
+    nn.init.eye_(module.weight)
+    rows = torch.export.Dim("rows")
+    exported = torch.export.export(
+        module.eval(), (torch.zeros(8, D),), dynamic_shapes=({0: rows},)
+    ).module()
+    expected = classifier(module).fit(X, y)
+    for teacher in (exported, TorchTeacher(exported)):
+        clf = classifier(teacher).fit(X, y)
+        assert_array_equal(clf.decision_function(X), expected.decision_function(X))
+    search = GridSearchCV(
+        classifier(TorchTeacher(exported)),
+        {"n_estimators": [1, 2]},
+        cv=CV,
+        error_score="raise",
+    )
+    assert search.fit(X, y).best_estimator_.teacher_score_ > 0.9
+
+
+def test_unfitted_net_follows_the_seed_and_leaves_the_generators(X, y):
+    net = NeuralNetClassifier(
+        nn.Linear,
+        module__in_features=D,
+        module__out_features=L,
+        criterion=nn.CrossEntropyLoss,
+        train_split=None,
+        verbose=0,
+        max_epochs=2,
+    )
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    clf = classifier(net).fit(X.astype(np.float64), y)
+    now = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    assert_array_equal(now[0], before[0])
+    assert_array_equal(now[1], before[1])
+    torch.rand(3)
+    again = classifier(net).fit(X.astype(np.float64), y)
+    assert_array_equal(clf.predict_proba(X), again.predict_proba(X))
+    other = classifier(net, random_state=1).fit(X.astype(np.float64), y)
+    assert clf.teacher_bound_ != other.teacher_bound_
 
 
 # Without y
@@ -731,10 +927,14 @@ def test_regressor_needs_y(X, teacher):
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((N - 1, L), f"{N} rows"), ((N, L, 1), f"({N}, {L}, 1)"), ((N,), "n_classes")],
+    [
+        ((N - 1, L), f"{N} rows"),
+        ((N, L, 1), f"({N}, {L}, 1)"),
+        ((N,), "2 columns stand for, because y holds 3"),
+    ],
 )
 def test_shape_of_teacher_scores(X, y, shape, message):
-    with raises("teacher_scores", "BDistilClassifier", message):
+    with raises("BDistilClassifier", message):
         classifier("precomputed").fit(X, y, teacher_scores=np.zeros(shape))
 
 
@@ -837,6 +1037,7 @@ def test_failed_fit_leaves_nothing(X, y, G):
     assert_allclose(softmax(clf.decision_function(X), axis=1), predicted, rtol=1e-6)
 
 
+@untrained
 def test_frozen_net_whose_dataset_reshapes_rows_has_no_costs():
     class Reshaped(Dataset):
         def __getitem__(self, index):

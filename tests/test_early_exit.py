@@ -1190,6 +1190,7 @@ class Follower(BDistilClassifier):
 
 
 @pytest.mark.parametrize("cv", [0.2, 3])
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_fit_parameters_follow_the_rows(binary, cv):
     X, y = binary
     early = EarlyExitClassifier(Follower("precomputed", **SMALL), cv=cv)
@@ -1197,6 +1198,7 @@ def test_fit_parameters_follow_the_rows(binary, cv):
     assert isinstance(early.estimator_, Follower)
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_metadata_routing(binary):
     X, y = binary
     weight = np.random.RandomState(0).uniform(size=len(X))

@@ -21,23 +21,23 @@ del PATHS[""]  # it imports its modules lazily
 
 # What each module imports from the package, no more and no less.
 LAYERS = {
+    "_arrays": set(),
     "_boosting": set(),
     "_boosting._game": set(),
     "_boosting._progress": set(),
     "_boosting._random": set(),
     "_boosting._residuals": set(),
-    "_boosting._rows": set(),
     "_exit_rules": set(),
     "_files": set(),
     "_optional": set(),
     "_protocol": set(),
+    "_seeding": set(),
     "_sklearn_compat": set(),
     "exceptions": set(),
     "metrics": set(),
     "students": set(),
     "_boosting._loop": {"_boosting._random", "exceptions"},
-    "_boosting._scaling": {"_boosting._rows"},
-    "_boosting._training": {"_boosting._random", "_boosting._rows"},
+    "_boosting._rows": {"_arrays"},
     "_exit_calibration": {"_exit_rules"},
     "_exit_runs": {"_exit_rules"},
     "_repr_html": {"_sklearn_compat"},
@@ -45,22 +45,32 @@ LAYERS = {
     "datasets": {"_sklearn_compat"},
     "ensemble": {"_sklearn_compat", "students"},
     "objectives": {"_sklearn_compat"},
-    "_boosting._search": {"_boosting._random", "objectives"},
+    "_boosting._scaling": {"_boosting._rows"},
+    "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
+    "_boosting._training": {"_boosting._rows", "_seeding"},
     "runtime": {"_exit_rules", "_exit_runs", "_optional", "exceptions"},
     "stages": {"_protocol", "_sklearn_compat", "costs", "metrics"},
-    "teachers": {"_sklearn_compat", "costs"},
+    "teachers": {"_arrays", "_sklearn_compat", "costs"},
     "_boosting._plan": {
+        "_arrays",
         "_boosting._game",
         "_boosting._loop",
-        "_boosting._random",
         "_boosting._residuals",
         "_boosting._rows",
         "_boosting._search",
         "_boosting._training",
+        "_seeding",
         "costs",
         "ensemble",
         "objectives",
         "students",
+    },
+    "_teacher_scores": {
+        "_arrays",
+        "_seeding",
+        "_sklearn_compat",
+        "exceptions",
+        "teachers",
     },
     "early_exit": {
         "_exit_calibration",
@@ -76,6 +86,7 @@ LAYERS = {
     "model_selection": {"_sklearn_compat", "metrics", "stages"},
     "precision": {"_files", "_optional", "runtime"},
     "_bdistil": {
+        "_arrays",
         "_boosting._loop",
         "_boosting._plan",
         "_boosting._progress",
@@ -86,13 +97,14 @@ LAYERS = {
         "_exit_rules",
         "_protocol",
         "_repr_html",
+        "_seeding",
         "_sklearn_compat",
+        "_teacher_scores",
         "costs",
         "ensemble",
         "metrics",
         "objectives",
         "stages",
-        "teachers",
     },
     "inspection._accuracy_cost": {
         "_sklearn_compat",
@@ -141,8 +153,8 @@ LIGHT = [
     "runtime",
 ]
 
-# _training trains with it, teachers recognises its nets.
-MAY_IMPORT_SKORCH = {"_boosting._training", "teachers"}
+# _training trains with it, _teacher_scores recognises its nets.
+MAY_IMPORT_SKORCH = {"_boosting._training", "_teacher_scores"}
 
 
 def imported_names(module):

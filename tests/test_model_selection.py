@@ -991,7 +991,7 @@ def test_parameters_are_validated(data):
 
 def test_teacher_scores_are_split_with_the_rows(data):
     X, y = data
-    scores = LogisticRegression().fit(X, y).predict_proba(X)
+    scores = LogisticRegression().fit(X, y).predict_log_proba(X)
     clf = BDistilClassifier("precomputed", **SMALL)
     found = StagedSearchCV(clf, {}, cv=2).fit(X, y, teacher_scores=scores)
     grid = {"n_stages": [1, 2, 3]}
@@ -1015,7 +1015,7 @@ def test_sample_weight(data, scoring):
 @pytest.mark.parametrize("n_scorers", [1, 2])
 def test_metadata_routing(data, n_scorers):
     X, y = data
-    scores = LogisticRegression().fit(X, y).predict_proba(X)
+    scores = LogisticRegression().fit(X, y).predict_log_proba(X)
     metadata = {
         "teacher_scores": scores,
         "sample_weight": np.random.RandomState(0).uniform(0.1, 1, size=90),

@@ -300,6 +300,7 @@ def test_part_of_an_ensemble(clf, data, path):
     assert_array_equal(loaded.predict_proba(data[0]), clf[:1].predict_proba(data[0]))
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_warm_start_goes_on_as_before(clf, data, path):
     X, y = data
     scores = clf.decision_function(X)
@@ -343,6 +344,7 @@ def test_auto_students(data, path):
     ],
     ids=lambda classes: str(classes.dtype),
 )
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_labels_keep_their_type(classes, clf, data, path):
     X, y = data
     saved = clone(clf).set_params(teacher="precomputed")
@@ -387,6 +389,7 @@ def test_parameters_that_are_objects(clf, data, path):
     assert loaded.teacher == "precomputed"
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_costs_of_a_torch_teacher(data, path):
     X, y = data
     teacher = TorchTeacher(nn.Linear(6, 2), device="cpu")

@@ -63,6 +63,7 @@ def test_fitted_shows_what_was_counted():
     assert {"1: 20 MACs", "2: 52 MACs"} <= set(found)
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_fitted_regressor():
     found = texts(fitted(nn.Linear(3, 1), BDistilRegressor))
     assert found[0].startswith("BDistilRegressor")

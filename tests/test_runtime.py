@@ -264,7 +264,7 @@ def test_images(tmp_path):
     X, y = load_digits(n_class=3, return_X_y=True)
     X = X.reshape(-1, 1, 8, 8).astype(np.uint8)
     student = partial(ConvNet2d, channels=(2, 3))
-    teacher_scores = np.eye(3)[y]
+    teacher_scores = 2 * np.eye(3)[y]
     clf = BDistilClassifier("precomputed", **{**SMALL, "student": student})
     to_onnx(clf.fit(X, y, teacher_scores=teacher_scores), tmp_path / "images")
     session = ProgressiveSession(tmp_path / "images")

@@ -1,5 +1,4 @@
 import pickle
-import re
 from collections import OrderedDict
 
 import numpy as np
@@ -7,36 +6,18 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
-from sklearn.datasets import load_iris
-from sklearn.ensemble import RandomForestClassifier, VotingClassifier
-from sklearn.exceptions import NotFittedError
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.linear_model import (
-    LinearRegression,
-    LogisticRegression,
-    Perceptron,
-    RidgeClassifier,
-)
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
+from teacher_modules import D, L, Module, expected, raises
 from torch import nn
 
-from skbdistil.teachers import TorchTeacher, teacher_response
+from skbdistil.teachers import TorchTeacher
 
-N, D, L = 40, 4, 3
+N = 40
 
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
@@ -50,88 +31,6 @@ def X():
 @pytest.fixture
 def y(X):
     return X[:, :L].argmax(axis=1)
-
-
-class Module(nn.Module):
-    """Linear scores, passed through `wrap`; remembers how it was called."""
-
-    def __init__(self, n_outputs=L, n_features=D, wrap=None):
-        super().__init__()
-        self.linear = nn.Linear(n_features, n_outputs)
-        self.dropout = nn.Dropout(0.5)
-        self.wrap = wrap
-        self.sizes = []
-
-    def forward(self, x):
-        assert not self.training
-        assert not self.dropout.training
-        assert not torch.is_grad_enabled()
-        self.sizes.append(len(x))
-        scores = self.dropout(self.linear(x.flatten(1)))
-        return scores if self.wrap is None else self.wrap(scores)
-
-
-def expected(module, X):
-    X = np.asarray(X, dtype=np.float64).reshape(len(X), -1)
-    weight, bias = (p.detach().double().numpy() for p in module.linear.parameters())
-    return X @ weight.T + bias
-
-
-class Counting(ClassifierMixin, BaseEstimator):
-    """A classifier that counts the calls of its methods."""
-
-    def __init__(self, calls):
-        self.calls = calls
-
-    def __sklearn_clone__(self):
-        return type(self)(self.calls)
-
-    def fit(self, X, y):
-        self.calls.append("fit")
-        self.model_ = LogisticRegression().fit(X, y)
-        self.classes_ = self.model_.classes_
-        return self
-
-    def predict(self, X):
-        self.calls.append("predict")
-        return self.model_.predict(X)
-
-    def decision_function(self, X):
-        self.calls.append("decision_function")
-        return self.model_.decision_function(X)
-
-    def predict_proba(self, X):
-        self.calls.append("predict_proba")
-        return self.model_.predict_proba(X)
-
-
-def classify(teacher, X, y=None, **kwargs):
-    kwargs = {"regression": False, "estimator_name": "BDistilClassifier"} | kwargs
-    return teacher_response(teacher, X, y, **kwargs)
-
-
-def regress(teacher, X, y=None, **kwargs):
-    kwargs = {"regression": True, "estimator_name": "BDistilRegressor"} | kwargs
-    return teacher_response(teacher, X, y, **kwargs)
-
-
-def smoothed(proba):
-    return (1 - 1e-3) * proba + 1e-3 / proba.shape[1]
-
-
-def centered(scores):
-    return scores - scores.mean(axis=1, keepdims=True)
-
-
-def fitted_net(net_class, module, X, y, **kwargs):
-    net = net_class(module, train_split=None, verbose=0, max_epochs=2, **kwargs)
-    return net.fit(X, y)
-
-
-def raises(*parts, error=ValueError):
-    """Expect an error whose message holds all parts, in any order."""
-    lookahead = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(error, match=f"(?s){lookahead}")
 
 
 # TorchTeacher: what it returns
@@ -349,6 +248,111 @@ def test_binary_classes_from_one_column(X):
     assert_array_equal(teacher.predict(X), labels)
 
 
+@pytest.mark.parametrize("n_outputs", [2, L])
+@pytest.mark.parametrize("batch_size", [1, 3, N - 1, N])
+def test_squeezed_rows_of_several_columns(X, n_outputs, batch_size):
+    # squeeze() takes the axis of the rows from a last batch of one row.
+    module = Module(n_outputs, wrap=torch.squeeze)
+    scores = TorchTeacher(module, batch_size=batch_size).decision_function(X)
+    assert_allclose(scores, expected(module, X), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rearranged",
+    [
+        lambda X: np.ascontiguousarray(X[::-1])[::-1],
+        lambda X: np.ascontiguousarray(X[:, ::-1])[:, ::-1],
+        lambda X: X.astype(">f4"),
+        lambda X: X.astype(np.dtype("f8").newbyteorder("S")),
+        lambda X: X.astype(np.longdouble),
+        lambda X: torch.from_numpy(X),
+        lambda X: torch.from_numpy(X).requires_grad_(),
+    ],
+    ids=["rows", "features", "big", "swapped", "longdouble", "tensor", "gradient"],
+)
+def test_rows_mean_the_same_in_every_layout(X, rearranged):
+    module = Module()
+    rows = rearranged(X)
+    for teacher in (TorchTeacher(module), TorchTeacher(module, transform=np.abs)):
+        scores = teacher.decision_function(rows)
+        assert_allclose(scores, teacher.decision_function(X), rtol=1e-6)
+
+
+def test_rows_of_a_dtype_that_numpy_lacks(X):
+    module = Module()
+    rows = torch.from_numpy(X).bfloat16()
+    scores = TorchTeacher(module).decision_function(rows)
+    assert_allclose(scores, expected(module, rows.float()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("X_dtype", [">f4", np.longdouble, ">i2", np.uint8])
+def test_transform_sees_rows_that_torch_accepts(X, X_dtype):
+    seen = []
+
+    def transform(batch):
+        seen.append(batch.dtype)
+        batch += 1
+        return torch.from_numpy(batch).float()
+
+    X = (10 * X).astype(X_dtype)
+    module = Module()
+    scores = TorchTeacher(module, transform=transform).decision_function(X)
+    assert seen[0].isnative
+    assert_allclose(scores, expected(module, X + 1), rtol=1e-4, atol=1e-4)
+
+
+def test_transform_may_return_a_reversed_view(X):
+    def flip(batch):
+        return batch[:, ::-1]
+
+    module = Module()
+    scores = TorchTeacher(module, transform=flip).decision_function(X)
+    assert_allclose(scores, expected(module, X[:, ::-1]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def program():
+    """A program of torch.export, and the module that it was made of."""
+    module = nn.Sequential(nn.Linear(D, L), nn.Dropout(0.5)).eval()
+    rows = torch.export.Dim("rows")
+    exported = torch.export.export(
+        module, (torch.zeros(8, D),), dynamic_shapes=({0: rows},)
+    )
+    return exported.module(), module
+
+
+def test_exported_program(X, program):
+    exported, module = program
+    teacher = TorchTeacher(exported, batch_size=7)
+    scores = teacher.decision_function(X)
+    assert_allclose(scores, TorchTeacher(module).decision_function(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_exported_program_as_a_part_leaves_no_other_part_in_training(
+    X, program, training
+):
+    class Parts(nn.Module):
+        def __init__(self, exported):
+            super().__init__()
+            # After the program in the order in which modes are set, and before it.
+            self.before = nn.Dropout(0.5)
+            self.exported = exported
+            self.after = nn.Dropout(0.5)
+            self.before.training = self.after.training = self.training = training
+
+        def forward(self, x):
+            assert not self.training
+            return self.after(self.exported(self.before(x)))
+
+    exported, module = program
+    parts = Parts(exported)
+    flags = [part.training for part in parts.modules()]
+    scores = TorchTeacher(parts).decision_function(X)
+    assert_allclose(scores, TorchTeacher(module).decision_function(X), rtol=1e-5)
+    assert [part.training for part in parts.modules()] == flags
+
+
 # TorchTeacher: a scikit-learn estimator
 
 
@@ -454,74 +458,7 @@ def test_invalid_output(X, wrap, key, parts):
         TorchTeacher(Module(wrap=wrap), key=key).decision_function(X)
 
 
-# teacher_response: what holds for every teacher
-
-
-TEACHERS = {
-    "default": lambda X, y: None,
-    "unfitted": lambda X, y: LogisticRegression(),
-    "frozen": lambda X, y: FrozenEstimator(LogisticRegression().fit(X, y)),
-    "pipeline": lambda X, y: make_pipeline(StandardScaler(), LogisticRegression()),
-    "decision function": lambda X, y: RidgeClassifier(),
-    "one-hot": lambda X, y: DecisionTreeClassifier(random_state=0),
-    "torch": lambda X, y: TorchTeacher(Module(len(np.unique(y)))),
-    "one column": lambda X, y: Module(1 if len(np.unique(y)) == 2 else L),
-    "torch probabilities": lambda X, y: TorchTeacher(
-        nn.Sequential(Module(len(np.unique(y))), nn.Softmax(dim=1)), output="proba"
-    ),
-    "module": lambda X, y: Module(len(np.unique(y))),
-    "skorch": lambda X, y: FrozenEstimator(
-        fitted_net(
-            NeuralNetClassifier,
-            nn.Linear(D, len(np.unique(y))),
-            X,
-            np.unique(y, return_inverse=True)[1],
-            criterion=nn.CrossEntropyLoss,
-            classes=np.unique(y),
-        )
-    ),
-    "precomputed": lambda X, y: "precomputed",
-}
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("labels", [[0, 1, 2], [7, -3, 5], ["b", "a", "c"], [4, 2]])
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_scores_of_every_teacher(X, y, kind, labels, dtype):
-    y = np.array(labels)[y % len(labels)]
-    teacher = TEACHERS[kind](X, y)
-    given = None
-    if kind == "precomputed":
-        given = np.random.RandomState(1).randn(N, len(labels))
-    response = classify(
-        teacher, X, y, dtype=dtype, teacher_scores=given, random_state=0
-    )
-    scores = response.scores
-    assert scores.shape == (N, len(labels))
-    assert scores.dtype == dtype
-    assert scores.flags.c_contiguous
-    assert np.isfinite(scores).all()
-    assert_allclose(scores.sum(axis=1), 0, atol=1e-5 * abs(scores).max())
-    assert_array_equal(response.classes, np.unique(labels))
-    assert not response.single_output
-    # Bounded by the smoothing, however sure the teacher is.
-    if kind in ("default", "one-hot", "torch probabilities"):
-        assert np.ptp(scores, axis=1).max() <= np.log(len(labels) * 1e3) + 1e-5
-
-
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_module_whose_cost_counts(X, y, kind):
-    teacher = TEACHERS[kind](X, y)
-    given = np.eye(L)[y] if kind == "precomputed" else None
-    module = classify(teacher, X, y, teacher_scores=given).module
-    if isinstance(teacher, nn.Module):
-        assert module is teacher
-    elif isinstance(teacher, TorchTeacher):
-        assert module is teacher.module
-    elif kind == "skorch":
-        assert module is teacher.estimator.module_
-    else:
-        assert module is None
+# TorchTeacher: its costs
 
 
 def test_costs_of_the_module():
@@ -537,563 +474,3 @@ def test_costs_of_a_module_that_cannot_be_counted():
     teacher = TorchTeacher(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
     with pytest.raises(ValueError, match=r"operations of .* cannot be counted"):
         teacher.costs(np.zeros((1, 2)))
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 10])
-def test_probabilities_are_recovered(n_classes):
-    rng = np.random.RandomState(0)
-    X, y = rng.randn(60, 3), np.arange(60) % n_classes
-    # Leaves of one row: all probabilities are 0 or 1.
-    for model in [
-        LogisticRegression(),
-        DecisionTreeClassifier(random_state=0),
-        KNeighborsClassifier(),
-    ]:
-        model.fit(X, y)
-        response = classify(FrozenEstimator(model), X, y, dtype=np.float64)
-        proba = model.predict_proba(X)
-        assert_allclose(softmax(response.scores, axis=1), smoothed(proba), rtol=1e-10)
-        assert_array_equal(
-            response.classes[response.scores.argmax(axis=1)], model.predict(X)
-        )
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    logits=hnp.arrays(
-        np.float64,
-        st.tuples(st.integers(1, 8), st.integers(2, 5)),
-        elements=st.floats(-1e6, 1e6),
-    )
-)
-def test_logits_are_centered_and_nothing_else(logits):
-    n_rows, n_classes = logits.shape
-    before = logits.copy()
-    X, classes = np.zeros((n_rows, 1)), np.arange(n_classes)
-    response = classify(
-        "precomputed", X, np.resize(classes, n_rows), teacher_scores=logits
-    )
-    tolerance = 1e-6 * (1 + abs(logits).max())
-    assert_allclose(response.scores, centered(logits), atol=tolerance)
-    assert_array_equal(logits, before)
-
-
-def test_rows_stay_in_their_order(X, y):
-    teacher = FrozenEstimator(LogisticRegression().fit(X, y))
-    order = np.random.RandomState(0).permutation(N)
-    assert_allclose(
-        classify(teacher, X[order]).scores,
-        classify(teacher, X).scores[order],
-        rtol=1e-5,
-        atol=1e-6,
-    )
-
-
-# teacher_response: scikit-learn models
-
-
-def test_unfitted_teacher_is_cloned_and_called_once(X, y):
-    calls = []
-    teacher = Counting(calls)
-    response = classify(teacher, X, y)
-    assert calls == ["fit", "predict_proba"]
-    assert not hasattr(teacher, "model_")
-    proba = LogisticRegression().fit(X, y).predict_proba(X)
-    assert_allclose(softmax(response.scores, axis=1), smoothed(proba), rtol=1e-5)
-
-
-def test_frozen_teacher_is_called_once_and_not_fitted(X, y):
-    calls = []
-    teacher = Counting(calls).fit(X, y)
-    state = pickle.dumps(teacher.model_)
-    classify(FrozenEstimator(teacher), X, y[::-1])
-    assert calls == ["fit", "predict_proba"]
-    assert pickle.dumps(teacher.model_) == state
-
-
-def test_modules_are_called_once(X, y):
-    module = Module()
-    for teacher in [module, TorchTeacher(module), FrozenEstimator(module)]:
-        module.sizes.clear()
-        response = classify(teacher, X, y)
-        assert module.sizes == [N]
-        assert response.module is module
-        assert_allclose(response.scores, centered(expected(module, X)), atol=1e-5)
-
-
-def test_bare_module_is_left_as_it_was(X, y):
-    module = Module().train()
-    classify(module, X, y)
-    assert module.training
-    assert module.dropout.training
-    assert all(parameter.grad is None for parameter in module.parameters())
-
-
-def test_decision_function(X, y):
-    for model in [RidgeClassifier().fit(X, y), Perceptron().fit(X, y)]:
-        response = classify(FrozenEstimator(model), X)
-        assert_allclose(
-            response.scores, centered(model.decision_function(X)), rtol=1e-4, atol=1e-5
-        )
-
-
-def test_binary_decision_function(X, y):
-    labels = np.where(y == 0, "no", "yes")
-    model = RidgeClassifier().fit(X, labels)
-    decision = model.decision_function(X)
-    response = classify(FrozenEstimator(model), X)
-    assert_allclose(response.scores, np.c_[-decision / 2, decision / 2], rtol=1e-6)
-    assert_array_equal(
-        response.classes[response.scores.argmax(axis=1)], model.predict(X)
-    )
-
-
-def test_binary_logits_of_one_column(X, y):
-    y = np.where(y == 0, "no", "yes")
-    module = Module(1)
-    logits = expected(module, X)[:, 0]
-    columns = np.c_[-logits / 2, logits / 2]
-    for teacher, teacher_scores in [
-        (module, None),
-        (TorchTeacher(module, classes=["no", "yes"]), None),
-        ("precomputed", logits[:, None]),
-    ]:
-        response = classify(teacher, X, y, teacher_scores=teacher_scores)
-        assert_allclose(response.scores, columns, rtol=1e-4, atol=1e-6)
-        assert_array_equal(response.classes, ["no", "yes"])
-
-    teacher = TorchTeacher(nn.Sequential(module, nn.Sigmoid()), output="proba")
-    proba = smoothed(softmax(columns, axis=1))
-    response = classify(teacher, X, y)
-    assert_allclose(softmax(response.scores, axis=1), proba, rtol=1e-4)
-
-
-@pytest.mark.parametrize("to_frame", [pd.DataFrame, pl.DataFrame])
-def test_feature_names_reach_the_teacher(X, y, to_frame):
-    # Without them, scikit-learn would warn. (Old versions see none in polars frames.)
-    frame = to_frame({f"column {j}": X[:, j] for j in range(D)})
-    unfitted = RandomForestClassifier(random_state=0)
-    fitted = clone(unfitted).fit(frame, y)
-    assert to_frame is pl.DataFrame or hasattr(fitted, "feature_names_in_")
-    inside = classify(unfitted, frame, y).scores
-    assert_array_equal(classify(FrozenEstimator(fitted), frame, y).scores, inside)
-    assert np.isfinite(classify(None, frame, y, random_state=0).scores).all()
-
-
-def test_rows_as_lists(X, y):
-    rows = X.tolist()
-    for teacher in TEACHERS:
-        if teacher != "precomputed":
-            classify(TEACHERS[teacher](X, y), rows, y)
-
-
-def test_sample_weight_reaches_the_teacher(X, y):
-    sample_weight = np.random.RandomState(0).rand(N)
-    weighted = classify(LogisticRegression(), X, y, sample_weight=sample_weight)
-    model = LogisticRegression().fit(X, y, sample_weight=sample_weight)
-    frozen = classify(FrozenEstimator(model), X, y, sample_weight=sample_weight)
-    assert_array_equal(weighted.scores, frozen.scores)
-    plain = classify(LogisticRegression(), X, y)
-    assert abs(weighted.scores - plain.scores).max() > 1e-3
-    # No sample_weight in its fit
-    classify(KNeighborsClassifier(), X, y, sample_weight=sample_weight)
-
-
-def test_random_state_seeds_teachers_without_seed(X, y):
-    nested = make_pipeline(StandardScaler(), RandomForestClassifier(n_estimators=3))
-    seeded = clone(nested).set_params(randomforestclassifier__random_state=5)
-    for teacher in [None, RandomForestClassifier(n_estimators=3), nested]:
-        global_state = np.random.get_state()[1].copy()  # noqa: NPY002
-        first, again, other = (
-            classify(teacher, X, y, random_state=seed).scores for seed in (0, 0, 1)
-        )
-        assert_array_equal(first, again)
-        assert abs(first - other).max() > 0
-        now = np.random.get_state()[1]  # noqa: NPY002
-        assert_array_equal(now, global_state)
-    assert nested[-1].random_state is None
-    assert_array_equal(
-        classify(seeded, X, y, random_state=0).scores,
-        classify(seeded, X, y, random_state=1).scores,
-    )
-
-
-@pytest.mark.parametrize("shape", [(6,), (2, 3), (1, 2, 3)])
-def test_default_teacher(shape):
-    rng = np.random.RandomState(0)
-    X, y = rng.randn(20, *shape), np.arange(20) % 2
-    X += y.reshape(20, *[1] * len(shape))
-    response = classify(None, X, y, random_state=0)
-    assert (response.classes[response.scores.argmax(axis=1)] == y).mean() > 0.8
-    targets = np.c_[X.reshape(20, -1).sum(axis=1), y]
-    for target in (targets, targets[:, 0], targets[:, :1]):
-        response = regress(None, X, target, random_state=0)
-        assert response.scores.shape == (20, target.reshape(20, -1).shape[1])
-        assert response.single_output == (target.ndim == 1)
-
-
-def test_default_teacher_is_not_certain_on_its_training_rows():
-    X, y = load_iris(return_X_y=True)
-    proba = softmax(classify(None, X, y, random_state=0).scores, axis=1)
-    assert (proba.max(axis=1) < 0.99).mean() > 0.2
-
-
-# teacher_response: skorch nets
-
-
-def test_frozen_net(X, y):
-    net = fitted_net(
-        NeuralNetClassifier, nn.Linear(D, L), X, y, criterion=nn.CrossEntropyLoss
-    )
-    state = {name: value.clone() for name, value in net.module_.state_dict().items()}
-    proba = net.predict_proba(X)
-    frame = pd.DataFrame(X, columns=list("abcd"))
-    X.flags.writeable = False
-    for rows in (X, X.astype(np.float64), frame, X.tolist()):
-        response = classify(FrozenEstimator(net), rows, y)
-        assert_allclose(softmax(response.scores, axis=1), smoothed(proba), rtol=1e-5)
-        assert_array_equal(
-            response.classes[response.scores.argmax(axis=1)], net.predict(X)
-        )
-    for name, value in net.module_.state_dict().items():
-        assert torch.equal(value, state[name])
-
-
-def test_frozen_pipeline_with_a_net(X, y):
-    net = NeuralNetClassifier(
-        nn.Linear(D, L), criterion=nn.CrossEntropyLoss, train_split=None, verbose=0
-    )
-    pipeline = make_pipeline(StandardScaler(), net).fit(X, y)
-    response = classify(FrozenEstimator(pipeline), X.astype(np.float64), y)
-    proba = pipeline.predict_proba(X)
-    assert_allclose(softmax(response.scores, axis=1), smoothed(proba), rtol=1e-5)
-    # The module sees scaled rows, so its cost would be counted on wrong ones.
-    assert response.module is None
-
-
-def test_unfitted_net(X, y):
-    net = NeuralNetClassifier(
-        nn.Linear(D, L), criterion=nn.CrossEntropyLoss, train_split=None, verbose=0
-    )
-    response = classify(net, X, y, random_state=0)
-    assert response.scores.shape == (N, L)
-    assert not net.initialized_
-
-
-def test_net_without_classes(X, y):
-    net = fitted_net(NeuralNet, nn.Linear(D, L), X, y, criterion=nn.CrossEntropyLoss)
-    labels = np.array(["a", "b", "c"])[y]
-    response = classify(FrozenEstimator(net), X, labels)
-    assert_array_equal(response.classes, ["a", "b", "c"])
-
-
-def test_net_that_returns_logits(X, y):
-    class Loss(nn.CrossEntropyLoss):
-        pass
-
-    # skorch applies the softmax for the losses it knows; this one hides in a module.
-    class Hidden(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.loss = Loss()
-
-        def forward(self, scores, y):
-            return self.loss(scores, y)
-
-    net = fitted_net(NeuralNetClassifier, nn.Linear(D, L), X, y, criterion=Hidden)
-    with raises(
-        "BDistilClassifier",
-        "probabilities",
-        "NeuralNetClassifier",
-        'TorchTeacher(net.module_, output="logits")',
-    ):
-        classify(FrozenEstimator(net), X, y)
-    response = classify(TorchTeacher(net.module_, output="logits"), X, y)
-    assert_allclose(response.scores, centered(net.predict_proba(X)), atol=1e-6)
-
-
-def test_net_regressor(X):
-    targets = X[:, :2]
-    net = fitted_net(NeuralNetRegressor, nn.Linear(D, 2), X, targets)
-    response = regress(FrozenEstimator(net), X.astype(np.float64), targets)
-    assert_allclose(response.scores, net.predict(X), rtol=1e-6)
-    assert response.module is net.module_
-
-
-# teacher_response: classes
-
-
-def test_own_classes_may_be_more_than_y(X, y):
-    model = LogisticRegression().fit(X, np.array(["a", "b", "c"])[y])
-    labels = np.where(y == 0, "a", "c")
-    assert_array_equal(
-        classify(FrozenEstimator(model), X, labels).classes, model.classes_
-    )
-    teacher = TorchTeacher(Module(), classes=["c", "b", "a"])
-    assert_array_equal(classify(teacher, X, labels).classes, ["c", "b", "a"])
-
-
-def test_own_classes_need_no_y(X, y):
-    model = FrozenEstimator(LogisticRegression().fit(X, y))
-    assert_array_equal(
-        classify(model, X).scores, classify(model, X, np.zeros(N, int)).scores
-    )
-    response = classify(TorchTeacher(Module(), classes=["c", "b", "a"]), X)
-    assert_array_equal(response.classes, ["c", "b", "a"])
-
-
-@pytest.mark.parametrize("teacher", [Module(), TorchTeacher(Module()), "precomputed"])
-@pytest.mark.parametrize(
-    ("labels", "classes"),
-    [
-        ([7, 9, 8], [7, 8, 9]),
-        (["b", "c", "a"], ["a", "b", "c"]),
-        ([0, 2], [0, 1, 2]),
-        ([1], [0, 1, 2]),
-    ],
-)
-def test_classes_from_y(X, teacher, labels, classes):
-    y = np.resize(labels, N)
-    given = np.zeros((N, L)) if isinstance(teacher, str) else None
-    response = classify(teacher, X, y, teacher_scores=given)
-    assert_array_equal(response.classes, classes)
-
-
-@pytest.mark.parametrize("labels", [[1, 3], [-1, 2], ["a", "b"], [0, 1, 2, 3]])
-def test_classes_that_y_does_not_tell(X, labels):
-    parts = ["BDistilClassifier", "3 columns", f"{len(labels)} distinct", "classes=..."]
-    with raises(*parts):
-        classify(Module(), X, np.resize(labels, N))
-
-
-@pytest.mark.parametrize(
-    ("classes", "labels", "missing"),
-    [
-        ([0, 1, 2], [0, 3, 4], "[3, 4]"),
-        (["a", "b", "c"], ["a", "z"], "['z']"),
-        (["0", "1", "2"], [0, 1], "[0, 1]"),
-    ],
-)
-def test_classes_that_do_not_cover_y(X, classes, labels, missing):
-    y = np.resize(labels, N)
-    model = LogisticRegression().fit(X, np.resize(classes, N))
-    for teacher in [FrozenEstimator(model), TorchTeacher(Module(), classes=classes)]:
-        with raises("teacher classes do not cover y", "BDistilClassifier", missing):
-            classify(teacher, X, y)
-
-
-def test_one_class(X):
-    y = np.full(N, 5)
-    model = RandomForestClassifier(n_estimators=3)
-    for teacher in [None, model, FrozenEstimator(clone(model).fit(X, y))]:
-        with raises("BDistilClassifier", "at least 2 classes", "Got 1 class"):
-            classify(teacher, X, y)
-
-
-# teacher_response: regression
-
-
-def test_regression_values_are_not_changed(X):
-    targets = X @ np.random.RandomState(1).randn(D, 2) * 100 + 1000
-    for target in (targets, targets[:, 0], targets[:, :1]):
-        model = LinearRegression().fit(X, target)
-        values = model.predict(X).reshape(N, -1)
-        for teacher in (LinearRegression(), FrozenEstimator(model)):
-            response = regress(teacher, X, target, dtype=np.float64)
-            assert_allclose(response.scores, values)
-            assert response.scores.flags.c_contiguous
-            assert response.classes is None
-            assert response.module is None
-            assert response.single_output == (target.ndim == 1)
-        assert regress(FrozenEstimator(model), X).single_output == (target.ndim == 1)
-
-
-@pytest.mark.parametrize("wrap", [None, torch.squeeze])
-@pytest.mark.parametrize("n_outputs", [1, 3])
-def test_torch_regression(X, wrap, n_outputs):
-    module = Module(n_outputs, wrap=wrap)
-    for teacher in (module, TorchTeacher(module, batch_size=7)):
-        response = regress(teacher, X)
-        assert_allclose(response.scores, expected(module, X), rtol=1e-4, atol=1e-5)
-        assert response.single_output == (n_outputs == 1)
-        assert response.module is module
-        assert not regress(teacher, X, np.zeros((N, n_outputs))).single_output
-
-
-def test_precomputed_regression(X):
-    values = np.random.RandomState(0).randn(N, 2) * 10
-    values.flags.writeable = False
-    response = regress("precomputed", X, teacher_scores=values)
-    assert_allclose(response.scores, values, rtol=1e-6)
-    assert not response.single_output
-    response = regress("precomputed", X, teacher_scores=values[:, 0].tolist())
-    assert_allclose(response.scores, values[:, :1], rtol=1e-6)
-    assert response.single_output
-
-
-def test_classifier_is_no_regressor(X, y):
-    for teacher in [LogisticRegression(), FrozenEstimator(StandardScaler().fit(X))]:
-        with raises("'teacher'", "BDistilRegressor", "regressor"):
-            regress(teacher, X, y.astype(float))
-    teacher = TorchTeacher(Module(), output="proba")
-    with raises("BDistilRegressor", "TorchTeacher", "output='proba'"):
-        regress(teacher, X)
-
-
-# teacher_response: errors
-
-
-@pytest.mark.parametrize(
-    ("teacher", "error"),
-    [
-        (5, TypeError),
-        (LogisticRegression, TypeError),
-        (torch.nn.functional.relu, TypeError),
-        ([LogisticRegression()], TypeError),
-        ("forest", ValueError),
-    ],
-)
-def test_unknown_teacher(X, y, teacher, error):
-    parts = ["'teacher'", "BDistilClassifier", "FrozenEstimator", "TorchTeacher"]
-    with raises(*parts, f"Got {teacher!r}", error=error):
-        classify(teacher, X, y)
-
-
-def test_fitted_teacher_must_be_frozen(X, y):
-    net = fitted_net(
-        NeuralNetClassifier, nn.Linear(D, L), X, y, criterion=nn.CrossEntropyLoss
-    )
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
-    for teacher in [LogisticRegression().fit(X, y), pipeline.fit(X, y), net]:
-        parts = ["'teacher'", "BDistilClassifier", type(teacher).__name__, "fitted"]
-        with raises(*parts, "FrozenEstimator(teacher)"):
-            classify(teacher, X, y)
-        classify(FrozenEstimator(teacher), X, y)
-
-
-def test_estimator_that_predicts_unfitted_is_fitted_inside(X):
-    target = X[:, 0].astype(np.float64)
-    teacher = GaussianProcessRegressor(alpha=0.1, optimizer=None)
-    assert not get_tags(teacher).requires_fit
-    assert_allclose(
-        regress(teacher, X, target).scores[:, 0],
-        clone(teacher).fit(X, target).predict(X),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    with raises("fitted GaussianProcessRegressor", "FrozenEstimator"):
-        regress(teacher.fit(X, target), X, target)
-
-
-def test_frozen_but_not_fitted(X, y):
-    parts = ["'teacher'", "BDistilClassifier", "unfitted LogisticRegression"]
-    with raises(*parts, error=NotFittedError):
-        classify(FrozenEstimator(LogisticRegression()), X, y)
-
-
-@pytest.mark.parametrize("teacher", [None, LogisticRegression(), Module()])
-def test_y_is_needed(X, teacher):
-    with raises("BDistilClassifier requires y to be passed, but the target y is None"):
-        classify(teacher, X)
-
-
-def test_y_is_needed_for_precomputed_logits_and_regressors(X):
-    with raises("requires y to be passed, but the target y is None"):
-        classify("precomputed", X, teacher_scores=np.zeros((N, L)))
-    for teacher in [None, LinearRegression()]:
-        with raises("requires y to be passed, but the target y is None"):
-            regress(teacher, X)
-
-
-def test_teacher_scores_and_teacher_go_together(X, y):
-    with raises("BDistilClassifier", "'precomputed'", "teacher_scores=None"):
-        classify("precomputed", X, y)
-    for teacher in [None, LogisticRegression(), Module(), "forest"]:
-        with raises("teacher_scores", "BDistilClassifier", "Got teacher="):
-            classify(teacher, X, y, teacher_scores=np.zeros((N, L)))
-
-
-@pytest.mark.parametrize("regression", [True, False])
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [((N - 1, L), f"{N} rows"), ((N, L, 1), f"({N}, {L}, 1)")],
-)
-def test_shape_of_teacher_scores(X, y, regression, shape, message):
-    ask = regress if regression else classify
-    with raises("teacher_scores", message):
-        ask("precomputed", X, y, teacher_scores=np.zeros(shape))
-
-
-def test_teacher_scores_of_one_dimension(X, y):
-    with raises("teacher_scores", "BDistilClassifier", "(n_samples, n_classes)"):
-        classify("precomputed", X, y, teacher_scores=np.zeros(N))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_scores_must_be_finite(X, y, bad):
-    scores = np.zeros((N, L))
-    scores[3, 1] = bad
-    with raises("BDistilClassifier", "finite", "teacher_scores", "float32"):
-        classify("precomputed", X, y, teacher_scores=scores)
-    with raises("BDistilRegressor", "finite", "teacher_scores"):
-        regress("precomputed", X, teacher_scores=scores)
-    if bad == 1e300:
-        classify("precomputed", X, y, teacher_scores=scores, dtype=np.float64)
-    for output in ("logits", "proba"):
-        module = Module(wrap=lambda scores: torch.full_like(scores.double(), bad))
-        with raises("BDistilClassifier", "finite", "TorchTeacher"):
-            classify(TorchTeacher(module, output=output), X, y)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda scores: scores,
-        lambda scores: torch.sigmoid(scores),
-        lambda scores: torch.log_softmax(scores, dim=1),
-        lambda scores: torch.softmax(scores, dim=1) * 1.01,
-    ],
-)
-def test_probabilities_must_be_some(X, y, wrap):
-    teacher = TorchTeacher(Module(wrap=wrap), output="proba")
-    parts = ["BDistilClassifier", "probabilities", "TorchTeacher"]
-    with raises(*parts, 'TorchTeacher(module, output="logits")'):
-        classify(teacher, X, y)
-
-
-def test_rounded_probabilities_pass(X, y):
-    module = Module(wrap=lambda scores: torch.softmax(scores, dim=1).half())
-    response = classify(TorchTeacher(module, output="proba"), X, y, dtype=np.float64)
-    log_proba = log_softmax(expected(module, X), axis=1)
-    assert_allclose(
-        softmax(response.scores, axis=1), smoothed(np.exp(log_proba)), atol=1e-3
-    )
-
-
-def test_teacher_that_only_predicts(X, y):
-    teacher = VotingClassifier([("ridge", RidgeClassifier())])
-    parts = ["'teacher'", "BDistilClassifier", "predict_proba or decision_function"]
-    with raises(*parts, "VotingClassifier"):
-        classify(teacher, X, y)
-    with raises(*parts, "LinearRegression"):
-        classify(LinearRegression(), X, y)
-
-
-def test_multioutput_teacher(X, y):
-    model = RandomForestClassifier(n_estimators=2).fit(X, np.c_[y, y])
-    with raises("'teacher'", "BDistilClassifier", "single output", "2 outputs"):
-        classify(FrozenEstimator(model), X, y)
-    multilabel = OneVsRestClassifier(LogisticRegression()).fit(
-        X, np.eye(L, dtype=int)[y]
-    )
-    with raises("BDistilClassifier", "probabilities", "OneVsRestClassifier"):
-        classify(FrozenEstimator(multilabel), X, y)
-
-
-def test_columns_and_classes_must_match(X, y):
-    class Broken(LogisticRegression):
-        def predict_proba(self, X):
-            return super().predict_proba(X)[:, :2]
-
-    with raises("BDistilClassifier", "2 columns for 3 classes", "Broken"):
-        classify(Broken(), X, y)

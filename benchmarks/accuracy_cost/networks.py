@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from skbdistil import TorchTeacher
-from skbdistil._boosting._random import torch_seed
+from skbdistil._arrays import as_tensor
 from skbdistil._boosting._residuals import Residuals
-from skbdistil._boosting._rows import RowData, as_tensor, resolve_device
+from skbdistil._boosting._rows import RowData, resolve_device
 from skbdistil._boosting._scaling import input_scaling
 from skbdistil._boosting._training import Trainer
+from skbdistil._seeding import seeded
 from skbdistil.costs import stage_costs
 from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
 
@@ -70,7 +71,7 @@ def ensemble_macs(input_shape, n_outputs, factory, n_students):
 
 def add_students(ensemble, factory, n_students, seed):
     """Add students that are not trained yet."""
-    with torch_seed(seed, torch.device("cpu")):
+    with seeded(seed, torch.device("cpu")):
         for _ in range(n_students):
             ensemble.append(ensemble.new_student(factory))
 

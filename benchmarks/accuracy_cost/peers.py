@@ -15,7 +15,7 @@ from benchmarks.accuracy_cost.networks import (
     module_stage,
     torch_device,
 )
-from skbdistil._boosting._random import torch_seed
+from skbdistil._seeding import seeded
 from skbdistil.stages import _cut
 
 # Iterations of scikit-learn's boosting that are stages here; the last ones are the same
@@ -73,7 +73,7 @@ def torch_ensemble(task, *, name):
     )
     model.set_optimizer("AdamW", lr=task.data.learning_rate)
     model.set_scheduler("CosineAnnealingLR", T_max=task.epochs)
-    with torch_seed(task.seed, device), redirect_stdout(io.StringIO()):
+    with seeded(task.seed, device), redirect_stdout(io.StringIO()):
         model.fit(loader, epochs=task.epochs, save_model=False)
     stages = []
     for stage in range(1, task.data.n_estimators + 1):

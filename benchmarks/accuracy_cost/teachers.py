@@ -20,7 +20,7 @@ from benchmarks.accuracy_cost.networks import (
 )
 from benchmarks.accuracy_cost.results import replacing
 from skbdistil import TorchTeacher
-from skbdistil.teachers import teacher_response
+from skbdistil._teacher_scores import teacher_response
 
 
 @dataclass(frozen=True)

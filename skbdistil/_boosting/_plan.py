@@ -11,13 +11,14 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
+from skbdistil._arrays import as_tensor
 from skbdistil._boosting._game import BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
-from skbdistil._boosting._random import torch_seed
 from skbdistil._boosting._residuals import Residuals
-from skbdistil._boosting._rows import FeatureCache, RowData, as_tensor, n_batches
+from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._training import Trainer
+from skbdistil._seeding import seeded
 from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
 from skbdistil.objectives import DistillationObjective, JointLoss
 from skbdistil.students import auto_students, check_ladder
@@ -215,7 +216,7 @@ def resolved_connection(student, input_shape, earlier, estimator_name):
     else:
         ladder = check_ladder(student, estimator_name)
     # What is drawn for the weights must not use up random numbers.
-    with torch_seed(0, torch.device("cpu")):
+    with seeded(0, torch.device("cpu")):
         return auto_connection(ladder, input_shape)
 
 
@@ -347,7 +348,7 @@ def _sample(ensemble, factory, n_students):
         integer_input=ensemble.integer_input,
     )
     # What is drawn for their weights must not use up random numbers.
-    with torch_seed(0, torch.device("cpu")):
+    with seeded(0, torch.device("cpu")):
         for _ in range(n_students):
             sample.append(sample.new_student(factory))
     return sample

@@ -1,10 +1,11 @@
 """Rows as the students see them: whole batches, on the device, by index."""
 
 import math
-import warnings
 
 import torch
 from torch.utils.data import Dataset
+
+from skbdistil._arrays import as_tensor
 
 # Rows, and numbers in them, that are run at once where no gradient is needed.
 _CHUNK_ROWS = 4096
@@ -57,18 +58,6 @@ def chunk_rows(input_shape):
     n_rows : int
     """
     return max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // math.prod(input_shape)))
-
-
-def as_tensor(array):
-    """View a NumPy array as a tensor without copying, read-only ones included.
-
-    Nothing in the package writes to the tensors it gets from here.
-    """
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(array)
 
 
 class FeatureCache:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skbdistil._boosting._random import derive_seed, torch_seed
+from skbdistil._boosting._random import derive_seed
+from skbdistil._seeding import seeded
 from skbdistil.objectives import StudentLoss
 
 
@@ -136,7 +137,7 @@ class WeakLearnerSearch:
 
     def _attempt(self, ensemble, game, rows, valid, position, seed, bar):
         """Train and judge one candidate; None if its scores are not finite."""
-        with torch_seed(seed, self.trainer.device):
+        with seeded(seed, self.trainer.device):
             student = ensemble.new_student(self.ladder[position])
         # An ensemble without scaling and students has no device and no dtype.
         student.to(rows.device, rows.dtype)

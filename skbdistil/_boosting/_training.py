@@ -14,8 +14,8 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
-from skbdistil._boosting._random import torch_seed
 from skbdistil._boosting._rows import BatchIterator
+from skbdistil._seeding import seeded
 
 
 class JointStudents(torch.nn.Module):
@@ -178,7 +178,7 @@ class Trainer:
         self, module, students, criterion, data, valid, *, max_epochs, seed, bar=None
     ):
         net = self._prepared_net(module, criterion, data, valid, max_epochs, bar)
-        with torch_seed(seed, self.device):
+        with seeded(seed, self.device):
             net.initialize()
             net.notify("on_train_begin", X=data, y=None)
             try:

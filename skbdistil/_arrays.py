@@ -1,0 +1,148 @@
+"""What users pass as numbers, in a form that NumPy and torch can use."""
+
+import warnings
+from itertools import chain
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+
+
+def as_array(array, *, input_name="X", estimator_name=None):
+    """Anything that holds numbers as a NumPy array.
+
+    Arrays and memory maps are not copied and keep their dtype.
+
+    Parameters
+    ----------
+    array : array-like, frame or torch.Tensor
+        A tensor may be on any device, require a gradient, or have a dtype that NumPy
+        lacks, such as bfloat16, which becomes float32.
+
+    input_name : str, default="X"
+        Name of the array, for messages.
+
+    estimator_name : str or None, default=None
+        Name of the estimator, for messages.
+
+    Returns
+    -------
+    array : ndarray of shape (n_samples, ...)
+        May hold values that are not finite.
+
+    Raises
+    ------
+    ValueError
+        If these are no numbers.
+    """
+    return check_array(
+        from_torch(array),
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_all_finite=False,
+        input_name=input_name,
+        estimator=estimator_name,
+    )
+
+
+def from_torch(array):
+    """A tensor as a NumPy array, in float32 where NumPy lacks its dtype.
+
+    Parameters
+    ----------
+    array : object
+
+    Returns
+    -------
+    array : object
+        What is not a tensor is returned as it is.
+    """
+    if not isinstance(array, torch.Tensor):
+        return array
+    known = (torch.float16, torch.float32, torch.float64)
+    if array.is_floating_point() and array.dtype not in known:
+        array = array.float()
+    return array.numpy(force=True)
+
+
+def native_dtype(dtype):
+    """Dtype in which torch can hold the numbers of a NumPy dtype.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+
+    Returns
+    -------
+    dtype : numpy.dtype
+        In the byte order of the machine; float64 for long double.
+    """
+    # Not by comparison: where long double is no longer than double, they are equal,
+    # and torch refuses it all the same.
+    return np.dtype(np.float64) if dtype.char == "g" else dtype.newbyteorder("=")
+
+
+def as_tensor(array):
+    """View an array as a tensor, or copy it where torch cannot.
+
+    What torch refuses is copied to a contiguous array of :func:`native_dtype`:
+    negative strides, a foreign byte order, long double. Memory that is read-only is
+    viewed without a warning, so the tensor must not be written to.
+
+    Parameters
+    ----------
+    array : array-like or torch.Tensor
+        A tensor is returned as it is.
+
+    Returns
+    -------
+    tensor : torch.Tensor
+    """
+    if isinstance(array, torch.Tensor):
+        return array
+    array = np.asarray(array)
+    dtype = native_dtype(array.dtype)
+    # An axis of length 1 may have a negative stride in an array that NumPy calls
+    # contiguous, and a field of a record may have one that is no multiple of its size.
+    strided = any(step < 0 or step % array.itemsize for step in array.strides)
+    if strided or dtype.char != array.dtype.char or not array.dtype.isnative:
+        array = np.array(array, dtype=dtype, order="C")
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(array)
+
+
+def floating_dtype(module):
+    """Dtype of the floating-point parameters of a module, or else its buffers.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    dtype : torch.dtype
+        torch's default where the module has neither.
+    """
+    for tensor in chain(module.parameters(), module.buffers()):
+        if tensor.is_floating_point():
+            return tensor.dtype
+    return torch.get_default_dtype()
+
+
+def home_device(module):
+    """Device of a module's first parameter or buffer; the CPU where it has neither.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    device : torch.device
+    """
+    for tensor in chain(module.parameters(), module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
