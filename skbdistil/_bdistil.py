@@ -207,12 +207,7 @@ class _BaseBDistil(BaseEstimator):
         # the warning points at the line that called fit.
         notes = []
         try:
-            dtype = getattr(torch, self.dtype)
-            device = resolve_device(self.device, dtype, type(self).__name__)
-            # Whatever draws has a seed of its own, from `random_state`. What draws all
-            # the same finds the same numbers in every fit, and leaves none behind.
-            with seeded(0, device):
-                return self._fit(X, y, sample_weight, teacher_scores, device, notes)
+            return self._fit(X, y, sample_weight, teacher_scores, notes)
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
@@ -222,7 +217,7 @@ class _BaseBDistil(BaseEstimator):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
 
-    def _fit(self, X, y, sample_weight, teacher_scores, device, notes):
+    def _fit(self, X, y, sample_weight, teacher_scores, notes):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self.warm_start and hasattr(self, "ensemble_") else None
@@ -251,91 +246,104 @@ class _BaseBDistil(BaseEstimator):
         weight = None if sample_weight is None else _mean_1(sample_weight)
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
-        response = teacher_response(
-            self.teacher,
-            X,
-            y,
-            regression=regression,
-            # A teacher of the user's is fitted as the user would fit it.
-            sample_weight=weight if self.teacher is None else sample_weight,
-            teacher_scores=teacher_scores,
-            random_state=teacher_seed,
-            # Targets may lie far from 0: they are standardised before they are cast.
-            dtype=np.float64 if regression else np.dtype(self.dtype),
-            estimator_name=estimator_name,
-        )
-        scores, label = self._encode(response, y, weight, earlier)
-        teacher_score = self._teacher_score(scores, y, weight)
-        doubts = [response.warning]
-        if y is not None:
-            doubts.append(
-                teacher_score_warning(
-                    response, teacher_score, y, weight, estimator_name=estimator_name
-                )
-            )
-        notes += [doubt for doubt in doubts if doubt is not None]
         seeds = draw_seeds(random_state, self.n_estimators)
-
-        # What is left open is decided, once.
-        data = FitData(x, scores, label, weight)
-        train, valid = data, None
-        if self.early_stopping:
-            train, valid = map(
-                data.take,
-                split_rows(
-                    len(x),
-                    None if regression else label,
-                    self.validation_fraction,
-                    split_seed,
-                    estimator_name,
-                ),
+        device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
+        # For what draws without a seed of its own: a module with noise, user code.
+        with seeded(teacher_seed, device):
+            response = teacher_response(
+                self.teacher,
+                X,
+                y,
+                regression=regression,
+                # A teacher of the user's is fitted as the user would fit it.
+                sample_weight=weight if self.teacher is None else sample_weight,
+                teacher_scores=teacher_scores,
+                random_state=teacher_seed,
+                # Targets may lie far from 0: first standardised, then cast.
+                dtype=np.float64 if regression else np.dtype(self.dtype),
+                estimator_name=estimator_name,
             )
-        if earlier is None:
-            ensemble = self._new_ensemble(data, connection, device, notes)
-        else:
-            ensemble = copy.deepcopy(self.ensemble_)
-            ensemble.to(device, getattr(torch, self.dtype))
-        self._check_in_range(x, ensemble)
-        teacher_costs = _teacher_costs(response)
-        plan = make_plan(
-            self,
-            objective,
-            ensemble,
-            train,
-            teacher_macs=None if teacher_costs is None else teacher_costs.macs,
-            earlier=earlier,
-            notes=notes,
-        )
+            scores, label = self._encode(response, y, weight, earlier)
+            teacher_score = self._teacher_score(scores, y, weight)
+            doubts = [response.warning]
+            if y is not None:
+                doubts.append(
+                    teacher_score_warning(
+                        response,
+                        teacher_score,
+                        y,
+                        weight,
+                        estimator_name=estimator_name,
+                    )
+                )
+            notes += [doubt for doubt in doubts if doubt is not None]
 
-        # The rounds are played.
-        boosting = set_up(
-            self, plan, ensemble, train, valid, device=device, progress=self._progress()
-        )
-        if earlier is not None:
-            played = zip(
-                list(ensemble.students),
-                self.ladder_positions_,
-                self.training_history_,
-                strict=True,
+            # What is left open is decided, once.
+            data = FitData(x, scores, label, weight)
+            train, valid = data, None
+            if self.early_stopping:
+                train, valid = map(
+                    data.take,
+                    split_rows(
+                        len(x),
+                        None if regression else label,
+                        self.validation_fraction,
+                        split_seed,
+                        estimator_name,
+                    ),
+                )
+            if earlier is None:
+                ensemble = self._new_ensemble(data, connection, device, notes)
+            else:
+                ensemble = copy.deepcopy(self.ensemble_)
+                ensemble.to(device, getattr(torch, self.dtype))
+            self._check_in_range(x, ensemble)
+            teacher_costs = _teacher_costs(response)
+            plan = make_plan(
+                self,
+                objective,
+                ensemble,
+                train,
+                teacher_macs=None if teacher_costs is None else teacher_costs.macs,
+                earlier=earlier,
+                notes=notes,
             )
-            boosting.rounds.extend(map(Round._make, played))
-            boosting.replay()
-        boosting.run(seeds, refine=self.refine, refine_epochs=plan.refine_epochs)
-        notes += boosting.notes
 
-        self.ensemble_ = ensemble.eval()
-        self.n_estimators_ = len(ensemble)
-        self.input_shape_ = ensemble.input_shape
-        self.interrupted_ = boosting.interrupted
-        self.ladder_positions_ = [played.position for played in boosting.rounds]
-        self.training_history_ = [played.history for played in boosting.rounds]
-        self.student_edges_ = boosting.game.student_edges
-        self.certificate_ = self._certificate(boosting.game)
-        for name, value in plan._asdict().items():
-            setattr(self, f"{name}_", value)
-        self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
-        self.teacher_costs_ = teacher_costs
-        self.teacher_score_ = teacher_score
+            # The rounds are played.
+            boosting = set_up(
+                self,
+                plan,
+                ensemble,
+                train,
+                valid,
+                device=device,
+                progress=self._progress(),
+            )
+            if earlier is not None:
+                played = zip(
+                    list(ensemble.students),
+                    self.ladder_positions_,
+                    self.training_history_,
+                    strict=True,
+                )
+                boosting.rounds.extend(map(Round._make, played))
+                boosting.replay()
+            boosting.run(seeds, refine=self.refine, refine_epochs=plan.refine_epochs)
+            notes += boosting.notes
+
+            self.ensemble_ = ensemble.eval()
+            self.n_estimators_ = len(ensemble)
+            self.input_shape_ = ensemble.input_shape
+            self.interrupted_ = boosting.interrupted
+            self.ladder_positions_ = [played.position for played in boosting.rounds]
+            self.training_history_ = [played.history for played in boosting.rounds]
+            self.student_edges_ = boosting.game.student_edges
+            self.certificate_ = self._certificate(boosting.game)
+            for name, value in plan._asdict().items():
+                setattr(self, f"{name}_", value)
+            self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
+            self.teacher_costs_ = teacher_costs
+            self.teacher_score_ = teacher_score
         return self
 
     def _check_n_stages(self):
