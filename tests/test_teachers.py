@@ -1,5 +1,4 @@
 import pickle
-import re
 from collections import OrderedDict
 
 import numpy as np
@@ -34,6 +33,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
+from common import raises
 from skbdistil.teachers import TorchTeacher, teacher_response
 
 N, D, L = 40, 4, 3
@@ -126,12 +126,6 @@ def centered(scores):
 def fitted_net(net_class, module, X, y, **kwargs):
     net = net_class(module, train_split=None, verbose=0, max_epochs=2, **kwargs)
     return net.fit(X, y)
-
-
-def raises(*parts, error=ValueError):
-    """Expect an error whose message holds all parts, in any order."""
-    lookahead = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(error, match=f"(?s){lookahead}")
 
 
 # TorchTeacher: what it returns
