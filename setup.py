@@ -64,6 +64,7 @@ setup(
         "test": [
             "hypothesis",
             "matplotlib",
+            "numpydoc",
             "onnx",
             "onnxruntime",
             "onnxscript",

@@ -3,6 +3,14 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from sklearn.datasets import make_classification
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+
+from common import SMALL
+from skbdistil import BDistilClassifier
+from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.export import to_onnx
 
 # Two pytest workers share two cores; with threads of their own they would wait for
 # each other.
@@ -19,3 +27,37 @@ def seeded_torch():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+# What follows is fitted once for each module of tests, so that none sees what another
+# one did to it. A module may define its own `data` or `small`; the rest follows.
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Rows and labels of two classes."""
+    return make_classification(n_samples=90, n_features=6, flip_y=0.2, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Parameters of the students."""
+    return SMALL
+
+
+@pytest.fixture(scope="module")
+def clf(data, small):
+    return BDistilClassifier(LogisticRegression(max_iter=300), **small).fit(*data)
+
+
+@pytest.fixture(scope="module")
+def early(clf, data):
+    return EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.1).fit(*data)
+
+
+@pytest.fixture(scope="module")
+def exported(early, tmp_path_factory):
+    """Folder with an export of `early`."""
+    directory = tmp_path_factory.mktemp("early")
+    to_onnx(early, directory)
+    return directory

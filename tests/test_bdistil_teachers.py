@@ -1,7 +1,6 @@
 """Every kind of teacher through the estimators, as users combine them."""
 
 import pickle
-import re
 from copy import deepcopy
 from functools import partial
 
@@ -28,9 +27,9 @@ from skorch import NeuralNetClassifier, NeuralNetRegressor
 from skorch.dataset import Dataset
 from torch import nn
 
+from common import SMALL, raises
 from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
 from skbdistil.exceptions import DoubtfulTeacherWarning
-from skbdistil.students import MLP
 
 N, D, L = 60, 4, 3
 NAMES = [f"feature {i}" for i in range(D)]
@@ -38,13 +37,7 @@ LABELS = np.array(["a", "b", "c"])
 CV = KFold(2)
 
 # No student of so short a training is turned down.
-SETTINGS = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": 2,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
-}
+SETTINGS = {**SMALL, "n_estimators": 2}
 classifier = partial(BDistilClassifier, **SETTINGS)
 regressor = partial(BDistilRegressor, **SETTINGS)
 
@@ -254,12 +247,6 @@ def made(task, kind, X, y, targets):
     if task == "classifier":
         return classifier(CLASSIFIERS[kind](X, y)), y
     return regressor(REGRESSORS[kind](X, targets)), targets
-
-
-def raises(*parts, error=ValueError):
-    """Expect an error whose message holds all parts, in any order."""
-    lookahead = "".join(f"(?=.*{re.escape(part)})" for part in parts)
-    return pytest.raises(error, match=f"(?s){lookahead}")
 
 
 def state_of(module):

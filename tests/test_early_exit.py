@@ -29,6 +29,8 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.utils import get_tags, shuffle
 from sklearn.utils._param_validation import InvalidParameterError
 
+import common
+from common import CONNECTIONS
 from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, early_exit
 from skbdistil._exit_calibration import (
     calibration_error,
@@ -41,7 +43,7 @@ from skbdistil._exit_calibration import (
 from skbdistil._exit_rules import RULES, label_probabilities, rule_values
 from skbdistil._protocol import StagedEstimator
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Lateral, StageState
+from skbdistil.ensemble import StageState
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.export import to_onnx
 from skbdistil.persistence import load, save
@@ -50,12 +52,11 @@ from skbdistil.students import MLP, ConvNet2d
 N_STAGES = 4
 
 SMALL = {
+    **common.SMALL,
     "student": partial(MLP, hidden=(8,)),
     "n_estimators": N_STAGES,
     "max_epochs": 3,
     "learning_rate": 0.005,  # students that are not sure of everything
-    "edge_tol": np.inf,
-    "random_state": 0,
 }
 
 
@@ -67,8 +68,13 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def clf(digits):
-    return BDistilClassifier(LogisticRegression(max_iter=300), **SMALL).fit(*digits[:2])
+def data(digits):
+    return digits[:2]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return SMALL
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +172,6 @@ def test_rows_leave_where_the_rule_says(clf, digits, rule, temperature, threshol
     proba = np.exp(expected / early.temperatures_[stages - 1, None])
     proba /= proba.sum(axis=1, keepdims=True)
     assert_allclose(early.predict_proba(X), proba, atol=1e-5)
-
-
-CONNECTIONS = [None, "dense", "residual", "last", "lateral", Lateral(shared_blocks=1)]
 
 
 @pytest.fixture(scope="module", params=CONNECTIONS, ids=str)

@@ -1,24 +1,11 @@
 """scikit-learn's battery of estimator checks."""
 
-from functools import partial
-
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from common import CHECKED
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.students import MLP
-
-# Enough to pass the checks of accuracy; the teacher is the default one, fitted inside,
-# since a frozen one could not follow the changing numbers of features.
-SETTINGS = {
-    "student": partial(MLP, hidden=(16,)),
-    "n_estimators": 2,
-    "max_epochs": 20,
-    "learning_rate": 0.02,
-    "random_state": 0,
-}
-
 
 EXPECTED_FAILURES = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -29,17 +16,19 @@ EXPECTED_FAILURES = {
 }
 
 
+# The teacher is the default one, fitted inside, since a frozen one could not follow the
+# changing numbers of features.
 # Some checks have labels that are noise: the students rightly fail to follow a forest.
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
 @parametrize_with_checks(
     [
-        estimator(dtype=dtype, **SETTINGS)
+        estimator(dtype=dtype, **CHECKED)
         for estimator in (BDistilClassifier, BDistilRegressor)
         for dtype in ("float64", "float32")
     ]
     + [
         EarlyExitClassifier(
-            BDistilClassifier(dtype=dtype, **SETTINGS), cv=cv, random_state=0
+            BDistilClassifier(dtype=dtype, **CHECKED), cv=cv, random_state=0
         )
         for dtype, cv in (("float64", 0.2), ("float32", 2))
     ],

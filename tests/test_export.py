@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+import common
 from skbdistil import BDistilClassifier, BDistilRegressor, export
 from skbdistil.costs import stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
@@ -81,13 +82,7 @@ CASES = [
 ]
 
 # Any student passes: the search is not what is tested here.
-SMALL = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": 2,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
-}
+SMALL = {**common.SMALL, "n_estimators": 2}
 
 
 def classifier_of(backbone, connection, n_stages=2, *, dtype=torch.float32):
@@ -165,26 +160,19 @@ def iris():
 
 
 @pytest.fixture(scope="module")
-def clf(iris):
-    return BDistilClassifier(LogisticRegression(max_iter=300), **SMALL).fit(*iris)
+def data(iris):
+    return iris
+
+
+@pytest.fixture(scope="module")
+def small():
+    return SMALL
 
 
 @pytest.fixture(scope="module")
 def reg():
     X, y = load_diabetes(return_X_y=True)
     return BDistilRegressor(Ridge(), **SMALL).fit(X, y)
-
-
-@pytest.fixture(scope="module")
-def early(clf, iris):
-    return EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.1).fit(*iris)
-
-
-@pytest.fixture(scope="module")
-def exported(early, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("early")
-    to_onnx(early, directory)
-    return directory
 
 
 @pytest.fixture

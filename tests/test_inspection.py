@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import is_regressor
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import make_regression
 from sklearn.ensemble import (
     AdaBoostClassifier,
     GradientBoostingClassifier,
@@ -35,6 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitClassifier, ExitPath
 from skbdistil.inspection import (
@@ -44,36 +45,18 @@ from skbdistil.inspection import (
 )
 from skbdistil.model_selection import StagedSearchCV
 from skbdistil.stages import UNITS, staged
-from skbdistil.students import MLP
 
 plt = pytest.importorskip("matplotlib.pyplot")
 same_color = pytest.importorskip("matplotlib.colors").same_color
 
 COSTS = [10, 20, 30]
 SCORES = [0.7, 0.8, 0.9]
-SMALL = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": 3,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
-}
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
     plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_classification(n_samples=100, n_features=6, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def clf(data):
-    return BDistilClassifier(LogisticRegression(), **SMALL).fit(*data)
 
 
 def visible_boxes(ax):
@@ -760,11 +743,6 @@ def test_convergence_needs_a_certificate(data):
 
 
 # Early exit
-
-
-@pytest.fixture(scope="module")
-def early(clf, data):
-    return EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.1).fit(*data)
 
 
 def exits(thresholds):

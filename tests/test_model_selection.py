@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.datasets import make_classification, make_regression
+from sklearn.datasets import make_regression
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.frozen import FrozenEstimator
@@ -28,6 +28,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from common import CHECKED, SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.costs import Latency
 from skbdistil.model_selection import (
@@ -37,33 +38,14 @@ from skbdistil.model_selection import (
     cost_scorer,
 )
 from skbdistil.stages import UNITS, stage_cost, staged
-from skbdistil.students import MLP
 
-N_STAGES = 3
+N_STAGES = SMALL["n_estimators"]
 
-# Any student passes: what these tests look at is not the search for one.
-SMALL = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": N_STAGES,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
-}
 GRID = {"learning_rate": [0.01, 0.1]}
 
 
 def small_clf(**params):
     return BDistilClassifier(LogisticRegression(), **{**SMALL, **params})
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_classification(n_samples=90, n_features=6, flip_y=0.2, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def clf(data):
-    return small_clf().fit(*data)
 
 
 @pytest.fixture(scope="module")
@@ -1071,16 +1053,6 @@ def test_fitted_search_is_copied_and_stored(search, data):
     same_scores(loaded.cv_results_, search.cv_results_)
     assert not hasattr(clone(search), "cv_results_")
     assert "best_estimator_" in search._repr_html_()
-
-
-# Enough to pass the checks of accuracy, from two folds.
-CHECKED = {
-    "student": partial(MLP, hidden=(16,)),
-    "n_estimators": 2,
-    "max_epochs": 20,
-    "learning_rate": 0.02,
-    "random_state": 0,
-}
 
 
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")

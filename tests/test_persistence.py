@@ -29,6 +29,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNet
 from torch import nn
 
+from common import CONNECTIONS
 from skbdistil import (
     BDistilClassifier,
     BDistilRegressor,
@@ -63,7 +64,6 @@ BACKBONES = {
     "gru": ((5, 2), partial(RecurrentNet, hidden=(3, 4, 3))),
     "lstm": ((5, 2), partial(RecurrentNet, hidden=(3, 4, 3), cell="lstm")),
 }
-CONNECTIONS = [None, "dense", "residual", "last", "lateral", Lateral(shared_blocks=1)]
 
 
 # What a user may define at the top level of a module.
@@ -139,8 +139,8 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def clf(data):
-    return BDistilClassifier(LogisticRegression(), student=TINY, **SMALL).fit(*data)
+def small():
+    return {"student": TINY, **SMALL}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from functools import partial
 from inspect import isfunction
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
@@ -15,22 +14,15 @@ from sklearn.ensemble import AdaBoostClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 import skbdistil
+from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import StagedEstimator, shallow_copy
-from skbdistil.students import MLP
 
 METHODS = {
     name
     for name, method in vars(StagedEstimator).items()
     if isfunction(method) and not name.startswith("__")
-}
-SMALL = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": 3,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
 }
 
 

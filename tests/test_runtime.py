@@ -19,6 +19,7 @@ from sklearn.datasets import load_diabetes, load_digits, make_classification
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 
+import common
 import skbdistil
 from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, runtime
 from skbdistil._exit_rules import RULES, rule_values
@@ -31,12 +32,11 @@ from skbdistil.students import MLP, ConvNet2d
 N_STAGES = 4
 
 SMALL = {
+    **common.SMALL,
     "student": partial(MLP, hidden=(8,)),
     "n_estimators": 2,
     "max_epochs": 3,
     "learning_rate": 0.005,  # small logits, of which float32 keeps five decimals
-    "edge_tol": np.inf,
-    "random_state": 0,
 }
 
 
@@ -50,23 +50,19 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def clf(digits):
-    options = {**SMALL, "n_estimators": N_STAGES}
-    teacher = LogisticRegression(max_iter=300)
-    return BDistilClassifier(teacher, **options).fit(*digits[:2])
+def data(digits):
+    return digits[:2]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return {**SMALL, "n_estimators": N_STAGES}
 
 
 @pytest.fixture(scope="module")
 def early(clf, digits):
     early = EarlyExitClassifier(FrozenEstimator(clf), max_drop=0.05, temperature=True)
     return early.fit(*digits[:2])
-
-
-@pytest.fixture(scope="module")
-def exported(early, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("early")
-    to_onnx(early, directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

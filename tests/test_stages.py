@@ -1,13 +1,11 @@
 """Stages of estimators of the package and of scikit-learn, bare and wrapped."""
 
 import re
-from functools import partial
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import is_classifier
-from sklearn.datasets import make_classification
 from sklearn.ensemble import (
     AdaBoostClassifier,
     AdaBoostRegressor,
@@ -25,6 +23,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.costs import Latency
 from skbdistil.stages import (
@@ -36,29 +35,9 @@ from skbdistil.stages import (
     stage_views,
     staged,
 )
-from skbdistil.students import MLP
 
-N_STAGES = 3
+N_STAGES = SMALL["n_estimators"]
 COUNTED = [unit for unit in UNITS if unit != "latency"]
-
-# Any student passes: what these tests look at is not the search.
-SMALL = {
-    "student": partial(MLP, hidden=(4,)),
-    "n_estimators": N_STAGES,
-    "max_epochs": 2,
-    "edge_tol": np.inf,
-    "random_state": 0,
-}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_classification(n_samples=80, n_features=6, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def clf(data):
-    return BDistilClassifier(LogisticRegression(), **SMALL).fit(*data)
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,14 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils import get_tags
 from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
-from teacher_modules import D, L, Module, expected, raises
 from torch import nn
 
+from common import raises
 from skbdistil._seeding import seeded
 from skbdistil._teacher_scores import teacher_response, teacher_score_warning
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.teachers import TorchTeacher
+from teacher_modules import D, L, Module, expected
 
 N = 40
 

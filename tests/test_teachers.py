@@ -12,10 +12,11 @@ from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
-from teacher_modules import D, L, Module, expected, raises
 from torch import nn
 
+from common import raises
 from skbdistil.teachers import TorchTeacher
+from teacher_modules import D, L, Module, expected
 
 N = 40
 

@@ -1,0 +1,36 @@
+"""What several test modules share that is no fixture."""
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+
+from skbdistil.ensemble import Lateral
+from skbdistil.students import MLP
+
+# Students that are there soon; any of them passes the search.
+SMALL = {
+    "student": partial(MLP, hidden=(4,)),
+    "n_estimators": 3,
+    "max_epochs": 2,
+    "edge_tol": np.inf,
+    "random_state": 0,
+}
+
+# Enough to pass the checks of accuracy in scikit-learn's battery.
+CHECKED = {
+    "student": partial(MLP, hidden=(16,)),
+    "n_estimators": 2,
+    "max_epochs": 20,
+    "learning_rate": 0.02,
+    "random_state": 0,
+}
+
+CONNECTIONS = [None, "dense", "residual", "last", "lateral", Lateral(shared_blocks=1)]
+
+
+def raises(*parts, error=ValueError):
+    """Expect an error whose message has all of these parts, in any order."""
+    lookahead = "".join(f"(?=.*{re.escape(part)})" for part in parts)
+    return pytest.raises(error, match=f"(?s){lookahead}")
