@@ -220,7 +220,7 @@ class _BaseBDistil(BaseEstimator):
     def _fit(self, X, y, sample_weight, teacher_scores, notes):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
-        earlier = self if self.warm_start and hasattr(self, "ensemble_") else None
+        earlier = self if self._goes_on() else None
         connection = check_connection(self.connection, estimator_name, auto=True)
         objective = check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
@@ -250,55 +250,19 @@ class _BaseBDistil(BaseEstimator):
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
         with seeded(teacher_seed, device):
-            response = teacher_response(
-                self.teacher,
-                X,
-                y,
-                regression=regression,
-                # A teacher of the user's is fitted as the user would fit it.
-                sample_weight=weight if self.teacher is None else sample_weight,
-                teacher_scores=teacher_scores,
-                random_state=teacher_seed,
-                # Targets may lie far from 0: first standardised, then cast.
-                dtype=np.float64 if regression else np.dtype(self.dtype),
-                estimator_name=estimator_name,
+            scores, label, teacher_score, teacher_costs = self._ask_teacher(
+                X, y, sample_weight, weight, teacher_scores, teacher_seed, notes
             )
-            scores, label = self._encode(response, y, weight, earlier)
-            teacher_score = self._teacher_score(scores, y, weight)
-            doubts = [response.warning]
-            if y is not None:
-                doubts.append(
-                    teacher_score_warning(
-                        response,
-                        teacher_score,
-                        y,
-                        weight,
-                        estimator_name=estimator_name,
-                    )
-                )
-            notes += [doubt for doubt in doubts if doubt is not None]
 
             # What is left open is decided, once.
             data = FitData(x, scores, label, weight)
-            train, valid = data, None
-            if self.early_stopping:
-                train, valid = map(
-                    data.take,
-                    split_rows(
-                        len(x),
-                        None if regression else label,
-                        self.validation_fraction,
-                        split_seed,
-                        estimator_name,
-                    ),
-                )
+            train, valid = self._split(data, split_seed)
             if earlier is None:
                 ensemble = self._new_ensemble(data, connection, device, notes)
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
             self._check_in_range(x, ensemble)
-            teacher_costs = _teacher_costs(response)
             plan = make_plan(
                 self,
                 objective,
@@ -345,6 +309,51 @@ class _BaseBDistil(BaseEstimator):
             self.teacher_costs_ = teacher_costs
             self.teacher_score_ = teacher_score
         return self
+
+    def _ask_teacher(self, X, y, sample_weight, weight, teacher_scores, seed, notes):
+        """Scores of the teacher, labels or targets in their units, score and costs."""
+        regression = not is_classifier(self)
+        response = teacher_response(
+            self.teacher,
+            X,
+            y,
+            regression=regression,
+            # A teacher of the user's is fitted as the user would fit it.
+            sample_weight=weight if self.teacher is None else sample_weight,
+            teacher_scores=teacher_scores,
+            random_state=seed,
+            # Targets may lie far from 0: they are standardised before they are cast.
+            dtype=np.float64 if regression else np.dtype(self.dtype),
+            estimator_name=type(self).__name__,
+        )
+        scores, label = self._encode(response, y, weight)
+        score = self._teacher_score(scores, y, weight)
+        doubts = [response.warning]
+        if y is not None:
+            doubts.append(
+                teacher_score_warning(
+                    response, score, y, weight, estimator_name=type(self).__name__
+                )
+            )
+        notes += [doubt for doubt in doubts if doubt is not None]
+        return scores, label, score, _teacher_costs(response)
+
+    def _split(self, data, seed):
+        """Data to train on, and to stop the training by, or None."""
+        if not self.early_stopping:
+            return data, None
+        train, valid = split_rows(
+            len(data.x),
+            data.label if is_classifier(self) else None,
+            self.validation_fraction,
+            seed,
+            type(self).__name__,
+        )
+        return data.take(train), data.take(valid)
+
+    def _goes_on(self):
+        """Whether the fit adds to an earlier one."""
+        return self.warm_start and hasattr(self, "ensemble_")
 
     def _check_n_stages(self):
         if self.n_stages is not None and self.n_stages > self.n_estimators:
@@ -688,7 +697,8 @@ class _BaseBDistil(BaseEstimator):
     __contains__ = None
 
     def __getstate__(self):
-        state = super().__getstate__()
+        # A copy: what scikit-learn returns may be the attributes themselves.
+        state = dict(super().__getstate__())
         ensemble = state.get("ensemble_")
         if ensemble is not None and next(ensemble.parameters()).device.type != "cpu":
             # So that what was fitted on a GPU can be loaded without one.
@@ -955,10 +965,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     _agreement_name = "agreement with the teacher"
     _default_objective = "kl+barrier"
 
-    def _encode(self, response, y, sample_weight, earlier):
+    def _encode(self, response, y, sample_weight):
         """Teacher scores in the order of the classes, and labels as indices."""
         classes, order = np.unique(response.classes, return_index=True)
-        if earlier is not None and not np.array_equal(classes, self.classes_):
+        if self._goes_on() and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 "With warm_start=True, the teacher must have the classes of the "
                 f"earlier fit, {self.classes_}. Got {classes}."
@@ -1350,7 +1360,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
 
-    def _encode(self, response, y, sample_weight, earlier):
+    def _encode(self, response, y, sample_weight):
         """Standardised teacher scores, and targets in the same units."""
         values = response.scores
         if y is not None:
@@ -1360,7 +1370,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                     f"y has {y.shape[1]} target(s), and the teacher gives "
                     f"{values.shape[1]}."
                 )
-        if earlier is None:
+        if not self._goes_on():
             self.target_mean_, self.target_scale_ = target_scaling(
                 values, sample_weight, type(self).__name__
             )
