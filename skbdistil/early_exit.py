@@ -426,6 +426,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))
+            else:
+                vars(self).pop(name, None)  # that of an earlier fit
         self._remember_fit()
         return self
 

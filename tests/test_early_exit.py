@@ -1249,6 +1249,8 @@ def test_feature_names(binary):
     assert early.n_features_in_ == 6
     with pytest.raises(ValueError, match="feature names"):
         early.predict(frame[frame.columns[::-1]])
+    # Rows without names leave none of the last fit.
+    assert not hasattr(early.fit(X, y), "feature_names_in_")
 
 
 def test_pickle(clf, digits):
