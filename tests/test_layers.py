@@ -81,7 +81,8 @@ LAYERS = {
     },
     "_files": set(),
     "_optional": set(),
-    "export": {"_files", "_optional", "runtime", "stages"},
+    "_preprocessing": {"_optional"},
+    "export": {"_files", "_optional", "_preprocessing", "runtime", "stages"},
     "precision": {"_files", "_optional", "runtime"},
     "runtime": {"_exit_rules", "_exit_runs", "_optional", "exceptions"},
 }
