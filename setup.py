@@ -58,6 +58,7 @@ setup(
             "onnxruntime>=1.20",
             "onnxscript>=0.3",
             "safetensors>=0.4",
+            "skl2onnx>=1.19.1",
             "skops>=0.11",
         ],
         "examples": ["matplotlib"],
@@ -75,6 +76,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "safetensors",
+            "skl2onnx",
             "skops",
         ],
         "docs": [

@@ -20,8 +20,16 @@ from torch import nn
 
 from skbdistil._files import new_folder, write_file, write_stages
 from skbdistil._optional import required
+from skbdistil._preprocessing import (
+    AffineMap,
+    affine_transforms,
+    leaves,
+    named,
+    transforms_graph,
+)
 from skbdistil._protocol import StagedEstimator
 from skbdistil.runtime import SCHEMA_VERSION
+from skbdistil.stages import transformed as through_pipelines
 from skbdistil.stages import wrapped_estimator
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
@@ -29,8 +37,12 @@ __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
 # The oldest that the exporter writes without converting it.
 _OPSET = 18
 
+# Rows after a graph of transforms, and as the students see them.
+_TRANSFORMED = "transformed"
+_SCALED = "scaled"
 
-def to_torch(estimator, n_stages=None):
+
+def to_torch(estimator, n_stages=None, *, transformed=False):
     """Students of a fitted estimator as a torch module.
 
     Parameters
@@ -40,20 +52,29 @@ def to_torch(estimator, n_stages=None):
         :class:`~skbdistil.BDistilRegressor`. It may be the last step of a pipeline,
         inside :class:`~sklearn.frozen.FrozenEstimator` or
         :class:`~skbdistil.early_exit.EarlyExitClassifier`, or the best one of a
-        search; the transforms of a pipeline and the exit rule are no part of the
-        module.
+        search. The exit rule is no part of the module.
 
     n_stages : int or None, default=None
         Number of students, from 1 to those there are. None for as many as the
         estimator predicts with.
 
+    transformed : bool, default=False
+        What the rows are that the module is called with, if there are transforms in
+        pipelines.
+
+        - If False, rows as the pipeline gets them. The transforms have to be scalers
+          and selections of columns, as described in :func:`to_onnx`.
+        - If True, rows that have been through the transforms, which are no part of the
+          module.
+
     Returns
     -------
     module : torch.nn.Module
         A copy on the CPU, in evaluation mode and without gradients. Called with rows of
-        shape (n_samples, ...) in the dtype of the estimator, the input scaling
-        included, it returns scores of shape (n_samples, n_outputs): logits in the order
-        of `classes_`, or targets in their units.
+        shape (n_samples, ...), in float64 if there are transforms in it and in the
+        dtype of the estimator otherwise, it scales them and returns scores of shape
+        (n_samples, n_outputs): logits in the order of `classes_`, or targets in their
+        units.
 
     Raises
     ------
@@ -61,7 +82,8 @@ def to_torch(estimator, n_stages=None):
         If the estimator is none of these.
 
     ValueError
-        If `n_stages` is out of its range.
+        If `n_stages` is out of its range, or there are other transforms and
+        `transformed` is False.
 
     Examples
     --------
@@ -75,10 +97,11 @@ def to_torch(estimator, n_stages=None):
     >>> module(torch.zeros(5, 4)).shape
     torch.Size([5, 3])
     """
-    return _cpu_ensemble(_unwrap(estimator).final, n_stages)
+    module, _ = _module("to_torch", estimator, n_stages, transformed)
+    return module
 
 
-def to_torch_export(estimator, n_stages=None):
+def to_torch_export(estimator, n_stages=None, *, transformed=False):
     """Students of a fitted estimator as a program of :mod:`torch.export`.
 
     Parameters
@@ -87,6 +110,9 @@ def to_torch_export(estimator, n_stages=None):
         As for :func:`to_torch`.
 
     n_stages : int or None, default=None
+        As for :func:`to_torch`.
+
+    transformed : bool, default=False
         As for :func:`to_torch`.
 
     Returns
@@ -101,7 +127,7 @@ def to_torch_export(estimator, n_stages=None):
         If the estimator is none of these.
 
     ValueError
-        If `n_stages` is out of its range.
+        As of :func:`to_torch`.
 
     Examples
     --------
@@ -115,12 +141,21 @@ def to_torch_export(estimator, n_stages=None):
     >>> program.module()(torch.zeros(7, 4)).shape
     torch.Size([7, 3])
     """
-    module = to_torch(estimator, n_stages)
+    module, example = _module("to_torch_export", estimator, n_stages, transformed)
     with _quiet_exporter():
-        return _program(module, (module.example(),))
+        return _program(module, (example,))
 
 
-def to_single_onnx(estimator, file, n_stages=None):
+def _module(needed_by, estimator, n_stages, transformed):
+    """Module from rows to scores, and two rows for it."""
+    rows, ensemble = _one_piece(needed_by, estimator, n_stages, transformed)
+    transform, example = _transform(rows, ensemble)
+    if transform is not None:
+        return nn.Sequential(transform, ensemble).eval(), example
+    return ensemble, example
+
+
+def to_single_onnx(estimator, file, n_stages=None, *, X=None, transformed=False):
     """Write the first students of a fitted estimator as one ONNX graph.
 
     For runtimes that want one file. There is no early exit in it, and all of its
@@ -137,16 +172,24 @@ def to_single_onnx(estimator, file, n_stages=None):
     n_stages : int or None, default=None
         As for :func:`to_torch`.
 
+    X : array-like of shape (n_samples, n_columns), default=None
+        As for :func:`to_onnx`.
+
+    transformed : bool, default=False
+        As for :func:`to_torch`, but that other transforms are exported as well if `X`
+        is given.
+
     Raises
     ------
     TypeError
         If the estimator is none of these.
 
     ValueError
-        If `n_stages` is out of its range.
+        If `n_stages` is out of its range, or there are transforms that are not exported
+        and `transformed` is False.
 
     ImportError
-        If onnx or onnxscript is not installed.
+        If a package is not installed: onnx and onnxscript, or what `X` needs.
 
     See Also
     --------
@@ -154,8 +197,9 @@ def to_single_onnx(estimator, file, n_stages=None):
 
     Notes
     -----
-    Input ``x``: rows in the dtype of the estimator, of shape (batch, ...). Output
-    ``scores``: float32 of shape (batch, n_outputs), as of :func:`to_torch`.
+    Input ``x``: rows of shape (batch, ...) in the dtype that `input` in the manifest of
+    :func:`to_onnx` has. Output ``scores``: float32 of shape (batch, n_outputs), as of
+    :func:`to_torch`.
 
     Examples
     --------
@@ -170,14 +214,14 @@ def to_single_onnx(estimator, file, n_stages=None):
     ...     to_single_onnx(clf.fit(X, y), Path(folder) / "iris.onnx")
     """
     _check_installed("to_single_onnx")
-    ensemble = _cpu_ensemble(_unwrap(estimator).final, n_stages)
-    example = ensemble.example()
-    module = nn.Sequential(*_split_scaling(ensemble))
-    content = _onnx_model(module, (example,), ["x"], ["scores"]).SerializeToString()
-    write_file(file, content)
+    rows, ensemble = _one_piece("to_single_onnx", estimator, n_stages, transformed, X)
+    transform, example = _transform(rows, ensemble)
+    module = nn.Sequential(*_split_scaling(transform, ensemble))
+    model = _onnx_model(module, (example,), ["x"], ["scores"])
+    write_file(file, _with_transforms(rows.graph, model).SerializeToString())
 
 
-def to_onnx(estimator, directory):
+def to_onnx(estimator, directory, *, X=None):
     """Write a fitted estimator as one ONNX graph per stage and a manifest.
 
     :class:`skbdistil.runtime.ProgressiveSession` predicts from what is written.
@@ -188,13 +232,18 @@ def to_onnx(estimator, directory):
         Fitted :class:`~skbdistil.BDistilClassifier`,
         :class:`~skbdistil.BDistilRegressor` or
         :class:`~skbdistil.early_exit.EarlyExitClassifier`, whose rule is stored. It may
-        be the last step of a pipeline, the transforms of which are only named in the
-        manifest: rows have to go through them before. It may be inside
-        :class:`~sklearn.frozen.FrozenEstimator`, or the best one of a search. Stages
-        beyond `n_stages` of the estimator are not written.
+        be the last step of a pipeline, whose transforms are exported as described in
+        the Notes. It may be inside :class:`~sklearn.frozen.FrozenEstimator`, or the
+        best one of a search. Stages beyond `n_stages` of the estimator are not written.
 
     directory : str or path-like
         Folder to write. It must not exist, or be empty; it appears when all is written.
+
+    X : array-like of shape (n_samples, n_columns), default=None
+        Rows of numbers as the pipeline gets them, on which exported transforms are
+        compared with the pipeline. Needed for transforms other than scalers and
+        selections of columns to be exported. NaN is allowed in a session in those
+        columns in which `X` has some.
 
     Raises
     ------
@@ -203,13 +252,15 @@ def to_onnx(estimator, directory):
         strings.
 
     ValueError
-        If the exit rule is a callable, or was calibrated for another number of stages.
+        If the exit rule is a callable, or was calibrated for another number of stages,
+        or if `X` is given and there are transforms that cannot be exported.
 
     FileExistsError
         If there is something in `directory`.
 
     ImportError
-        If onnx or onnxscript is not installed.
+        If a package is not installed: onnx and onnxscript, or skl2onnx and onnxruntime
+        where transforms need them.
 
     See Also
     --------
@@ -217,17 +268,34 @@ def to_onnx(estimator, directory):
 
     Notes
     -----
-    All arithmetic is float32. Only the rows ``x`` have the dtype of the estimator,
-    float32 or float64, in which they are scaled, since features that lie far from zero
-    would lose their digits before.
+    All arithmetic of the students is float32. Rows ``x`` are scaled before they are
+    cast, since features that lie far from zero would lose their digits. Their dtype is
+    that of the estimator, float32 or float64, and float64 where transforms are
+    exported.
 
-    Stage 1 takes ``x`` and gives ``scores_1`` and the scaled rows, ``scaled``; stage t
-    takes ``scaled``, ``scores_{t-1}`` and what it reads of the features that earlier
-    stages kept, ``kept_{s}_{i}``, and gives ``scores_t`` and features of its own. What
-    no later stage reads is not among the outputs, of which the scores come first. Axis
-    0 of all tensors is the batch, of any size from 1 on. ``scores_t`` of shape
-    (batch, n_outputs) is the running mean of the students: the logits of the classes,
-    or standardised targets.
+    Transforms of pipelines are part of the first stage, which then takes rows as the
+    pipeline gets them, with columns by position:
+
+    - Scalers (:class:`~sklearn.preprocessing.StandardScaler`,
+      :class:`~sklearn.preprocessing.RobustScaler`,
+      :class:`~sklearn.preprocessing.MinMaxScaler` and
+      :class:`~sklearn.preprocessing.MaxAbsScaler` that do not clip), selections of
+      columns (:class:`~sklearn.compose.ColumnTransformer` of these, feature selection)
+      and any sequence of them always are. Together they are one affine map of the
+      columns in float64, which has to agree with the pipeline on simulated rows.
+    - Others are if `X` is given: skl2onnx writes them, in float64 if it can. They have
+      to agree with the pipeline on `X`.
+    - Otherwise no transform is exported, and the manifest names all of them. Rows have
+      to go through them before, and
+      :class:`~skbdistil.runtime.ProgressiveSession` has to be told.
+
+    Stage 1 takes ``x`` and gives ``scores_1`` and the scaled rows, ``scaled``, in which
+    values that have overflowed show; stage t takes ``scaled``, ``scores_{t-1}`` and
+    what it reads of the features that earlier stages kept, ``kept_{s}_{i}``, and gives
+    ``scores_t`` and features of its own. Features that no later stage reads are not
+    among the outputs, of which the scores come first. Axis 0 of all tensors is the
+    batch, of any size from 1 on. ``scores_t`` of shape (batch, n_outputs) is the
+    running mean of the students: the logits of the classes, or standardised targets.
 
     ``manifest.json`` has the keys
 
@@ -236,8 +304,11 @@ def to_onnx(estimator, directory):
     - `classes`: `values` and their NumPy `dtype`; None for a regressor;
     - `targets`: `mean` and `scale` that bring the scores to the units of the targets,
       and whether predictions have one axis, `single_output`; None for a classifier;
-    - `input`: `shape` of a row, `dtype`, and `feature_names` or None;
-    - `preprocessing`: `name` and `type` of the transforms to apply before;
+    - `input`: `shape` of a row, `dtype`, `feature_names` or None, `missing`, the
+      positions of columns that may hold NaN, and `transforms`, with `name` and `type`
+      of those that the first stage applies;
+    - `preprocessing`: `name` and `type` of the transforms to apply before, if they are
+      not exported;
     - `stages`, in order: `file`, `sha256`, `precision`, `inputs` and `outputs` with
       `name`, `shape` of a row and `dtype`, `macs`, `parameters` and `weight_bytes`;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
@@ -259,14 +330,16 @@ def to_onnx(estimator, directory):
     ['manifest.json', 'stage_1.onnx', 'stage_2.onnx']
     """
     _check_installed("to_onnx")
+    helper = import_module("onnx.numpy_helper")
     parts = _unwrap(estimator)
+    rows = _rows(parts, "to_onnx", X=X)
     # What cannot be stored shows before the stages are exported.
-    manifest = _manifest(parts)
+    manifest = _manifest(parts, rows)
     ensemble = _cpu_ensemble(parts.final)
     with new_folder(directory) as folder:
         costs = parts.final.stage_costs_
         contents = []
-        for number, model in enumerate(_stage_models(ensemble), start=1):
+        for number, model in enumerate(_stage_models(rows, ensemble), start=1):
             contents.append(model.SerializeToString())
             manifest["stages"].append(
                 {
@@ -277,7 +350,8 @@ def to_onnx(estimator, directory):
                     "macs": int(costs.macs[number - 1]),
                     "parameters": int(costs.parameters[number - 1]),
                     "weight_bytes": sum(
-                        len(weights.raw_data) for weights in model.graph.initializer
+                        helper.to_array(weights).nbytes
+                        for weights in model.graph.initializer
                     ),
                 }
             )
@@ -292,24 +366,34 @@ class _Parts(NamedTuple):
 
     Attributes
     ----------
+    outer : estimator
+        The whole.
     final : BDistilClassifier or BDistilRegressor
     early : EarlyExitClassifier or None
-    transforms : list of (str, transformer)
-        Steps of pipelines before `final`.
+    steps : list of (str, transformer)
+        Transforms of pipelines before `final`.
     """
 
+    outer: object
     final: object
     early: object
-    transforms: list
+    steps: list
+
+    def transform(self, X):
+        """Rows as `final` gets them."""
+        X = through_pipelines(self.outer, X)
+        if self.early is not None:
+            X = through_pipelines(self.early.estimator_, X)
+        return X
 
 
 def _unwrap(estimator):
-    early, transforms = None, []
+    early, steps = None, []
     inner, step = None, estimator
     while step is not None:
         inner, step = step, wrapped_estimator(step)
         if isinstance(inner, Pipeline):
-            transforms += inner.steps[:-1]
+            steps += leaves(inner.steps[:-1])
         if step is None and hasattr(inner, "thresholds_"):
             early, step = inner, inner.estimator_
     check_is_fitted(inner)
@@ -319,7 +403,7 @@ def _unwrap(estimator):
             "What is exported must be a BDistilClassifier, a BDistilRegressor or an "
             f"EarlyExitClassifier. Got {type(inner).__name__}{where} instead."
         )
-    return _Parts(inner, early, transforms)
+    return _Parts(estimator, inner, early, steps)
 
 
 def _cpu_ensemble(final, n_stages=None):
@@ -336,7 +420,7 @@ def _cpu_ensemble(final, n_stages=None):
     return ensemble.freeze()
 
 
-def _manifest(parts):
+def _manifest(parts, rows):
     """Manifest without the stages."""
     final, early = parts.final, parts.early
     classes = targets = early_exit = None
@@ -350,7 +434,6 @@ def _manifest(parts):
         }
     if early is not None:
         early_exit = _stored_rule(early)
-    names = getattr(final, "feature_names_in_", None)
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": version("skbdistil"),
@@ -358,18 +441,20 @@ def _manifest(parts):
         "classes": classes,
         "targets": targets,
         "input": {
-            "shape": list(final.input_shape_),
-            "dtype": _dtype_name(final.ensemble_.example().dtype),
-            "feature_names": None if names is None else names.tolist(),
+            "shape": list(rows.shape),
+            "dtype": rows.dtype,
+            "feature_names": rows.feature_names,
+            "missing": rows.missing,
+            "transforms": _stored_steps(rows.inside),
         },
-        "preprocessing": [
-            {"name": name, "type": type(transform).__name__}
-            for name, transform in parts.transforms
-            if transform not in (None, "passthrough")
-        ],
+        "preprocessing": _stored_steps(rows.outside),
         "early_exit": early_exit,
         "stages": [],
     }
+
+
+def _stored_steps(steps):
+    return [{"name": name, "type": type(step).__name__} for name, step in steps]
 
 
 def _stored_classes(classes):
@@ -407,28 +492,135 @@ def _stored_rule(early):
     }
 
 
-def _dtype_name(dtype):
-    return str(dtype).removeprefix("torch.")
+# The rows
+
+
+class _Rows(NamedTuple):
+    """Rows as what is exported takes them.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one row.
+    dtype : str
+    feature_names : list of str or None
+    missing : list of int
+        Positions of columns that may hold NaN.
+    inside, outside : list of (str, transformer)
+        Transforms that are exported, or have to be applied before.
+    affine : AffineMap or None
+        What is exported of them, either this
+    graph : onnx.ModelProto or None
+        or that.
+    """
+
+    shape: tuple
+    dtype: str
+    feature_names: list | None
+    missing: list
+    inside: list
+    outside: list
+    affine: AffineMap | None = None
+    graph: object = None
+
+
+def _rows(parts, needed_by, *, X=None, transformed=False):
+    """Rows of an export that has the transforms in it, if it can."""
+    final, steps = parts.final, parts.steps
+    dtype = final.ensemble_.example().dtype
+    affine = graph = None
+    if steps and not transformed:
+        affine = affine_transforms(steps, parts.transform, X)
+        if affine is None and X is not None:
+            scaling = _Scaling(copy.deepcopy(final.ensemble_.truncated(0)).cpu())
+            graph = transforms_graph(
+                steps,
+                parts.transform,
+                X,
+                seen=lambda z: scaling(
+                    torch.tensor(np.asarray(z), dtype=dtype)
+                ).numpy(),
+                opset=_OPSET,
+                needed_by=needed_by,
+            )
+    if affine is None and graph is None:
+        dtype = str(dtype).removeprefix("torch.")
+        return _Rows(final.input_shape_, dtype, _names(final), [], [], steps)
+    first, missing = steps[0][1], []
+    if X is not None:
+        is_missing = np.isnan(np.asarray(X, dtype=np.float64)).any(axis=0)
+        missing = np.flatnonzero(is_missing).tolist()
+    shape, dtype = (int(first.n_features_in_),), "float64"
+    if graph is not None:
+        (x,) = _tensors(graph.graph.input)
+        shape, dtype = x["shape"], x["dtype"]
+    return _Rows(shape, dtype, _names(first), missing, steps, [], affine, graph)
+
+
+def _one_piece(needed_by, estimator, n_stages, transformed, X=None):
+    """Rows and ensemble of an export that cannot say what has to be done before."""
+    parts = _unwrap(estimator)
+    rows = _rows(parts, needed_by, X=X, transformed=transformed)
+    if rows.outside and not transformed:
+        raise ValueError(
+            f"{needed_by} cannot export the transforms {named(rows.outside)}: together "
+            "they are not a scaling and selection of columns. With transformed=True "
+            "they are left out, and rows have to go through them before."
+        )
+    return rows, _cpu_ensemble(parts.final, n_stages)
+
+
+def _names(estimator):
+    names = getattr(estimator, "feature_names_in_", None)
+    return None if names is None else names.tolist()
 
 
 # The graphs
 
 
+class _Affine(nn.Module):
+    """Transforms of pipelines that are an affine map, and a cast of what they give."""
+
+    def __init__(self, affine, n_columns, dtype):
+        super().__init__()
+        for name, values in affine._asdict().items():
+            self.register_buffer(name, torch.from_numpy(values))
+        self.selects = not np.array_equal(affine.columns, np.arange(n_columns))
+        self.dtype = dtype
+
+    def forward(self, x):
+        if self.selects:
+            x = x.index_select(1, self.columns)
+        return ((x - self.centre) * self.factor + self.offset).to(self.dtype)
+
+
+def _transform(rows, ensemble):
+    """Module of the transforms, or None, and two rows for it and the ensemble."""
+    example = ensemble.example()
+    if rows.affine is None:
+        return None, example
+    module = _Affine(rows.affine, *rows.shape, example.dtype)
+    return module, torch.zeros((2, *rows.shape), dtype=torch.float64)
+
+
 class _Scaling(nn.Module):
     """Rows as the students see them, in float32 whatever they were scaled in."""
 
-    def __init__(self, ensemble):
+    def __init__(self, ensemble, transform=None):
         super().__init__()
         # Without students, which would come along with every graph.
         self.ensemble = ensemble.truncated(0)
+        self.transform = transform
 
     def forward(self, x):
+        if self.transform is not None:
+            x = self.transform(x)
         return self.ensemble.scale(x).to(torch.float32)
 
 
-def _split_scaling(ensemble):
-    """The scaling, and the ensemble without it, in float32."""
-    scaling = _Scaling(ensemble)
+def _split_scaling(transform, ensemble):
+    """The scaling after the transforms, and the ensemble without it, in float32."""
+    scaling = _Scaling(ensemble, transform)
     ensemble.input_factor = ensemble.input_offset = None
     return scaling, ensemble.float()
 
@@ -459,10 +651,10 @@ class _LaterStage(nn.Module):
         return mean + (scores - mean) / self.number, kept
 
 
-def _stage_models(ensemble):
+def _stage_models(rows, ensemble):
     """ONNX models of the stages, with no input or output that is not read."""
-    example = ensemble.example()
-    scaling, students = _split_scaling(ensemble)
+    transform, example = _transform(rows, ensemble)
+    scaling, students = _split_scaling(transform, ensemble)
     state = students.start(scaling(example))
     models = []
     for number, student in enumerate(students.students, start=1):
@@ -471,15 +663,44 @@ def _stage_models(ensemble):
         else:
             module = _LaterStage(student, number)
             args = state.x, state.total, list(state.earlier)
-            names = ["scaled", f"scores_{number - 1}"]
+            names = [_SCALED, f"scores_{number - 1}"]
             for earlier, activations in enumerate(state.earlier, start=1):
                 names += _activation_names(earlier, activations)
         state.advance()
         new_names = _activation_names(number, state.earlier[-1])
-        outputs = [f"scores_{number}", *new_names, *["scaled"] * (number == 1)]
+        outputs = [f"scores_{number}", *new_names, *[_SCALED] * (number == 1)]
         models.append(_onnx_model(module, args, names, outputs))
+    models[0] = _with_transforms(rows.graph, models[0])
     _prune(models)
     return models
+
+
+def _with_transforms(transforms, model):
+    """Model whose input goes through the graph of the transforms first."""
+    if transforms is None:
+        return model
+    helper, compose = import_module("onnx.helper"), import_module("onnx.compose")
+    # The nodes of both may have the same names.
+    first = compose.add_prefix(transforms, "transforms.", rename_inputs=False)
+    graph = model.graph
+    (old_x,), (x,), (result,) = graph.input, first.graph.input, first.graph.output
+    cast = helper.make_node(
+        "Cast", [result.name], [_TRANSFORMED], to=old_x.type.tensor_type.elem_type
+    )
+    for node in _nodes(graph):
+        names = [_TRANSFORMED if name == old_x.name else name for name in node.input]
+        node.input[:] = names
+    nodes = [*first.graph.node, cast, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(first.graph.initializer)
+    old_x.CopyFrom(x)
+    old_x.type.tensor_type.shape.dim[0].dim_param = "batch"
+    known = {opset.domain for opset in model.opset_import}
+    model.opset_import.extend(
+        opset for opset in first.opset_import if opset.domain not in known
+    )
+    return model
 
 
 def _activation_names(number, activations):
@@ -488,8 +709,9 @@ def _activation_names(number, activations):
 
 
 def _prune(models):
-    """Take out inputs that a stage does not read, and outputs that no stage reads."""
-    read = set()
+    """Take out inputs that a stage does not read, and outputs that no one reads."""
+    # Runners look for values in it that have overflowed.
+    read = {_SCALED}
     for model in reversed(models):
         graph = model.graph
         # The scores come first; they are what a stage is for.

@@ -121,7 +121,9 @@ class PrecisionReport(NamedTuple):
     choices: tuple
 
 
-def lower_precision(source, directory, precision="auto", *, X=None, target=0.995):
+def lower_precision(
+    source, directory, precision="auto", *, X=None, target=0.995, transformed=False
+):
     """Write a copy of an export with stages of lower precision.
 
     Parameters
@@ -149,12 +151,15 @@ def lower_precision(source, directory, precision="auto", *, X=None, target=0.995
         "float16".
 
     X : array-like of shape (n_samples, ...), default=None
-        Calibration rows, after the transforms that the manifest names. They need no
-        labels. Needed for "int8_static" and "auto", and for the agreement to be
-        measured.
+        Calibration rows, as the session of `source` takes them. They need no labels.
+        Needed for "int8_static" and "auto", and for the agreement to be measured.
 
     target : float, default=0.995
         Smallest agreement that "auto" allows at any stage, from 0 to 1.
+
+    transformed : bool, default=False
+        As for :class:`~skbdistil.runtime.ProgressiveSession`: whether `X` has been
+        through the transforms that are not exported.
 
     Returns
     -------
@@ -236,7 +241,7 @@ def lower_precision(source, directory, precision="auto", *, X=None, target=0.995
     """
     required("lower_precision", "onnx")
     required("lower_precision", "onnxruntime")
-    full = _session(source)
+    full = _session(source, transformed)
     precisions = _check_precision(precision, full)
     if X is None and (precisions is None or "int8_static" in precisions):
         raise ValueError(
@@ -246,13 +251,13 @@ def lower_precision(source, directory, precision="auto", *, X=None, target=0.995
     if not (isinstance(target, Real) and 0 <= target <= 1):
         raise ValueError(f"'target' must be from 0 to 1. Got {target!r} instead.")
     with new_folder(directory) as folder:
-        lowering = _Lowering(full, X)
+        lowering = _Lowering(full, X, transformed)
         choices = ()
         if precisions is None:
             precisions, choices = lowering.search(target)
         lowering.write(folder, precisions)
-        lowered = _session(folder)
-        latency, float32_latency = _latencies(lowered, full)
+        lowered = _session(folder, transformed)
+        latency, float32_latency = _latencies(X, lowered, full)
         return PrecisionReport(
             tuple(precisions),
             lowering.n_bytes(precisions),
@@ -297,14 +302,16 @@ class _Lowering:
     full : ProgressiveSession
         All stages, in float32.
     X : array-like or None
+    transformed : bool
     """
 
-    def __init__(self, full, X):
-        # All stages are loaded here, if they can be.
-        full.predict(_row(full))
+    def __init__(self, full, X, transformed):
         self._full = full
         self._X = X
+        self._transformed = transformed
         self._predictions = None if X is None else list(full.staged_predict(X))
+        # All stages are loaded here, if they can be.
+        full.predict(_row(full, X))
         self._contents = {
             (number, "float32"): full._verified(stage)
             for number, stage in enumerate(full._stages)
@@ -346,7 +353,7 @@ class _Lowering:
                 continue
             with self._trial(changed) as trial:
                 agreement = self.agreement(trial).min()
-                latencies = _latencies(trial, self._full)
+                latencies = _latencies(self._X, trial, self._full)
             taken = bool(agreement >= target)
             choices.append(
                 PrecisionChoice(
@@ -379,7 +386,7 @@ class _Lowering:
         """A session with these precisions."""
         with tempfile.TemporaryDirectory() as folder:
             self.write(Path(folder), precisions)
-            yield _session(folder)
+            yield _session(folder, self._transformed)
 
     def _content(self, stage, precision):
         content = self._lowered(stage, precision)
@@ -405,21 +412,24 @@ class _Lowering:
         return self._contents[key]
 
 
-def _session(folder):
-    return ProgressiveSession(folder, early_exit=False, n_threads=1)
+def _session(folder, transformed):
+    return ProgressiveSession(
+        folder, early_exit=False, n_threads=1, transformed=transformed
+    )
 
 
-def _row(session):
-    return np.zeros((1, *session.input_shape))
+def _row(session, X):
+    # Transforms need not take zeros.
+    return np.zeros((1, *session.input_shape)) if X is None else np.asarray(X[:1])
 
 
 def _replaced(values, index, value):
     return [*values[:index], value, *values[index + 1 :]]
 
 
-def _latencies(*sessions):
+def _latencies(X, *sessions):
     """Median seconds that each session takes for one row, in turns."""
-    row = _row(sessions[0])
+    row = _row(sessions[0], X)
     seconds = [[] for _ in sessions]
     for _ in range(_N_WARM_UP + _N_TIMED):
         for session, found in zip(sessions, seconds, strict=True):

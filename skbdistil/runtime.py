@@ -6,6 +6,7 @@ Neither torch nor scikit-learn is imported here.
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -32,6 +33,9 @@ _CHUNK_SIZE = 2**25
 
 _METHODS = ("predict", "predict_proba", "decision_function")
 
+# Name of the rows as the students see them.
+_SCALED = "scaled"
+
 _TENSOR_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
 
@@ -55,7 +59,12 @@ class ProgressiveSession:
         Whether rows leave by the rule that was exported, if there is one.
 
     n_threads : int or None, default=None
-        Threads that a stage may use; None leaves it to onnxruntime.
+        Threads that a stage may use, of which no more are started than the machine has
+        processors; None leaves it to onnxruntime.
+
+    transformed : bool, default=False
+        Whether rows have been through the transforms that are not exported. Has to be
+        True if there are such, which ``manifest["preprocessing"]`` names.
 
     Attributes
     ----------
@@ -70,11 +79,14 @@ class ProgressiveSession:
 
     manifest : dict
         What the folder says about itself, as described in
-        :func:`skbdistil.export.to_onnx`. Transforms in ``manifest["preprocessing"]``
-        have to be applied to rows before they are passed here.
+        :func:`skbdistil.export.to_onnx`.
 
     Raises
     ------
+    ValueError
+        If a parameter is out of its range, or `transformed` is not what the export
+        needs.
+
     InvalidFileError
         If a file is missing, damaged or not what the manifest says, or was written by a
         newer version of the package; also later, when a stage is loaded.
@@ -111,7 +123,15 @@ class ProgressiveSession:
     True
     """
 
-    def __init__(self, directory, *, n_stages=None, early_exit=True, n_threads=None):
+    def __init__(
+        self,
+        directory,
+        *,
+        n_stages=None,
+        early_exit=True,
+        n_threads=None,
+        transformed=False,
+    ):
         self._runtime = required("ProgressiveSession", "onnxruntime")
         if n_threads is not None and not _is_count(n_threads):
             raise ValueError(
@@ -129,6 +149,7 @@ class ProgressiveSession:
                 f"'n_stages' must be None or an int from 1 to {n_exported}, the number "
                 f"of stages in {self._directory}. Got {n_stages!r} instead."
             )
+        self._check_transforms(export, transformed)
         self.n_stages = int(n_stages)
         self.classes_ = export.classes
         self.input_shape = export.input.shape
@@ -148,12 +169,17 @@ class ProgressiveSession:
             for number in range(1, n_stages + 1)
         ]
         self._wanted = [
-            [stage.scores, *(t.name for t in stage.outputs[1:] if t.name in held)]
+            [
+                stage.scores,
+                *(t.name for t in stage.outputs[1:] if t.name in {*held, _SCALED}),
+            ]
             for stage, held in zip(self._stages, self._held, strict=True)
         ]
         self._options = self._runtime.SessionOptions()
         self._options.log_severity_level = 4  # errors are raised anyway
-        self._options.intra_op_num_threads = n_threads or 0
+        self._options.intra_op_num_threads = int(
+            min(n_threads or 0, os.cpu_count() or 1)
+        )
         # Weights in other files would not be those that were verified: there are none
         # below what is no folder.
         self._options.add_session_config_entry(
@@ -173,7 +199,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Returns
         -------
@@ -187,7 +213,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Returns
         -------
@@ -204,7 +230,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Returns
         -------
@@ -220,7 +246,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Returns
         -------
@@ -238,7 +264,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Yields
         ------
@@ -255,7 +281,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         Yields
         ------
@@ -276,7 +302,7 @@ class ProgressiveSession:
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Rows, after the transforms that the manifest names.
+            Rows of the shape `input_shape`.
 
         seconds : float
             Time for the whole call, positive.
@@ -306,6 +332,7 @@ class ProgressiveSession:
         scores, stages, runs = self._begin(X)
         macs = [stage.macs for stage in self._stages]
         run_within(list(runs), macs, seconds, began)
+        self._check_finite(scores)
         return self._response(scores, stages, method)
 
     def _begin(self, X):
@@ -335,6 +362,7 @@ class ProgressiveSession:
         for run in runs:
             while run.n_left:
                 run.step()
+        self._check_finite(scores)
         return scores, stages
 
     def _staged_scores(self, X):
@@ -346,6 +374,7 @@ class ProgressiveSession:
             state = _State(self, x)
             for stage in range(self.n_stages):
                 scores[stage, rows] = state.step()
+        self._check_finite(scores)
         return scores
 
     def _feeds(self, X, stage):
@@ -377,6 +406,21 @@ class ProgressiveSession:
             )
 
     # Rows
+
+    def _check_transforms(self, export, transformed):
+        if export.outside and not transformed:
+            raise ValueError(
+                f"{self._directory} was exported without the transforms of its "
+                f"pipeline: {', '.join(export.outside)}. Rows have to go through them "
+                f"before; say that they have by {type(self).__name__}(..., "
+                "transformed=True)."
+            )
+        if export.inside and transformed:
+            raise ValueError(
+                f"The stages in {self._directory} apply the transforms of the pipeline "
+                f"themselves: {', '.join(export.inside)}. Pass rows as the pipeline "
+                "gets them, and leave out transformed=True."
+            )
 
     def _checked(self, X):
         """Rows as an array of the right shape."""
@@ -412,12 +456,19 @@ class ProgressiveSession:
             rows = slice(start, min(start + n_rows, len(X)))
             with np.errstate(over="ignore"):
                 x = np.ascontiguousarray(X[rows], dtype=self._export.input.dtype)
-            if not np.isfinite(x).all():
-                raise ValueError(
-                    f"{type(self).__name__} needs finite numbers. X contains NaN, "
-                    f"infinity or a value too large for {x.dtype}."
-                )
+            self._check_finite(x, self._export.missing)
             yield rows, x
+
+    def _check_finite(self, values, missing=()):
+        """Refuse rows by what has become of them: large values overflow on the way."""
+        finite = np.isfinite(values)
+        if missing:
+            finite[:, missing] |= np.isnan(values[:, missing])
+        if not finite.all():
+            raise ValueError(
+                f"{type(self).__name__} needs finite numbers. X contains NaN, infinity "
+                "or a value too large for float32."
+            )
 
     # Stages
 
@@ -491,6 +542,8 @@ class _State:
         wanted, held = session._wanted[number], session._held[number]
         found = session._session(number).run(wanted, self.feed())
         self._tensors.update(zip(wanted, found, strict=True))
+        if number == 0 and _SCALED in wanted:
+            session._check_finite(self._tensors[_SCALED])
         self._tensors = {
             name: value for name, value in self._tensors.items() if name in held
         }
@@ -528,6 +581,9 @@ class _Export(NamedTuple):
     input: _Tensor
     n_outputs: int
     feature_names: list | None
+    missing: list
+    inside: list
+    outside: list
     stages: tuple
     classes: np.ndarray | None
     target_mean: np.ndarray | None
@@ -587,6 +643,9 @@ def _parse(manifest):
         row,
         n_outputs,
         x.get("feature_names", "a list of strings or null"),
+        _parse_missing(x, row),
+        _parse_steps(x, "transforms") if "transforms" in x else [],
+        _parse_steps(manifest, "preprocessing"),
         stages,
         classes,
         *targets,
@@ -596,17 +655,35 @@ def _parse(manifest):
     )
 
 
+def _parse_missing(entry, row):
+    """Columns that may hold NaN."""
+    if "missing" not in entry:
+        return []
+    missing = entry.get("missing", "a list of ints from 0 on")
+    if missing and not (len(row.shape) == 1 and max(missing) < row.shape[0]):
+        entry.fail(f"has 'missing' columns that rows of shape {row.shape} do not have")
+    return missing
+
+
+def _parse_steps(entry, key):
+    """Transforms, in the words of a message."""
+    return [
+        f"{step.get('name', 'a string')!r} ({step.get('type', 'a string')})"
+        for step in entry.entries(key)
+    ]
+
+
 def _parse_stages(manifest, x):
     """Stages, each of which reads what those before it give."""
     known = {"x": x}
     stages = []
-    for entry in manifest.entries("stages"):
+    for entry in manifest.filled_entries("stages"):
         file = entry.get("file", "a string")
         # No separator, no drive, no parent.
         if not re.fullmatch(r"\w[\w.-]{0,99}", file, flags=re.ASCII):
             entry.fail(f"has the file {file!r}, which is not a plain name")
-        inputs = _parse_tensors(entry.entries("inputs"))
-        outputs = _parse_tensors(entry.entries("outputs"))
+        inputs = _parse_tensors(entry.filled_entries("inputs"))
+        outputs = _parse_tensors(entry.filled_entries("outputs"))
         for tensor in inputs:
             if known.get(tensor.name) != tensor:
                 entry.fail(f"reads {tensor}, which no earlier stage gives")
@@ -710,6 +787,9 @@ _KINDS = {
     "a positive int": _is_count,
     "a list": lambda value: isinstance(value, list),
     "a list of positive ints": _list_of(_is_count),
+    "a list of ints from 0 on": _list_of(
+        lambda value: type(value) is int and value >= 0
+    ),
     "a list of finite numbers": _list_of(_is_number),
     "a list of finite numbers and nulls": _list_of(
         lambda value: value is None or _is_number(value)
@@ -747,6 +827,9 @@ class _Entry:
     def fail(self, reason):
         raise InvalidFileError(f"{self._path}: {self._where} {reason}.")
 
+    def __contains__(self, key):
+        return key in self._content
+
     def get(self, key, kind):
         if key not in self._content:
             self.fail(f"lacks {key!r}")
@@ -759,13 +842,16 @@ class _Entry:
         return _Entry(self._path, f"{key!r}", self.get(key, "an object"))
 
     def entries(self, key):
-        values = self.get(key, "a list of objects")
-        if not values:
-            self.fail(f"has no {key}")
         return [
             _Entry(self._path, f"number {number} of {key!r} in {self._where}", value)
-            for number, value in enumerate(values, start=1)
+            for number, value in enumerate(self.get(key, "a list of objects"), start=1)
         ]
+
+    def filled_entries(self, key):
+        entries = self.entries(key)
+        if not entries:
+            self.fail(f"has no {key}")
+        return entries
 
     def numbers(self, key, kind, length):
         values = self.get(key, kind)

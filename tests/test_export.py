@@ -13,15 +13,26 @@ import onnxruntime
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_diabetes, load_iris, load_wine
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import VarianceThreshold
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    PolynomialFeatures,
+    PowerTransformer,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 import common
@@ -178,7 +189,7 @@ def reg():
 @pytest.fixture
 def no_graphs(monkeypatch):
     """For what only looks at the manifest: graphs take most of the time."""
-    monkeypatch.setattr(export, "_stage_models", lambda ensemble: [])
+    monkeypatch.setattr(export, "_stage_models", lambda rows, ensemble: [])
 
 
 # Stages
@@ -199,12 +210,13 @@ def test_every_stage_is_that_of_the_estimator(
         assert_allclose(found, expected, rtol=0, atol=1e-5)
         # The stages differ, by more than that.
         assert np.ptp(expected, axis=0).max() > 1e-2
-    # What no later stage reads is no output.
+    # What no later stage reads is no output, but for the scaled rows.
     stages = manifest_of(tmp_path)["stages"]
     read = [names_of(stage["inputs"]) for stage in stages]
     for number, stage in enumerate(stages, start=1):
-        given = names_of(stage["outputs"]) - {f"scores_{number}"}
+        given = names_of(stage["outputs"]) - {f"scores_{number}", "scaled"}
         assert given <= set().union(*read[number:])
+        assert ("scaled" in names_of(stage["outputs"])) == (number == 1)
     # Nor is it an input where a stage does not read it.
     kept = {
         "none": [],
@@ -286,6 +298,8 @@ def test_manifest_of_a_classifier(clf, early, exported):
         "shape": [4],
         "dtype": "float32",
         "feature_names": None,
+        "missing": [],
+        "transforms": [],
     }
     assert manifest["preprocessing"] == []
     costs = clf.stage_costs_
@@ -380,22 +394,6 @@ def test_rule_for_another_number_of_stages(clf, iris, tmp_path):
 
 
 @pytest.mark.usefixtures("no_graphs")
-def test_pipelines_are_named_but_not_exported(clf, iris, tmp_path):
-    X, y = iris
-    pipeline = make_pipeline(StandardScaler(), "passthrough", FrozenEstimator(clf))
-    pipeline.fit(X, y)
-    early = EarlyExitClassifier(FrozenEstimator(pipeline), max_drop=0.5).fit(X, y)
-    outer = make_pipeline(PCA(4), early).fit(X, y)
-    to_onnx(outer, tmp_path)
-    manifest = manifest_of(tmp_path)
-    assert manifest["preprocessing"] == [
-        {"name": "pca", "type": "PCA"},
-        {"name": "standardscaler", "type": "StandardScaler"},
-    ]
-    assert manifest["early_exit"] is not None
-
-
-@pytest.mark.usefixtures("no_graphs")
 def test_feature_names(tmp_path):
     X, y = load_iris(return_X_y=True, as_frame=True)
     clf = BDistilClassifier(
@@ -408,7 +406,7 @@ def test_feature_names(tmp_path):
 def test_stages_in_use_only(clf, tmp_path):
     to_onnx(copy.copy(clf).set_params(n_stages=1), tmp_path)
     (stage,) = manifest_of(tmp_path)["stages"]
-    assert names_of(stage["outputs"]) == {"scores_1"}
+    assert names_of(stage["outputs"]) == {"scores_1", "scaled"}
 
 
 # One graph
@@ -536,6 +534,257 @@ def test_estimator_and_generators_are_left_alone(tmp_path):
     assert all(parameter.requires_grad for parameter in clf.ensemble_.parameters())
     for name, weights in clf.ensemble_.state_dict().items():
         assert_array_equal(weights, before[name])
+
+
+# Transforms of pipelines
+
+
+@pytest.fixture(scope="module")
+def wine():
+    """Of all sizes, one column far from zero."""
+    X, y = load_wine(return_X_y=True)
+    X[:, 3] += 1e6
+    return X, y
+
+
+def pipeline_of(wine, *steps, **options):
+    teacher = DecisionTreeClassifier(max_depth=3, random_state=0)
+    clf = BDistilClassifier(teacher, **{**SMALL, **options})
+    return make_pipeline(*steps, clf).fit(*wine)
+
+
+@pytest.fixture(scope="module")
+def scaled(wine):
+    columns = ColumnTransformer(
+        [("robust", RobustScaler(), [5, 3, 12]), ("rest", MinMaxScaler(), [0, 7])]
+    )
+    return pipeline_of(wine, columns, StandardScaler())
+
+
+@pytest.fixture(scope="module")
+def rotated(wine):
+    return pipeline_of(wine, StandardScaler(), PCA(5))
+
+
+def names_of_steps(entries):
+    return [(entry["name"], entry["type"]) for entry in entries]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scalers_and_selections_are_part_of_every_export(dtype, wine, tmp_path):
+    X = wine[0]
+    pipeline = pipeline_of(
+        wine, StandardScaler(), "passthrough", VarianceThreshold(), dtype=dtype
+    )
+    expected = pipeline.decision_function(X)
+    # The scaling matters here, and the selection after it keeps all columns.
+    assert np.abs(pipeline[-1].decision_function(X) - expected).max() > 1
+
+    to_onnx(pipeline, tmp_path / "stages")
+    manifest = manifest_of(tmp_path / "stages")
+    assert manifest["preprocessing"] == []
+    assert names_of_steps(manifest["input"]["transforms"]) == [
+        ("standardscaler", "StandardScaler"),
+        ("variancethreshold", "VarianceThreshold"),
+    ]
+    assert manifest["input"]["shape"] == [13]
+    *_, found = run_stages(tmp_path / "stages", X)
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+    to_single_onnx(pipeline, tmp_path / "one.onnx")
+    (found,) = onnxruntime.InferenceSession(tmp_path / "one.onnx").run(None, {"x": X})
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+    x = torch.from_numpy(X)
+    assert_allclose(to_torch(pipeline)(x), expected, rtol=0, atol=1e-5)
+    program = to_torch_export(pipeline).module()
+    assert_allclose(program(x), expected, rtol=0, atol=1e-5)
+
+
+def test_selected_columns_come_from_rows_of_the_pipeline(scaled, wine, tmp_path):
+    X = wine[0]
+    expected = scaled.decision_function(X)
+    # What is not selected is not read.
+    others = X.copy()
+    others[:, [1, 2, 4, 6, 8, 9, 10, 11]] = 0
+    assert_allclose(to_torch(scaled)(torch.from_numpy(others)), expected, atol=1e-5)
+    to_onnx(scaled, tmp_path / "stages")
+    assert manifest_of(tmp_path / "stages")["input"]["shape"] == [13]
+    *_, found = run_stages(tmp_path / "stages", others)
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_steps_that_do_nothing_leave_rows_of_any_shape(tmp_path):
+    clf = classifier_of("conv2d", "dense")
+    identity = FunctionTransformer().fit(np.zeros((2, *clf.input_shape_)))
+    pipeline = make_pipeline("passthrough", FrozenEstimator(identity), clf)
+    to_onnx(pipeline, tmp_path)
+    manifest = manifest_of(tmp_path)
+    assert manifest["preprocessing"] == manifest["input"]["transforms"] == []
+    assert manifest["input"]["shape"] == list(clf.input_shape_)
+    assert manifest["input"]["dtype"] == "float32"
+
+
+def test_pipelines_within_and_around_an_early_exit(wine, tmp_path):
+    X, y = wine
+    scaled = MinMaxScaler().fit_transform(X)
+    inner = pipeline_of((scaled, y), StandardScaler())
+    early = EarlyExitClassifier(FrozenEstimator(inner), max_drop=0.5)
+    outer = make_pipeline(MinMaxScaler(), early).fit(X, y)
+    to_onnx(outer, tmp_path)
+    manifest = manifest_of(tmp_path)
+    assert names_of_steps(manifest["input"]["transforms"]) == [
+        ("minmaxscaler", "MinMaxScaler"),
+        ("standardscaler", "StandardScaler"),
+    ]
+    assert manifest["early_exit"] is not None
+    expected = list(inner[-1].staged_decision_function(inner[:-1].transform(scaled)))
+    assert_allclose(list(run_stages(tmp_path, X)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_other_transforms_are_named_and_left_out(rotated, wine, tmp_path):
+    to_onnx(rotated, tmp_path)
+    manifest = manifest_of(tmp_path)
+    assert names_of_steps(manifest["preprocessing"]) == [
+        ("standardscaler", "StandardScaler"),
+        ("pca", "PCA"),
+    ]
+    assert manifest["input"] == {
+        "shape": [5],
+        "dtype": "float32",
+        "feature_names": None,
+        "missing": [],
+        "transforms": [],
+    }
+
+
+EXPORTS = {
+    "to_torch": lambda estimator, path, **options: to_torch(estimator, **options),
+    "to_torch_export": lambda estimator, path, **options: to_torch_export(
+        estimator, **options
+    ).module(),
+    "to_single_onnx": to_single_onnx,
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_export_without_a_manifest_has_to_be_told(name, rotated, wine, tmp_path):
+    path = tmp_path / "clf.onnx"
+    message = (
+        rf"{name} cannot export .* 'standardscaler' \(Stand.*\), 'pca' \(PCA\): to"
+    )
+    with pytest.raises(ValueError, match=message):
+        EXPORTS[name](rotated, path)
+    module = EXPORTS[name](rotated, path, transformed=True)
+    rows = rotated[:-1].transform(wine[0]).astype(np.float32)
+    if module is None:
+        (found,) = onnxruntime.InferenceSession(path).run(None, {"x": rows})
+    else:
+        found = module(torch.from_numpy(rows))
+    assert_allclose(found, rotated.decision_function(wine[0]), rtol=0, atol=1e-5)
+
+
+def test_transforms_can_be_left_out_of_a_module(scaled, wine):
+    rows = torch.from_numpy(scaled[:-1].transform(wine[0])).float()
+    found = to_torch(scaled, transformed=True)(rows)
+    assert_array_equal(found, scaled.decision_function(wine[0]))
+
+
+@pytest.mark.usefixtures("no_graphs")
+def test_feature_names_are_those_of_the_pipeline(tmp_path):
+    X, y = load_wine(return_X_y=True, as_frame=True)
+    columns = ColumnTransformer(
+        [("some", StandardScaler(), ["hue", "ash"])], verbose_feature_names_out=False
+    )
+    pipeline = pipeline_of((X, y), columns.set_output(transform="pandas"))
+    to_onnx(pipeline, tmp_path / "inside")
+    stored = manifest_of(tmp_path / "inside")["input"]
+    assert stored["feature_names"] == X.columns.tolist()
+    # Rows that are transformed have other columns.
+    pca = PCA(2).set_output(transform="pandas")
+    pipeline = pipeline_of((X, y), pca)
+    to_onnx(pipeline, tmp_path / "outside")
+    stored = manifest_of(tmp_path / "outside")["input"]
+    assert stored["feature_names"] == ["pca0", "pca1"]
+
+
+# Transforms that skl2onnx writes
+
+
+def test_other_transforms_are_exported_with_rows_to_compare(rotated, wine, tmp_path):
+    X = wine[0]
+    to_onnx(rotated, tmp_path / "stages", X=X)
+    to_single_onnx(rotated, tmp_path / "one.onnx", X=X)
+    manifest = manifest_of(tmp_path / "stages")
+    assert manifest["preprocessing"] == []
+    assert names_of_steps(manifest["input"]["transforms"]) == [
+        ("standardscaler", "StandardScaler"),
+        ("pca", "PCA"),
+    ]
+    # The column far from zero needs the digits.
+    assert manifest["input"]["dtype"] == "float64"
+    expected = list(rotated[-1].staged_decision_function(rotated[:-1].transform(X)))
+    for n_rows in (1, 7):
+        found = list(run_stages(tmp_path / "stages", X[:n_rows]))
+        assert_allclose(found, np.array(expected)[:, :n_rows], rtol=0, atol=1e-5)
+    session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
+    (found,) = session.run(None, {"x": X})
+    assert_allclose(found, expected[-1], rtol=0, atol=1e-5)
+    for path in (tmp_path / "one.onnx", *(tmp_path / "stages").glob("*.onnx")):
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_converter_without_float64_gets_float32(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    X[::7, 2] = np.nan
+    pipeline = pipeline_of((X, y), SimpleImputer(), PolynomialFeatures(2))
+    to_onnx(pipeline, tmp_path, X=X)
+    stored = manifest_of(tmp_path)["input"]
+    assert stored["dtype"] == "float32"
+    assert stored["missing"] == [2]
+    *_, found = run_stages(tmp_path, X.astype(np.float32))
+    assert_allclose(found, pipeline.decision_function(X), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        # Nothing is known of a function.
+        ([FunctionTransformer(np.square)], "RuntimeError: FunctionTransformer is not"),
+        # It has no converter in float64, and float32 is not enough.
+        ([PowerTransformer()], "what skl2onnx has written gives other rows than they"),
+    ],
+)
+def test_transforms_that_cannot_be_exported(steps, reason, wine, tmp_path):
+    pipeline = pipeline_of(wine, *steps, dtype="float64")
+    for function in (to_onnx, to_single_onnx):
+        message = rf"{function.__name__} cannot export the transforms .*: {reason}"
+        with pytest.raises(ValueError, match=message):
+            function(pipeline, tmp_path / "export", X=wine[0])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e100])
+def test_rows_to_compare_must_be_rows_of_the_pipeline(value, wine, tmp_path):
+    X = wine[0].copy()
+    pipeline = pipeline_of(wine, FunctionTransformer(np.square), dtype="float64")
+    X[0, 0] = value
+    message = r"'X' of to_onnx must be rows .* Got 178 rows, which have to be finite"
+    with pytest.raises(ValueError, match=message):
+        to_onnx(pipeline, tmp_path / "export", X=X)
+    with pytest.raises(ValueError, match=r"Got 0 rows"):
+        to_onnx(pipeline, tmp_path / "export", X=X[:0])
+
+
+def test_missing_skl2onnx(rotated, wine, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    message = r'to_onnx needs skl2onnx, .*pip install "skbdistil\[deploy\]"'
+    with pytest.raises(ImportError, match=message):
+        to_onnx(rotated, tmp_path / "export", X=wine[0])
+    # Nor is it needed for scalers.
+    to_torch(pipeline_of(wine, StandardScaler()))
 
 
 # The folder
