@@ -22,7 +22,7 @@ LAYERS = {
     "students": set(),
     "objectives": set(),
     "ensemble": {"students"},
-    "costs": set(),
+    "costs": {"_threads"},
     "teachers": {"costs", "exceptions"},
     "stages": {"costs", "metrics"},
     "_training": {"_random", "objectives", "exceptions"},
@@ -81,9 +81,10 @@ LAYERS = {
     },
     "_files": set(),
     "_optional": set(),
+    "_threads": set(),
     "export": {"_files", "_optional", "runtime", "stages"},
     "precision": {"_files", "_optional", "runtime"},
-    "runtime": {"_exit_rules", "_exit_runs", "_optional", "exceptions"},
+    "runtime": {"_exit_rules", "_exit_runs", "_optional", "_threads", "exceptions"},
 }
 
 # These run where torch, skorch and scikit-learn may be missing.
@@ -93,6 +94,7 @@ LIGHT = [
     "_files",
     "_game",
     "_optional",
+    "_threads",
     "exceptions",
     "metrics",
     "precision",
