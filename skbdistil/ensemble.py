@@ -3,6 +3,7 @@
 Plain torch: nothing here knows scikit-learn's estimators or how a student is trained.
 """
 
+from itertools import chain
 from numbers import Integral
 
 import torch
@@ -459,7 +460,10 @@ class ProgressiveEnsemble(nn.Module):
             if not parameter.requires_grad
         }
         self.students.append(student)
-        self.freeze()
+        if not self.frozen:
+            self.freeze()
+        # The others are frozen: to go through all of them would take quadratic time.
+        student.requires_grad_(False).eval()
 
     def new_student(self, factory, *, n_features=None):
         """Build the next student, with fresh weights, without adding it.
@@ -609,10 +613,8 @@ class ProgressiveEnsemble(nn.Module):
         -------
         x : torch.Tensor of shape (2, ...)
         """
-        like = next(
-            (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
-            torch.zeros(()),
-        )
+        tensors = chain(self.buffers(), self.parameters())
+        like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
         return like.new_zeros((2, *self.input_shape))
 
     def scale(self, x):
