@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from skbdistil._sklearn_compat import _num_samples, _safe_indexing
+from skbdistil._threads import max_threads
 
 __all__ = [
     "Costs",
@@ -397,8 +398,8 @@ def measure_latency(
         Calls that are timed, at least 1.
 
     n_threads : int or None, default=None
-        Limit on the threads of torch, BLAS and OpenMP during the measurement; None
-        leaves them as they are.
+        Limit on the threads of torch, BLAS and OpenMP during the measurement, up to 64,
+        or the number of processors where there are more; None leaves them as they are.
 
     Returns
     -------
@@ -470,7 +471,7 @@ def compare_latencies(
         Timed calls of each.
 
     n_threads : int or None, default=None
-        Limit on the number of threads.
+        Limit on the number of threads, as in :func:`measure_latency`.
 
     Returns
     -------
@@ -501,7 +502,7 @@ def compare_latencies(
     _check_count("n_warmup", n_warmup, 0)
     _check_count("n_repeats", n_repeats, 1)
     if n_threads is not None:
-        _check_count("n_threads", n_threads, 1)
+        _check_count("n_threads", n_threads, 1, max_threads())
     if not predicts:
         raise ValueError("'predicts' is empty; give at least one callable.")
     for predict in predicts:
@@ -546,7 +547,8 @@ def compare_latencies(
 
 
 def _check_count(name, value, low, high=None):
-    if not isinstance(value, Integral) or value < low or (high and value > high):
+    is_int = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_int or value < low or (high and value > high):
         allowed = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"'{name}' must be an int {allowed}. Got {value!r} instead.")
 

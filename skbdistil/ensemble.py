@@ -3,6 +3,7 @@
 Plain torch: nothing here knows scikit-learn's estimators or how a student is trained.
 """
 
+from itertools import chain
 from numbers import Integral
 
 import torch
@@ -466,7 +467,10 @@ class ProgressiveEnsemble(nn.Module):
             As :meth:`new_student` gives it.
         """
         self.students.append(student)
-        self.freeze()
+        if not self.frozen:
+            self.freeze()
+        # The others are frozen: to go through all of them would take quadratic time.
+        student.requires_grad_(False).eval()
 
     def new_student(self, factory, *, n_features=None):
         """Build the next student, with fresh weights, without adding it.
@@ -632,10 +636,8 @@ class ProgressiveEnsemble(nn.Module):
 
     def _like(self):
         """A tensor of the dtype and on the device of the ensemble."""
-        return next(
-            (t for t in (*self.buffers(), *self.parameters()) if t.is_floating_point()),
-            torch.zeros(()),
-        )
+        tensors = chain(self.buffers(), self.parameters())
+        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
     @property
     def dtype(self):

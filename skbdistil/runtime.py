@@ -6,7 +6,6 @@ Neither torch nor scikit-learn is imported here.
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 import time
@@ -20,6 +19,7 @@ import numpy as np
 from skbdistil._exit_rules import RULES, as_decision, label_probabilities
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
+from skbdistil._threads import max_threads
 from skbdistil.exceptions import InvalidFileError
 
 __all__ = ["ProgressiveSession"]
@@ -59,8 +59,8 @@ class ProgressiveSession:
         Whether rows leave by the rule that was exported, if there is one.
 
     n_threads : int or None, default=None
-        Threads that a stage may use, of which no more are started than the machine has
-        processors; None leaves it to onnxruntime.
+        Threads that a stage may use, up to 64, or the number of processors where there
+        are more; None leaves it to onnxruntime.
 
     transformed : bool, default=False
         Whether rows have been through the transforms that are not exported. Has to be
@@ -133,10 +133,12 @@ class ProgressiveSession:
         transformed=False,
     ):
         self._runtime = required("ProgressiveSession", "onnxruntime")
-        if n_threads is not None and not _is_count(n_threads):
+        if n_threads is not None and not (
+            _is_count(n_threads) and n_threads <= max_threads()
+        ):
             raise ValueError(
-                f"'n_threads' must be None or an int of at least 1. Got {n_threads!r} "
-                "instead."
+                f"'n_threads' must be None or an int from 1 to {max_threads()}. Got "
+                f"{n_threads!r} instead."
             )
         # The folder itself, even if a link to it is set to another one meanwhile.
         self._directory = Path(directory).resolve()
@@ -177,9 +179,7 @@ class ProgressiveSession:
         ]
         self._options = self._runtime.SessionOptions()
         self._options.log_severity_level = 4  # errors are raised anyway
-        self._options.intra_op_num_threads = int(
-            min(n_threads or 0, os.cpu_count() or 1)
-        )
+        self._options.intra_op_num_threads = int(n_threads or 0)
         # Weights in other files would not be those that were verified: there are none
         # below what is no folder.
         self._options.add_session_config_entry(

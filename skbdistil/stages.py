@@ -208,7 +208,7 @@ def stage_latency(
         Calls that are timed, of each stage.
 
     n_threads : int or None, default=None
-        Limit on the number of threads.
+        Limit on the number of threads, as in :func:`~skbdistil.costs.measure_latency`.
 
     Returns
     -------

@@ -1315,8 +1315,11 @@ def test_frames_stay_frames():
         ({"n_warmup": -1}, r"'n_warmup' must be an int at least 0\. Got -1 instead\."),
         ({"n_warmup": None}, r"'n_warmup' must be an int at least 0\. Got None"),
         ({"n_repeats": 0}, r"'n_repeats' must be an int at least 1\. Got 0 instead\."),
-        ({"n_threads": 0}, r"'n_threads' must be an int at least 1\. Got 0 instead\."),
-        ({"n_threads": "1"}, r"'n_threads' must be an int at least 1\. Got '1'"),
+        ({"batch_size": True}, r"'batch_size' must be an int from 1 to 3\. Got True"),
+        ({"n_threads": 0}, r"'n_threads' must be an int from 1 to \d+\. Got 0 instead"),
+        ({"n_threads": "1"}, r"'n_threads' must be an int from 1 to \d+\. Got '1'"),
+        ({"n_threads": 2**40}, r"'n_threads' must be an int from 1 to \d+\. Got 10995"),
+        ({"n_threads": 10**6}, r"'n_threads' must be an int from 1 to \d+\. Got 10000"),
     ],
 )
 def test_numbers_out_of_range(measure, parameters, match):

@@ -499,10 +499,15 @@ def test_number_of_stages(exported, n_stages):
         ProgressiveSession(exported, n_stages=n_stages)
 
 
-@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "all"])
+@pytest.mark.parametrize("n_threads", [0, -1, 1.5, "all", 10**6, 2**40])
 def test_number_of_threads(exported, n_threads):
-    with pytest.raises(ValueError, match="'n_threads' must be None or an int of at le"):
+    with pytest.raises(ValueError, match=r"'n_threads' must be None .* from 1 to \d+"):
         ProgressiveSession(exported, n_threads=n_threads)
+
+
+def test_number_of_threads_of_numpy(exported, digits):
+    session = ProgressiveSession(exported, n_threads=np.int64(1))
+    assert len(session.predict(digits[0])) == len(digits[0])
 
 
 # Broken folders
