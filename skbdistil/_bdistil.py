@@ -38,6 +38,7 @@ from skbdistil._boosting._random import draw_seeds
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
     check_in_range,
+    check_scores,
     input_scaling,
     target_scaling,
 )
@@ -513,6 +514,7 @@ class _BaseBDistil(BaseEstimator):
                 chunks.append(torch.stack(means))
         with torch.inference_mode():
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+            check_scores(scores, type(self).__name__)
         return scores.cpu().numpy()
 
     def _stage_states(self, X):

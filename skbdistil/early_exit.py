@@ -33,6 +33,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from skbdistil._boosting._scaling import check_scores
 from skbdistil._exit_calibration import (
     ExitPath,
     best_point,
@@ -89,7 +90,9 @@ class _NumpyState:
     def step(self):
         state = self._state
         state.advance()
-        return state.raw_mean().cpu().numpy()
+        scores = state.raw_mean()
+        check_scores(scores, EarlyExitClassifier.__name__)
+        return scores.cpu().numpy()
 
     @torch.inference_mode()
     def select(self, rows):

@@ -75,6 +75,7 @@ LAYERS = {
         "teachers",
     },
     "early_exit": {
+        "_boosting._scaling",
         "_exit_calibration",
         "_exit_rules",
         "_exit_runs",

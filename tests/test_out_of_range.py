@@ -95,6 +95,28 @@ def test_rows_that_float32_cannot_hold_are_used_in_float64():
     assert np.isfinite(clf.predict_proba(with_entry(1e39))).all()
 
 
+class Squares(nn.Module):
+    """Features that overflow where their input is far from doing so."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.linear = nn.Linear(input_shape[0], 4)
+
+    def forward(self, x):
+        return self.linear(x) ** 2
+
+
+def test_scores_that_overflow_are_refused_and_do_not_become_a_label():
+    clf = classifier(student=Squares).fit(X, Y)
+    early = EarlyExitClassifier(FrozenEstimator(clf)).fit(X, Y)
+    for predict in (clf.predict, clf.predict_proba, early.predict, early.exit_stages):
+        with pytest.raises(ValueError, match="scores that are not finite"):
+            predict(with_entry(1e25))
+    reg = regressor(student=Squares).fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="scores that are not finite"):
+        list(reg.staged_predict(with_entry(1e25)))
+
+
 # Constants and sizes
 
 

@@ -108,11 +108,35 @@ def check_in_range(x, estimator_name):
     estimator_name : str
         For messages.
     """
+    if not _all_finite(x):
+        raise ValueError(
+            f"Input X of {estimator_name} contains a value too large for {x.dtype} "
+            "once it is scaled as the students see it. Remove or clip such values, "
+            "or fit with dtype='float64'."
+        )
+
+
+def check_scores(scores, estimator_name):
+    """Refuse scores that are not finite: NaN would pass for a class.
+
+    Parameters
+    ----------
+    scores : torch.Tensor of shape (..., n_outputs)
+    estimator_name : str
+        For messages.
+    """
+    if not _all_finite(scores):
+        raise ValueError(
+            f"The students of {estimator_name} give scores that are not finite: X "
+            f"contains values too large for them to compute with in {scores.dtype}. "
+            "Remove or clip such values, or fit with dtype='float64'."
+        )
+
+
+def _all_finite(x):
     # The sum is finite where all numbers are, but for sums that overflow.
-    if x.is_floating_point() and not torch.isfinite(x.sum()):
-        if not torch.isfinite(x).all():
-            raise ValueError(
-                f"Input X of {estimator_name} contains a value too large for {x.dtype} "
-                "once it is scaled as the students see it. Remove or clip such values, "
-                "or fit with dtype='float64'."
-            )
+    return (
+        not x.is_floating_point()
+        or bool(torch.isfinite(x.sum()))
+        or bool(torch.isfinite(x).all())
+    )
