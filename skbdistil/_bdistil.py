@@ -49,7 +49,11 @@ from skbdistil._training import (
     resolve_epochs,
 )
 from skbdistil.ensemble import ProgressiveEnsemble, auto_connection, check_connection
-from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+from skbdistil.exceptions import (
+    CostsUnknownWarning,
+    FitInterruptedWarning,
+    WeakLearnerNotFoundWarning,
+)
 from skbdistil.metrics import stage_within
 from skbdistil.objectives import (
     OBJECTIVES,
@@ -361,6 +365,9 @@ class _BaseBDistil(BaseEstimator):
 
         FitInterruptedWarning
             If it was interrupted after a student had been finished.
+
+        CostsUnknownWarning
+            If the operations of the teacher or of a student could not be counted.
         """
         before = dict(vars(self))
         try:
@@ -424,7 +431,9 @@ class _BaseBDistil(BaseEstimator):
         device = resolve_device(self.device, torch_dtype, estimator_name)
         if sample_weight is not None:
             sample_weight = sample_weight / sample_weight.mean()
-        teacher_costs = _teacher_costs(response)
+        teacher_costs, problem = _teacher_costs(response)
+        if problem:
+            warnings.warn(problem, CostsUnknownWarning, stacklevel=4)
         if previous is None:
             mean, scale = _input_scaling(x, sample_weight, dtype, estimator_name)
             ensemble = ProgressiveEnsemble(
@@ -476,7 +485,9 @@ class _BaseBDistil(BaseEstimator):
         self.certificate_ = self._certificate(boosting.game)
         self.ladder_positions_ = boosting.rungs
         self.training_history_ = boosting.history
-        self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
+        self.stage_costs_, problem = costs.count_stages(ensemble, ensemble.example())
+        if problem:
+            warnings.warn(problem, CostsUnknownWarning, stacklevel=4)
         self.teacher_costs_ = teacher_costs
         self.teacher_score_ = self._teacher_score(scores, y, sample_weight)
         return self
@@ -654,12 +665,11 @@ class _BaseBDistil(BaseEstimator):
             with torch_seed(0, torch.device("cpu")):
                 for _ in range(n_students):
                     sample.append(sample.new_student(factory))
-            return costs.stage_costs(sample, sample.example())
+            return costs.count_stages(sample, sample.example())[0]
 
         factories = self._factories(ensemble.input_shape)
         if not (isinstance(self.student, str) and self.student == "auto"):
-            # What cannot be built or counted is found here, not after the training of
-            # others.
+            # What cannot be built is found here, not after the training of others.
             samples = [sample_costs(factory, n_sampled) for factory in factories]
             if len(ensemble) and self.ladder_positions_[-1] >= len(factories):
                 raise ValueError(
@@ -669,13 +679,16 @@ class _BaseBDistil(BaseEstimator):
                     "class(es)."
                 )
             return factories, samples[0]
-        _, chosen = auto_students(ensemble.input_shape)
-        if teacher_costs is not None:
+        _, default = auto_students(ensemble.input_shape)
+        chosen = default
+        if teacher_costs is not None and teacher_costs.macs is not None:
             chosen = 0
             allowed = _AUTO_COST_SHARE * teacher_costs.macs
             for position, factory in enumerate(factories):
-                spent = sample_costs(factory, self.n_estimators)
-                if spent.cumulative_macs[-1] > allowed:
+                spent = sample_costs(factory, self.n_estimators).cumulative_macs[-1]
+                if np.isnan(spent):
+                    chosen = default
+                if not spent <= allowed:
                     break
                 chosen = position
         # The wider class behind it has about twice the width.
@@ -867,8 +880,8 @@ class _BaseBDistil(BaseEstimator):
         Raises
         ------
         ValueError
-            If not even the first stage is within the budget, or the unit is none of
-            these.
+            If not even the first stage is within the budget, the unit is none of
+            these, or the costs in this unit are not known.
         """
         check_is_fitted(self)
         return stage_within(stage_cost(self, unit, X=X), budget)
@@ -1122,10 +1135,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates, parameters and bytes of each stage.
+        Multiply-accumulates, parameters and bytes of each stage. Multiply-accumulates
+        are NaN where they could not be counted.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
-        The same of a torch teacher; None where they cannot be counted.
+        The same of a torch teacher, whose multiply-accumulates are None where they
+        could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
         Accuracy of the teacher on the training rows; None without y.
@@ -1509,10 +1524,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates, parameters and bytes of each stage.
+        Multiply-accumulates, parameters and bytes of each stage. Multiply-accumulates
+        are NaN where they could not be counted.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
-        The same of a torch teacher; None where they cannot be counted.
+        The same of a torch teacher, whose multiply-accumulates are None where they
+        could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
         R^2 of the teacher on the training rows; None without y.
@@ -1683,15 +1700,12 @@ def _input_scaling(x, sample_weight, dtype, estimator_name):
 
 
 def _teacher_costs(response):
-    """Costs of a torch teacher; None where there is none, or it cannot be counted."""
+    """Costs of a torch teacher, None for another one, and what is not known of them."""
     if response.module is None:
-        return None
-    try:
-        return costs.module_costs(response.module, response.module_input)
-    except (RuntimeError, TypeError, ValueError):
-        # A layer without a formula, or rows that a skorch dataset reshapes before the
-        # module sees them, are no reason not to distil the teacher.
-        return None
+        return None, None
+    return costs.count_module(
+        response.module, response.module_input, macs=response.macs
+    )
 
 
 def _take(array, rows):

@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import StrOptions
 from skbdistil.metrics import search_scores_and_costs, split_scores
 from skbdistil.stages import (
     UNITS,
+    cost_if_known,
     n_stages_used,
     stage_cost,
     stage_latency,
@@ -641,7 +642,8 @@ class _StagedMultimetricScorer(_MultimetricScorer):
 
 def _costs_and_views(estimator, X, cost):
     views = stage_views(estimator, X)
-    return stage_cost(estimator, cost, X=X)[: len(views)], views
+    # A cost that is not known is not worth the scores.
+    return cost_if_known(estimator, cost, X)[: len(views)], views
 
 
 def _with_stages(scores):

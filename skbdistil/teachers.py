@@ -87,6 +87,11 @@ class TorchTeacher(BaseEstimator):
         Where the module runs. `"auto"` leaves a module that is on an accelerator
         there, and otherwise takes CUDA, then MPS, then the CPU.
 
+    macs : int, default=None
+        Multiply-accumulates of the module per row, in `[0, inf)`, where you know them
+        and they cannot be counted, as those of a quantised module. If `None`, they are
+        counted.
+
     See Also
     --------
     sklearn.frozen.FrozenEstimator : The same for fitted scikit-learn models.
@@ -122,6 +127,7 @@ class TorchTeacher(BaseEstimator):
         "transform": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
+        "macs": [Interval(Integral, 0, None, closed="left"), None],
     }
 
     def __init__(
@@ -134,6 +140,7 @@ class TorchTeacher(BaseEstimator):
         transform=None,
         batch_size=1024,
         device="auto",
+        macs=None,
     ):
         self.module = module
         self.output = output
@@ -142,6 +149,7 @@ class TorchTeacher(BaseEstimator):
         self.transform = transform
         self.batch_size = batch_size
         self.device = device
+        self.macs = macs
 
     def fit(self, X=None, y=None):
         """Do nothing: the module is trained already.
@@ -243,13 +251,18 @@ class TorchTeacher(BaseEstimator):
         -------
         costs : :class:`~skbdistil.costs.Costs`
 
+            Its `macs` are those of the parameter where that is not None.
+
         Raises
         ------
         ValueError
-            As in :func:`skbdistil.costs.module_costs`.
+            As in :func:`skbdistil.costs.module_costs`, and if a parameter is invalid.
         """
+        self._validate_params()
         inputs = self._inputs(_as_array(X)[:1], _floating_dtype(self.module))
-        return module_costs(self.module, inputs.to(_home_device(self.module)))
+        return module_costs(
+            self.module, inputs.to(_home_device(self.module)), macs=self.macs
+        )
 
     def _class_columns(self, X):
         return _class_columns(self.decision_function(X), self.output == "proba")
@@ -370,6 +383,9 @@ class TeacherResponse(NamedTuple):
         What the module is called with for the first row, on the device of the module.
         None where there is no module.
 
+    macs : int or None
+        Multiply-accumulates of the module, where its user has stated them.
+
     single_output : bool
         Regression: whether the targets are one-dimensional, of shape (n_samples,).
         False for classification.
@@ -399,6 +415,7 @@ class TeacherResponse(NamedTuple):
     classes: np.ndarray | None
     module: nn.Module | None
     module_input: torch.Tensor | None
+    macs: int | None
     single_output: bool
 
 
@@ -517,7 +534,7 @@ def teacher_response(
         teacher = TorchTeacher(teacher)
     name = "teacher_scores" if precomputed else type(teacher).__name__
 
-    classes = module = module_input = None
+    classes = module = module_input = macs = None
     proba = False
     if precomputed:
         values = _check_teacher_scores(teacher_scores, X, regression, estimator_name)
@@ -533,6 +550,7 @@ def teacher_response(
         values = teacher.decision_function(X)
         module_input = teacher._inputs(_as_array(X)[:1], _floating_dtype(module))
         classes = teacher.classes
+        macs = teacher.macs
     else:
         if frozen:
             check_is_fitted(
@@ -580,7 +598,7 @@ def teacher_response(
         else:
             single_output = scores.ndim == 1
         scores = scores.reshape(len(scores), -1)
-        return TeacherResponse(scores, None, module, module_input, single_output)
+        return TeacherResponse(scores, None, module, module_input, macs, single_output)
 
     if classes is not None and len(classes) < 2:
         among = (
@@ -595,7 +613,9 @@ def teacher_response(
     if proba:
         _check_proba(scores, teacher, name, estimator_name)
         scores = _log_smoothed(scores)
-    return TeacherResponse(_centered(scores), classes, module, module_input, False)
+    return TeacherResponse(
+        _centered(scores), classes, module, module_input, macs, False
+    )
 
 
 def _as_array(X):

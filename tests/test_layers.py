@@ -22,9 +22,10 @@ LAYERS = {
     "students": set(),
     "objectives": set(),
     "ensemble": {"students"},
-    "costs": set(),
+    "latency": set(),
+    "costs": {"exceptions", "latency"},
     "teachers": {"costs", "exceptions"},
-    "stages": {"costs", "metrics"},
+    "stages": {"latency", "metrics"},
     "_training": {"_random", "objectives", "exceptions"},
     "_search": {
         "_game",

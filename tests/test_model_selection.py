@@ -658,6 +658,38 @@ def test_costs_that_fail(data, scoring):
         search.set_params(error_score="raise").fit(*data)
 
 
+class DecidesByData(MLP):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.CostsUnknownWarning")
+@pytest.mark.parametrize("scoring", ["accuracy", ["accuracy", "roc_auc"]])
+def test_costs_that_are_not_known_leave_the_scores(data, scoring):
+    search = StagedSearchCV(
+        small_clf(student=DecidesByData), {}, scoring=scoring, refit=False, cv=2
+    )
+    search.fit(*data)
+    name = "score" if scoring == "accuracy" else "accuracy"
+    assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    assert np.isnan(search.cv_results_["mean_test_cost"]).all()
+    # There is no choosing by them.
+    match = "no candidate with both a score and a cost. Operations that could not be"
+    for choose in (cheapest_within(0.0, score=name), best_under(1e9, score=name)):
+        with pytest.raises(ValueError, match=match):
+            search.set_params(refit=choose).fit(*data)
+    search.set_params(cost="parameters").fit(*data)
+    assert search.best_params_["n_stages"] in range(1, N_STAGES + 1)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.CostsUnknownWarning")
+def test_candidates_that_could_not_be_counted_are_not_chosen_by_cost(data):
+    grid = {"student": [DecidesByData, SMALL["student"]]}
+    search = StagedSearchCV(small_clf(), grid, refit=cheapest_within(1.0), cv=2)
+    search.fit(*data)
+    assert search.best_params_ == {"student": SMALL["student"], "n_stages": 1}
+
+
 @pytest.mark.parametrize(
     "estimator",
     [
