@@ -22,6 +22,7 @@ _SUBMODULES = [
     "exceptions",
     "export",
     "inspection",
+    "latency",
     "metrics",
     "model_selection",
     "objectives",

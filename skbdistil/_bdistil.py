@@ -56,6 +56,7 @@ from skbdistil._sklearn_compat import (
 )
 from skbdistil._teacher_scores import teacher_response, teacher_score_warning
 from skbdistil.ensemble import ProgressiveEnsemble, check_connection
+from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.metrics import stage_within
 from skbdistil.objectives import OBJECTIVES, DistillationObjective, check_objective
 from skbdistil.stages import stage_cost
@@ -202,6 +203,12 @@ class _BaseBDistil(BaseEstimator):
 
         FitInterruptedWarning
             If it was interrupted after a student had been finished.
+
+        CostsUnknownWarning
+            If the operations of the teacher or of a student could not be counted.
+
+        DoubtfulTeacherWarning
+            If the scores of the teacher look like something else than is said.
         """
         before = dict(vars(self))
         # What the user should be told is collected on the way and said here, so that
@@ -306,7 +313,11 @@ class _BaseBDistil(BaseEstimator):
             self.certificate_ = self._certificate(boosting.game)
             for name, value in plan._asdict().items():
                 setattr(self, f"{name}_", value)
-            self.stage_costs_ = costs.stage_costs(ensemble, ensemble.example())
+            self.stage_costs_, problem = costs.count_stages(
+                ensemble, ensemble.example()
+            )
+            if problem:
+                notes.append(CostsUnknownWarning(problem))
             self.teacher_costs_ = teacher_costs
             self.teacher_score_ = teacher_score
         return self
@@ -337,7 +348,14 @@ class _BaseBDistil(BaseEstimator):
                 )
             )
         notes += [doubt for doubt in doubts if doubt is not None]
-        return scores, label, score, _teacher_costs(response)
+        if response.module is None:
+            return scores, label, score, None
+        teacher_costs, problem = costs.count_module(
+            response.module, response.module_input, macs=response.macs
+        )
+        if problem:
+            notes.append(CostsUnknownWarning(problem))
+        return scores, label, score, teacher_costs
 
     def _split(self, data, seed):
         """Data to train on, and to stop the training by, or None."""
@@ -644,8 +662,8 @@ class _BaseBDistil(BaseEstimator):
         Raises
         ------
         ValueError
-            If not even the first stage is within the budget, or the unit is none of
-            these.
+            If not even the first stage is within the budget, the unit is none of
+            these, or the costs in this unit are not known.
         """
         check_is_fitted(self)
         return stage_within(stage_cost(self, unit, X=X), budget)
@@ -919,10 +937,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates, parameters and bytes of each stage.
+        Multiply-accumulates, parameters and bytes of each stage. Multiply-accumulates
+        are NaN where they could not be counted.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
-        The same of a torch teacher; None where they cannot be counted.
+        The same of a torch teacher, whose multiply-accumulates are None where they
+        could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
         Accuracy of the teacher on the training rows; None without y.
@@ -1325,10 +1345,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Losses of each student by epoch: ``epoch``, ``train_loss``, ``valid_loss``.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        Multiply-accumulates, parameters and bytes of each stage.
+        Multiply-accumulates, parameters and bytes of each stage. Multiply-accumulates
+        are NaN where they could not be counted.
 
     teacher_costs_ : :class:`~skbdistil.costs.Costs` or None
-        The same of a torch teacher; None where they cannot be counted.
+        The same of a torch teacher, whose multiply-accumulates are None where they
+        could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
         R^2 of the teacher on the training rows; None without y.
@@ -1460,15 +1482,3 @@ def _mean_1(sample_weight):
     # By a power of 2 first, which is exact, so that their sum is in range.
     sample_weight = np.ldexp(sample_weight, -np.frexp(sample_weight.max())[1])
     return sample_weight / sample_weight.mean()
-
-
-def _teacher_costs(response):
-    """Costs of a torch teacher; None where there is none, or it cannot be counted."""
-    if response.module is None:
-        return None
-    try:
-        return costs.module_costs(response.module, response.module_input)
-    except (RuntimeError, TypeError, ValueError):
-        # A layer without a formula, or rows that a skorch dataset reshapes before the
-        # module sees them, are no reason not to distil the teacher.
-        return None

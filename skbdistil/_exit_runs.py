@@ -84,7 +84,8 @@ def run_within(runs, costs, seconds, began):
     ----------
     runs : list of ExitRun
     costs : sequence of T numbers
-        Of each stage alone.
+        Of each stage alone. Where one is NaN, which is not known, a stage is expected
+        to take as long as the one before.
     seconds : float
     began : float
         Reading of `time.perf_counter` from which on they count.
@@ -97,7 +98,8 @@ def run_within(runs, costs, seconds, began):
         durations[run], now = time.perf_counter() - now, time.perf_counter()
     for before, cost in pairwise(costs):
         # Rows only leave, so that a step takes longer where the stage is larger.
-        growth = max(cost / before, 1)
+        growth = cost / before
+        growth = growth if growth > 1 else 1  # also where it is NaN
         for run in runs:
             if not run.n_left:
                 continue

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import numpy as np
+
 from skbdistil._sklearn_compat import _is_fitted, _VisualBlock
 
 
@@ -33,7 +35,7 @@ def visual_block(estimator):
             used = f", of which the first {estimator.n_stages} predict"
         label = f"{len(costs)} student(s){used}: {total}"
         students = [
-            _box(f"{number}: {macs:,} MACs", student)
+            _box(f"{number}: {_number(macs)} MACs", student)
             for number, (student, macs) in enumerate(
                 zip(estimator.ensemble_.students, costs.macs, strict=True), start=1
             )
@@ -57,7 +59,14 @@ def _box(label, details):
 
 
 def _amount(macs, parameters):
-    return f"{macs:,} multiply-accumulates (MACs), {parameters:,} parameters"
+    return f"{_number(macs)} multiply-accumulates (MACs), {parameters:,} parameters"
+
+
+def _number(macs):
+    """A count, of which only some may be known."""
+    if macs is None or np.isnan(macs):
+        return "unknown"
+    return f"{int(macs):,}"
 
 
 def _name(obj):

@@ -60,6 +60,9 @@ class TeacherResponse(NamedTuple):
     module_input : torch.Tensor or None
         What `module` is called with for the first row. None where `module` is None.
 
+    macs : int or None
+        Multiply-accumulates of the module, where its user has stated them.
+
     single_output : bool
         Whether a regression predicts an array of shape (n_samples,).
 
@@ -93,6 +96,7 @@ class TeacherResponse(NamedTuple):
     classes: np.ndarray | None
     module: nn.Module | None
     module_input: torch.Tensor | None
+    macs: int | None
     single_output: bool
     name: str
     fitted_here: bool
@@ -107,6 +111,7 @@ class _Answer(NamedTuple):
     classes: object = None
     module: nn.Module | None = None
     module_input: torch.Tensor | None = None
+    macs: int | None = None
     # Some rows, and the column of the label that the teacher predicts for each of them.
     rows: np.ndarray | None = None
     predicted: np.ndarray | None = None
@@ -311,6 +316,7 @@ def teacher_response(
         classes,
         answer.module,
         answer.module_input,
+        answer.macs,
         single_output,
         name,
         not trained,
@@ -406,6 +412,7 @@ def _ask_torch(teacher, X, random_state):
             classes=teacher.classes,
             module=teacher.module,
             module_input=teacher._example(X),
+            macs=teacher.macs,
         )
 
 

@@ -1,26 +1,31 @@
-"""What a prediction costs: operations, memory and time, stage by stage.
+"""What a prediction costs, stage by stage: operations and memory.
 
-Multiply-accumulates are counted while the network runs on an example, with one
-formula per layer type. `torch.utils.flop_counter.FlopCounterMode` is not used: it
-finds no operations in an LSTM.
+Multiply-accumulates are counted by running a copy of the network on tensors of torch's
+meta device, which have shapes and no data. Every operator that runs is either counted,
+or known to be free; where one is neither, or the copy does not run, the count is not
+known. Measured times are in :mod:`skbdistil.latency`.
 """
 
-import gc
-import inspect
-import time
-from contextlib import contextmanager, nullcontext
+import copy
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from skbdistil._sklearn_compat import _num_samples, _safe_indexing
-from skbdistil._threads import max_threads
+from skbdistil.exceptions import CostsUnknownWarning
+from skbdistil.latency import (
+    Latency,
+    compare_latencies,
+    evaluating,
+    measure_latency,
+)
 
 __all__ = [
     "Costs",
@@ -38,12 +43,12 @@ class Costs(NamedTuple):
 
     Attributes
     ----------
-    macs : int
-        Multiply-accumulates per sample.
+    macs : int or None
+        Multiply-accumulates per sample. None where they could not be counted.
     parameters : int
-        Number of parameters, shared ones counted once.
+        Number of parameters that torch knows of, shared ones counted once.
     weight_bytes : int
-        Bytes of the parameters and buffers, shared ones counted once.
+        Bytes of these parameters and of the buffers, shared ones counted once.
 
     Examples
     --------
@@ -52,7 +57,7 @@ class Costs(NamedTuple):
     Costs(macs=12, parameters=15, weight_bytes=60)
     """
 
-    macs: int
+    macs: int | None
     parameters: int
     weight_bytes: int
 
@@ -63,9 +68,9 @@ class StageCosts:
 
     Attributes
     ----------
-    macs : ndarray of shape (n_stages,), dtype int64
+    macs : ndarray of shape (n_stages,), dtype int64 or float64
         Multiply-accumulates per sample of each stage alone, its connection and
-        head included.
+        head included. NaN where they could not be counted, and float64 only then.
     parameters : ndarray of shape (n_stages,), dtype int64
         Number of parameters that each stage adds to those before it.
     weight_bytes : ndarray of shape (n_stages,), dtype int64
@@ -114,6 +119,7 @@ class StageCosts:
         Returns
         -------
         costs : ndarray of shape (n_stages,)
+            NaN from the first stage on of which it is not known.
 
         Raises
         ------
@@ -144,80 +150,35 @@ class StageCosts:
                 f"{type(self).__name__} is indexed with a slice of stages, got "
                 f"{stages!r}."
             )
-        return type(self)(
-            **{field.name: getattr(self, field.name)[stages] for field in fields(self)}
-        )
+        parts = {
+            field.name: getattr(self, field.name)[stages] for field in fields(self)
+        }
+        return type(self)(**{**parts, "macs": _integers_if_known(parts["macs"])})
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Measured time of a prediction, and how it was measured.
-
-    Attributes
-    ----------
-    median, low, high : float
-        Median, 10th and 90th percentile over the repeats, in seconds per sample.
-    batch_size : int
-        Rows per call; the time of a call is divided by it.
-    n_repeats : int
-        Number of calls timed.
-    n_threads : int
-        Threads that torch, BLAS or OpenMP could use.
-    device : str or None
-        Device of a torch module; None for another callable, which is not asked.
-    what : str
-        Name of what was called.
-
-    See Also
-    --------
-    measure_latency : Measure it.
-
-    Examples
-    --------
-    >>> from skbdistil.costs import Latency
-    >>> print(Latency(2e-4, 1.8e-4, 3e-4, 1, 50, 2, "cpu", "MLP"))
-    MLP on cpu: 0.2 ms per sample (10 % to 90 %: 0.18 to 0.3 ms), 50 calls with 1 \
-row(s), up to 2 thread(s)
-    """
-
-    median: float
-    low: float
-    high: float
-    batch_size: int
-    n_repeats: int
-    n_threads: int
-    device: str | None
-    what: str
-
-    def __str__(self):
-        where = "" if self.device is None else f" on {self.device}"
-        return (
-            f"{self.what}{where}: {self.median * 1e3:.3g} ms per sample (10 % to 90 %: "
-            f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g} ms), {self.n_repeats} "
-            f"calls with {self.batch_size} row(s), up to {self.n_threads} thread(s)"
-        )
-
-
-def module_costs(module, *inputs):
+def module_costs(module, *inputs, macs=None):
     """Count the multiply-accumulates, parameters and bytes of a network.
 
-    The network runs once on `inputs`, in evaluation mode and without gradients;
-    its training flags and hooks are left as they were.
+    A copy of the network runs in evaluation mode and without gradients, on tensors
+    that have shapes and no data. The network itself is left alone.
 
     Parameters
     ----------
     module : torch.nn.Module
         Network to count.
     *inputs : tensors of shape (n_samples, ...)
-        What `module` is called with, on its device. One row is enough.
+        What `module` is called with. One row is enough.
+    macs : int or None, default=None
+        Multiply-accumulates per sample of a network that cannot be counted, as you
+        know them; they are taken as they are. None counts them.
 
     Returns
     -------
     costs : Costs
         Named tuple of
 
-        - `macs`: multiply-accumulates per sample, that is, those of the whole
-          batch divided by the number of rows of the first input;
+        - `macs`: multiply-accumulates of a call with one row, or None where they
+          could not be counted;
         - `parameters`: number of parameters, shared ones counted once, and those
           of layers that did not run included;
         - `weight_bytes`: bytes of these parameters and of the buffers.
@@ -225,28 +186,50 @@ def module_costs(module, *inputs):
     Raises
     ------
     ValueError
-        If there is no input, or one without rows; if a module inside has
-        parameters of its own and is of a type without a formula, is a subclass
-        with another `forward`, is not initialised yet, or is scripted, traced or
-        compiled; if it has layers, but calls none of them; or if the rows of the
-        batch differ in cost, so that the number per sample is not whole.
+        If there is no input, or one without rows, or if a parameter is not
+        initialised yet.
 
     TypeError
         If `module` is not a module.
 
+    Warns
+    -----
+    CostsUnknownWarning
+        If the multiply-accumulates could not be counted. The message says why.
+
+    See Also
+    --------
+    stage_costs : The same for the stages of an ensemble.
+
     Notes
     -----
-    Multiply-accumulates of matrix products and convolutions are counted, in
-    linear, bilinear, (transposed) convolutional, recurrent and multi-head
-    attention layers; products with zeros of the padding are among them. Additions
-    of biases and everything element by element are left out: activations (PReLU
-    too), normalisation, pooling, the products of gates, the scaling of inputs. An
-    embedding is a lookup and costs nothing; only an :class:`torch.nn.EmbeddingBag`
-    with weights per index multiplies.
+    Multiply-accumulates of matrix products and convolutions are counted, whatever
+    calls them: layers of torch.nn, functions such as :func:`torch.matmul`, or a
+    transform such as :func:`torch.vmap`. Products with zeros of the padding are among
+    them. Additions of biases and everything element by element are left out:
+    activations, normalisation, pooling, the products of gates, the scaling of inputs.
+    An embedding is a lookup and costs nothing; only an
+    :class:`torch.nn.EmbeddingBag` with weights per index multiplies. What is computed
+    from weights alone in every call, such as the norm of
+    :func:`torch.nn.utils.parametrizations.spectral_norm`, is a part of the call.
 
-    A layer is counted as often as it is called. What a `forward` computes with
-    functions (`torch.matmul`, `torch.nn.functional`) instead of calling layers is
-    not seen, nor are weights that are no parameters, as those of quantised layers.
+    A count is None, and never a part of the truth, where
+
+    - an operator runs that is neither counted nor known to be free, such as one of an
+      extension; :func:`torch.utils.flop_counter.register_flop_formula` makes it known;
+    - the network needs the data of its input: to decide what it runs, or since what
+      runs is not torch, such as NumPy or another runtime;
+    - it mixes its input with tensors of which it is not known that they are its own,
+      or cannot be copied;
+    - it is scripted, traced or quantised. A compiled network is counted as the one that
+      it was made from.
+
+    If the network does not take a single row, it runs on the batch, and the count is
+    divided by the number of rows of the first input.
+
+    Parameters and bytes are those of :meth:`torch.nn.Module.parameters` and
+    :meth:`torch.nn.Module.buffers`. Weights that torch does not know of, such as those
+    of another runtime or the packed ones of quantised layers, are not among them.
 
     Examples
     --------
@@ -257,26 +240,45 @@ def module_costs(module, *inputs):
     >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
     Costs(macs=56, parameters=67, weight_bytes=268)
     """
+    costs, problem = count_module(module, *inputs, macs=macs)
+    if problem:
+        warnings.warn(problem, CostsUnknownWarning, stacklevel=2)
+    return costs
+
+
+def count_module(module, *inputs, macs=None):
+    """Costs of a network, and what could not be counted.
+
+    Parameters
+    ----------
+    module, inputs, macs
+        As for :func:`module_costs`.
+
+    Returns
+    -------
+    costs : Costs
+    problem : str or None
+        Text for a warning.
+    """
     if not isinstance(module, nn.Module):
         raise TypeError(
             "'module' must be a torch.nn.Module, such as the attribute `module` of a "
             f"TorchTeacher. Got {module!r} instead."
         )
-    n_rows = _n_rows(inputs)
-    with _counting(module) as calls:
-        module(*inputs)
-    layers = (part for part in module.modules() if _is_counted(part))
-    if not calls and (layer := next(layers, None)) is not None:
-        raise ValueError(
-            f"The operations of {type(module).__name__} cannot be counted: none of its "
-            f"layers was called, such as its {type(layer).__name__}. What functions "
-            "compute with their parameters is not seen."
-        )
-    return Costs(
-        macs=_per_row(calls, n_rows),
+    problem = None
+    if macs is None:
+        (macs,), (reason,) = _count(module, inputs, _call, 1)
+        if reason:
+            problem = (
+                f"The operations of {type(module).__name__} could not be counted: "
+                f"{reason}. If you know its multiply-accumulates, pass them as 'macs'."
+            )
+    costs = Costs(
+        macs=macs,
         parameters=_n_elements(module.parameters()),
         weight_bytes=_n_bytes([*module.parameters(), *module.buffers()]),
     )
+    return costs, problem
 
 
 def stage_costs(ensemble, x):
@@ -285,22 +287,30 @@ def stage_costs(ensemble, x):
     Parameters
     ----------
     ensemble : ProgressiveEnsemble
-        Ensemble to count. It runs once on `x`, as in :func:`module_costs`, where
-        it is also said what is counted.
+        Ensemble to count. A copy of it runs without data, as in :func:`module_costs`,
+        where it is also said what is counted. The ensemble itself runs once on `x`, in
+        evaluation mode, to see what it keeps.
     x : tensor of shape (n_samples, ...)
         Input of the ensemble, on its device. One row is enough.
 
     Returns
     -------
     costs : StageCosts
-        Costs of the stages. A parameter that several stages use, as in a shared
-        first block, is counted with the first of them, and so are the buffers of the
-        ensemble itself. Operations belong to the stage that runs them.
+        Costs of the stages. A parameter that several students have, as in a shared
+        first block, is counted with the first of them. What no student has, such as
+        the buffers of the ensemble itself, belongs to the first stage. Operations
+        belong to the stage that runs them.
 
     Raises
     ------
     ValueError
-        As in :func:`module_costs`, and if a layer of the ensemble is not called.
+        If `x` has no rows, or if a parameter is not initialised yet.
+
+    Warns
+    -----
+    CostsUnknownWarning
+        If the multiply-accumulates of a stage could not be counted. They are NaN, and
+        the message says why.
 
     Examples
     --------
@@ -332,33 +342,31 @@ def stage_costs(ensemble, x):
     >>> costs.cumulative_macs
     array([12, 33])
     """
-    n_rows = _n_rows([x])
-    macs, weights, activation_bytes, seen, ran = [], [], [], set(), set()
-    with _counting(ensemble) as calls:
-        # What `start` computes is needed from the first stage on, and counted there.
-        state = ensemble.start(x)
-        used = set(ensemble.buffers(recurse=False))
-        for student in ensemble.students:
-            state.step()
-            macs.append(_per_row(calls, n_rows))
-            activation_bytes.append(_n_bytes(state.earlier[-1]) // n_rows)
-            # A connection need not be a submodule of the student that it serves.
-            for module in (student, *(module for module, _ in calls)):
-                used.update(module.parameters(), module.buffers())
-            weights.append(used - seen)
-            seen |= used
-            # Attention calls its own output layer by function, and counts it.
-            ran.update(part for module, _ in calls for part in module.modules())
-            calls.clear()
-    for path, module in ensemble.named_modules():
-        if module not in ran and _is_counted(module):
-            raise ValueError(
-                f"The operations of {type(module).__name__} at {path!r} cannot be "
-                "counted: it was not called, so either its parameters are used by a "
-                "function, which is not seen, or it is not needed."
-            )
-    return StageCosts(
-        macs=np.array(macs, dtype=np.int64),
+    costs, problem = count_stages(ensemble, x)
+    if problem:
+        warnings.warn(problem, CostsUnknownWarning, stacklevel=2)
+    return costs
+
+
+def count_stages(ensemble, x):
+    """Costs of the stages of an ensemble, and what could not be counted.
+
+    Parameters
+    ----------
+    ensemble, x
+        As for :func:`stage_costs`.
+
+    Returns
+    -------
+    costs : StageCosts
+    problem : str or None
+        Text for a warning.
+    """
+    n_stages = len(ensemble.students)
+    macs, reasons = _count(ensemble, [x], _run_stages, n_stages)
+    weights = _weights_by_stage(ensemble)
+    costs = StageCosts(
+        macs=_integers_if_known(np.array(macs, dtype=np.float64)),
         parameters=np.array(
             [
                 _n_elements(w for w in new if isinstance(w, nn.Parameter))
@@ -367,268 +375,50 @@ def stage_costs(ensemble, x):
             dtype=np.int64,
         ),
         weight_bytes=np.array([_n_bytes(new) for new in weights], dtype=np.int64),
-        activation_bytes=np.array(activation_bytes, dtype=np.int64),
+        activation_bytes=np.array(_kept_bytes(ensemble, x), dtype=np.int64),
+    )
+    problem = "; ".join(
+        f"stage(s) {_stages_with(reason, reasons)}, since {reason}"
+        for reason in dict.fromkeys(reasons)
+        if reason
+    )
+    if not problem:
+        return costs, None
+    return costs, (
+        f"The operations of some students could not be counted: {problem}. Budgets "
+        "need another unit, such as latency, or a callable that returns the costs of "
+        "the stages."
     )
 
 
-def measure_latency(
-    predict, X, *, batch_size=1, n_warmup=5, n_repeats=50, n_threads=None
-):
-    """Measure the time of a prediction.
-
-    Parameters
-    ----------
-    predict : callable or torch.nn.Module
-        Called with batches of rows: the method of an estimator, or a module, which
-        is called in evaluation and inference mode with tensors that are on its device
-        before the clock starts: those of `X` if it is a tensor, else made of its
-        numbers in the module's dtype. Its training flags are left as they were.
-
-    X : array-like of shape (n_samples, ...)
-        Rows; every call gets the next `batch_size` of them, in a circle.
-
-    batch_size : int, default=1
-        Rows per call, at most `n_samples`. Small batches are bound by the overhead
-        of the call, large ones by arithmetic and memory: measure what will be run.
-
-    n_warmup : int, default=5
-        Calls before those that are timed.
-
-    n_repeats : int, default=50
-        Calls that are timed, at least 1.
-
-    n_threads : int or None, default=None
-        Limit on the threads of torch, BLAS and OpenMP during the measurement, up to 64,
-        or the number of processors where there are more; None leaves them as they are.
-
-    Returns
-    -------
-    latency : Latency
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-
-    TypeError
-        If `predict` cannot be called.
-
-    See Also
-    --------
-    compare_latencies : Several side by side.
-
-    Notes
-    -----
-    Accelerators are synchronised before every reading of the clock. The garbage
-    collector rests while calls are timed.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from torch import nn
-    >>> from skbdistil.costs import measure_latency
-    >>> latency = measure_latency(nn.Linear(4, 2), np.zeros((10, 4)), n_repeats=5)
-    >>> latency.low <= latency.median <= latency.high
-    True
-    >>> latency.batch_size, latency.device
-    (1, 'cpu')
-    """
-    (latency,) = compare_latencies(
-        [predict],
-        X,
-        batch_size=batch_size,
-        n_warmup=n_warmup,
-        n_repeats=n_repeats,
-        n_threads=n_threads,
-    )
-    return latency
+def _stages_with(reason, reasons):
+    return ", ".join(str(t) for t, other in enumerate(reasons, 1) if other == reason)
 
 
-def compare_latencies(
-    predicts, X, *, batch_size=1, n_warmup=5, n_repeats=50, n_threads=None
-):
-    """Measure the times of several predictions side by side.
-
-    They take turns, so that a change in the load of the machine strikes all of them.
-    Each finds the caches as the one before has left them: beside a large model, a small
-    one is slower than in a loop of its own.
-
-    Parameters
-    ----------
-    predicts : list of callables or torch.nn.Module
-        As `predict` in :func:`measure_latency`, as are the other parameters.
-
-    X : array-like of shape (n_samples, ...)
-        Rows.
-
-    batch_size : int, default=1
-        Rows per call.
-
-    n_warmup : int, default=5
-        Calls of each before those that are timed.
-
-    n_repeats : int, default=50
-        Timed calls of each.
-
-    n_threads : int or None, default=None
-        Limit on the number of threads, as in :func:`measure_latency`.
-
-    Returns
-    -------
-    latencies : list of Latency
-        One for each of `predicts`.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range, or there is nothing to measure.
-
-    TypeError
-        If one of `predicts` cannot be called.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from torch import nn
-    >>> from skbdistil.costs import compare_latencies
-    >>> small, large = nn.Linear(4, 2), nn.Linear(4, 2000)
-    >>> len(compare_latencies([small, large], np.zeros((10, 4)), n_repeats=5))
-    2
-    """
-    n_samples = _num_samples(X)
-    if n_samples == 0:
-        raise ValueError("'X' has no rows to measure with.")
-    _check_count("batch_size", batch_size, 1, n_samples)
-    _check_count("n_warmup", n_warmup, 0)
-    _check_count("n_repeats", n_repeats, 1)
-    if n_threads is not None:
-        _check_count("n_threads", n_threads, 1, max_threads())
-    if not predicts:
-        raise ValueError("'predicts' is empty; give at least one callable.")
-    for predict in predicts:
-        if not callable(predict):
-            raise TypeError(
-                "What is measured must be a callable, such as the method `predict` of "
-                f"an estimator, or a module. Got {predict!r} instead."
-            )
-    batches = [
-        _safe_indexing(X, np.arange(start, start + batch_size) % n_samples)
-        for start in range(0, n_samples, batch_size)[: n_warmup + n_repeats]
-    ]
-    calls = [_timed_call(predict, batches) for predict in predicts]
-    modules = [predict for predict in predicts if isinstance(predict, nn.Module)]
-    seconds = np.empty((n_repeats, len(calls)))
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        with _evaluating(modules), _limited_threads(n_threads):
-            for repeat in range(-n_warmup, n_repeats):
-                for position, call in enumerate(calls):
-                    elapsed = call((repeat + n_warmup) % len(batches))
-                    if repeat >= 0:
-                        seconds[repeat, position] = elapsed
-            pools = [pool["num_threads"] for pool in threadpool_info()]
-            used_threads = max([torch.get_num_threads(), *pools])
-    finally:
-        if collecting:
-            gc.enable()
-    quantiles = np.quantile(seconds / batch_size, [0.5, 0.1, 0.9], axis=0)
-    return [
-        Latency(
-            *(float(quantile) for quantile in quantiles[:, position]),
-            batch_size=int(batch_size),
-            n_repeats=int(n_repeats),
-            n_threads=used_threads,
-            device=_device_name(predict),
-            what=_describe(predict),
-        )
-        for position, predict in enumerate(predicts)
-    ]
+def _integers_if_known(macs):
+    return macs if np.isnan(macs).any() else macs.astype(np.int64)
 
 
-def _check_count(name, value, low, high=None):
-    is_int = isinstance(value, Integral) and not isinstance(value, bool)
-    if not is_int or value < low or (high and value > high):
-        allowed = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"'{name}' must be an int {allowed}. Got {value!r} instead.")
+def _weights_by_stage(ensemble):
+    """Sets of the parameters and buffers that each stage adds."""
+    of_students = [{*s.parameters(), *s.buffers()} for s in ensemble.students]
+    elsewhere = {*ensemble.parameters(), *ensemble.buffers()}.difference(*of_students)
+    weights, seen = [], set()
+    for of_student in of_students:
+        weights.append((of_student | elsewhere) - seen)
+        seen |= weights[-1]
+    return weights
 
 
-def _timed_call(predict, batches):
-    """Function that runs the batch at a position and returns the seconds."""
-    context, device = nullcontext, None
-    if isinstance(predict, nn.Module):
-        like = next(predict.parameters(), torch.zeros(()))
-        batches = [_as_tensor_like(batch, like) for batch in batches]
-        context, device = torch.inference_mode, like.device
-
-    def call(position):
-        batch = batches[position]
-        _synchronize(device)
-        began = time.perf_counter()
-        with context():
-            predict(batch)
-        _synchronize(device)
-        return time.perf_counter() - began
-
-    return call
-
-
-def _as_tensor_like(batch, like):
-    if isinstance(batch, torch.Tensor):
-        return batch.to(like.device)
-    # Copied, since the arrays of data frames may be read-only.
-    return torch.tensor(np.asarray(batch)).to(like)
-
-
-def _synchronize(device):
-    """Wait for accelerators; `device` is that of a module, or None if not known."""
-    if torch.cuda.is_initialized():
-        is_cuda = device is not None and device.type == "cuda"
-        torch.cuda.synchronize(device if is_cuda else None)
-    if torch.backends.mps.is_available():
-        torch.mps.synchronize()
-
-
-@contextmanager
-def _evaluating(roots):
-    """Put modules and all inside them into evaluation mode, and back."""
-    modules = [module for root in roots for module in root.modules()]
-    flags = [module.training for module in modules]
-    try:
-        # Flag by flag: `train` may be overridden, as where students stay frozen.
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
-
-
-@contextmanager
-def _limited_threads(n_threads):
-    if n_threads is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(n_threads))
-    try:
-        with threadpool_limits(int(n_threads)):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device_name(predict):
-    if not isinstance(predict, nn.Module):
-        return None
-    return str(next(predict.parameters(), torch.zeros(())).device)
-
-
-def _describe(predict):
-    owner = getattr(predict, "__self__", None)
-    if owner is not None:
-        return f"{type(owner).__name__}.{predict.__name__}"
-    return getattr(predict, "__name__", type(predict).__name__)
+def _kept_bytes(ensemble, x):
+    """Bytes per row that each stage leaves for later ones."""
+    kept = []
+    with evaluating([ensemble]), torch.no_grad():
+        state = ensemble.start(x)
+        for _ in ensemble.students:
+            state.step()
+            kept.append(_n_bytes(state.earlier[-1]) // len(x))
+    return kept
 
 
 def _n_elements(tensors):
@@ -637,6 +427,79 @@ def _n_elements(tensors):
 
 def _n_bytes(tensors):
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# Counting
+
+
+def _call(module, *inputs):
+    """Run a network as a single stage."""
+    module(*inputs)
+    yield
+
+
+def _run_stages(ensemble, x):
+    """Run the stages of an ensemble one by one."""
+    # What `start` computes is needed from the first stage on, and counted there.
+    state = ensemble.start(x)
+    for _ in ensemble.students:
+        state.step()
+        yield
+
+
+def _count(root, inputs, run, n_stages):
+    """Count the multiply-accumulates of a row.
+
+    Parameters
+    ----------
+    root : torch.nn.Module
+    inputs : sequence of tensors of shape (n_samples, ...)
+    run : callable
+        ``run(root, *inputs)`` is a generator that yields after each stage.
+    n_stages : int
+
+    Returns
+    -------
+    macs : list of int or None
+        Of each stage.
+    reasons : list of str or None
+        Why the count of a stage is None.
+    """
+    n_rows = _n_rows(inputs)
+    for path, module in root.named_modules():
+        where = f"{type(module).__name__}{f' at {path!r}' if path else ''}"
+        if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
+            raise ValueError(
+                f"The parameters of {where} are not initialised. Run the network once "
+                "before counting."
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            reason = f"{where} is scripted or traced"
+            return [None] * n_stages, [reason] * n_stages
+    # Of a batch, the part of a row in what is computed once for all rows is no whole
+    # number. But not every network takes a single row.
+    for n in dict.fromkeys([1, n_rows]):
+        macs, reasons = [], []
+        operations = _Operations()
+        try:
+            with torch.no_grad(), torch.device("meta"), _WithoutData(operations):
+                stages = run(
+                    _copy_without_data(root),
+                    *(_rows_without_data(x, n) for x in inputs),
+                )
+                with operations:
+                    for _ in stages:
+                        total, reason = operations.take()
+                        if reason is None and total % n:
+                            reason = "its rows differ in cost"
+                        macs.append(None if reason else total // n)
+                        reasons.append(reason)
+            return macs, reasons
+        except Exception as error:  # whatever a network may do
+            text = str(error).partition("\n")[0].rstrip(".")
+            failure = f"it does not run without data ({type(error).__name__}: {text})"
+    n_missing = n_stages - len(macs)
+    return macs + [None] * n_missing, reasons + [failure] * n_missing
 
 
 def _n_rows(inputs):
@@ -650,189 +513,226 @@ def _n_rows(inputs):
     return len(inputs[0])
 
 
-def _per_row(calls, n_rows):
-    total = sum(macs for _, macs in calls)
-    per_row, remainder = divmod(total, n_rows)
-    if remainder:
-        raise ValueError(
-            f"The {n_rows} rows differ in cost: {total} multiply-accumulates in all "
-            "are no whole number per row. Count on one row, or on rows of the same "
-            "size."
-        )
-    return per_row
+def _rows_without_data(x, n):
+    return x[:n].to("meta")
 
 
-@contextmanager
-def _counting(root):
-    """Run `root` for counting; yields the list that the calls are appended to.
-
-    Each call of a layer inside `root` that has a formula appends the tuple (layer,
-    multiply-accumulates of the whole batch).
-    """
-    counted = _counted_modules(root)
-    calls = []
-
-    def count(module, args, kwargs, output):
-        inputs = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        calls.append((module, counted[module](module, inputs, output)))
-
-    # The fused inference path of nn.TransformerEncoderLayer calls no submodules.
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    handles = []
-    try:
-        for module in counted:
-            # First in line, before a hook of the user may replace the output.
-            handles.append(
-                module.register_forward_hook(count, prepend=True, with_kwargs=True)
-            )
-        torch.backends.mha.set_fastpath_enabled(False)
-        with _evaluating([root]), torch.no_grad():
-            yield calls
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for handle in handles:
-            handle.remove()
+def _copy_without_data(root):
+    """Copy of a network whose parameters and buffers have no data."""
+    memo = {}
+    for parameter in root.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    for buffer in root.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    # Inner modules first, as compiled ones may be inside others.
+    for module in reversed([*root.modules()]):
+        # A module around the one that was compiled; running it would compile again.
+        if "_orig_mod" in module._modules:
+            memo[id(module)] = copy.deepcopy(module._orig_mod, memo)
+    twin = copy.deepcopy(root, memo)
+    for module in twin.modules():
+        # Flag by flag: `train` may be overridden, as where students stay frozen.
+        module.training = False
+        # Nested tensors do not run without data.
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return twin
 
 
-def _counted_modules(root):
-    """Map the modules in `root` that have a formula to it; refuse what has none."""
-    counted = {}
-    for path, module in root.named_modules():
-        name = type(module).__name__ + (f" at {path!r}" if path else "")
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(
-                f"The operations of {name} cannot be counted, because scripted and "
-                "traced modules do not report the calls of their layers. Count the "
-                "module that it was made from."
-            )
-        # The second form is that of nn.Module.compile.
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            raise ValueError(
-                f"The operations of {name} cannot be counted, because it is "
-                "compiled. Count the module that it was made from."
-            )
-        own = [key for key, p in module._parameters.items() if p is not None]
-        if any(nn.parameter.is_lazy(module._parameters[key]) for key in own):
-            raise ValueError(
-                f"The parameters of {name} are not initialised. Run the network once "
-                "before counting."
-            )
-        formula = _formula(module)
+class _Operations(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        mode = FlopCounterMode(display=False, custom_mapping=_formulas())
+        self._formulas = mode.flop_registry
+        self._flops = 0
+        self._unknown = {}
+        self._n_repeats = 1
+
+    def take(self):
+        """Multiply-accumulates since the last call, and why they are not known."""
+        flops, unknown = self._flops, self._unknown
+        self._flops, self._unknown = 0, {}
+        reason = None
+        if unknown:
+            reason = f"there is no count for the operator(s) {', '.join(unknown)}"
+        return flops // 2, reason
+
+    @contextmanager
+    def repeated(self, n_repeats):
+        """Count what runs inside as often as this."""
+        before = self._n_repeats
+        self._n_repeats = before * n_repeats
+        try:
+            yield
+        finally:
+            self._n_repeats = before
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        formula = self._formulas.get(func._overloadpacket)
+        if formula is None and not _is_free(func):
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            self._unknown[str(func._overloadpacket)] = None
+        result = func(*args, **kwargs)
         if formula is not None:
-            counted[module] = formula
-        elif own:
-            raise ValueError(
-                f"The operations of {name} cannot be counted: it has parameters of "
-                f"its own ({', '.join(own)}), and there is no formula for its type "
-                "and `forward`. Build it from layers of torch.nn."
-            )
-    return counted
+            flops = formula(*args, **kwargs, out_val=result)
+            self._flops += self._n_repeats * flops
+        return result
 
 
-def _is_counted(module):
-    """Whether a call of the module costs multiply-accumulates."""
-    return _formula(module) not in (None, _no_macs)
+class _WithoutData(TorchFunctionMode):
+    """What functions of torch do for tensors without data.
+
+    Parameters
+    ----------
+    operations : _Operations
+    """
+
+    def __init__(self, operations):
+        super().__init__()
+        self._operations = operations
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__deepcopy__:
+            # Neither parameter nor buffer, such as a constant.
+            return args[0].detach().to("meta")
+        if func in _ADDRESSES:
+            # It would be 0, and another runtime would read from there.
+            raise RuntimeError("the address of a tensor is asked for")
+        if func in _RECURRENT and isinstance(args[3], bool):
+            return self._run_one_step(func, *args)
+        return func(*args, **(kwargs or {}))
+
+    def _run_one_step(self, recurrent, x, *args):
+        """Run one step and count it for all: each of them costs the same."""
+        axis = 1 if args[-1] else 0  # batch_first
+        n_steps = x.shape[axis]
+        with self._operations.repeated(n_steps):
+            output, *states = recurrent(x.narrow(axis, 0, 1), *args)
+        shape = [*output.shape]
+        shape[axis] = n_steps
+        return output.new_empty(shape), *states
 
 
-def _formula(module):
-    base = next((cls for cls in type(module).__mro__ if cls in _FORMULAS), None)
-    # A subclass, or an instance, with another `forward` may compute anything.
-    if base and getattr(module.forward, "__func__", None) is base.forward:
-        return _FORMULAS[base]
-    return None
+_ADDRESSES = {
+    torch.Tensor.data_ptr,
+    torch.Tensor.storage,
+    torch.Tensor.untyped_storage,
+}
+
+# Called with all steps of rows of equal length, or, with a list in the place of the
+# fourth argument, with the packed steps of rows of any length.
+_RECURRENT = {torch.gru, torch.lstm, torch.rnn_relu, torch.rnn_tanh}
 
 
-# Formulas: multiply-accumulates of one call, over the whole batch, from the layer,
-# its inputs by name and its output.
+def _formulas():
+    """Operations of operators that torch does not count, two for a multiply-accumulate.
+
+    They are called with shapes in the place of tensors.
+    """
+    aten = torch.ops.aten
+
+    def mv(matrix, vector, **kwargs):
+        return 2 * matrix.numel()
+
+    def addmv(x, matrix, vector, **kwargs):
+        return 2 * matrix.numel()
+
+    def dot(a, b, **kwargs):
+        return 2 * a.numel()
+
+    def addbmm(x, a, b, **kwargs):
+        return 2 * a.numel() * b[2]
+
+    def trilinear(a, weight, b, *args, **kwargs):
+        # Of nn.Bilinear: the first input is contracted with the weight, and the result
+        # with the second one.
+        n_out, n_a, n_b = weight
+        return 2 * a[0] * n_out * (n_a + 1) * n_b
+
+    def embedding_bag(
+        weight, indices, offsets, scale, mode, sparse, weights=None, *args, **kwargs
+    ):
+        return 0 if weights is None else 2 * weights.numel() * weight[1]
+
+    return {
+        aten.mv: mv,
+        aten.addmv: addmv,
+        aten.dot: dot,
+        aten.vdot: dot,
+        aten.addbmm: addbmm,
+        aten._trilinear: trilinear,
+        aten._embedding_bag: embedding_bag,
+        aten._embedding_bag_forward_only: embedding_bag,
+    }
 
 
-def _no_macs(layer, inputs, output):
-    return 0
+def _is_free(func):
+    """Whether an operator is known to multiply no matrices."""
+    tags = func.tags
+    if torch.Tag.pointwise in tags or torch.Tag.inplace_view in tags:
+        return True
+    aliases = [value.alias_info for value in func._schema.returns]
+    if any(alias is not None and not alias.is_write for alias in aliases):
+        return True  # a view
+    namespace, name = func.name().split(".")[0].split("::")
+    if namespace == "aten":
+        return name.removesuffix("_") in _FREE
+    return namespace == "profiler"
 
 
-def _weight_per_output(layer, inputs, output):
-    # Each element of the output is the inner product of the inputs that it sees with
-    # one slice weight[j]; of a convolution that slice spans its group only.
-    return output.numel() * layer.weight.shape[1:].numel()
-
-
-def _weight_per_input(layer, inputs, output):
-    # Transposed: each element of the input is spread with one slice weight[i].
-    return inputs["input"].numel() * layer.weight.shape[1:].numel()
-
-
-def _bilinear(layer, inputs, output):
-    # The first input is contracted with the weight, the result with the second one.
-    return output.numel() * (layer.in1_features + 1) * layer.in2_features
-
-
-def _recurrent(layer, inputs, output):
-    return _n_steps(layer, inputs) * sum(
-        # Every matrix, of all layers, directions, gates and the projection, is used
-        # once per step; biases are vectors.
-        weight.numel()
-        for weights in layer.all_weights
-        for weight in weights
-        if weight.ndim == 2
-    )
-
-
-def _recurrent_cell(layer, inputs, output):
-    return _n_steps(layer, inputs) * (layer.weight_ih.numel() + layer.weight_hh.numel())
-
-
-def _n_steps(layer, inputs):
-    """Steps summed over the rows, which may differ in length when packed."""
-    x = inputs["input"]
-    if isinstance(x, PackedSequence):
-        x = x.data
-    return x.numel() // layer.input_size
-
-
-def _embedding_bag(layer, inputs, output):
-    weights = inputs.get("per_sample_weights")
-    return 0 if weights is None else weights.numel() * layer.embedding_dim
-
-
-def _attention(layer, inputs, output):
-    query, key, value = inputs["query"], inputs["key"], inputs["value"]
-    n_keys = key.shape[-2 if layer.batch_first else 0]
-    n_keys += (layer.bias_k is not None) + layer.add_zero_attn
-    # `out_proj` is not called as a module, so that it is counted here.
-    projections = (2 * query.numel() + key.numel() + value.numel()) * layer.embed_dim
-    # Scores and weighted mean: over all heads, `embed_dim` products for each pair of
-    # a query and a key.
-    products = 2 * query.numel() * n_keys
-    return projections + products
-
-
-_FORMULAS = {
-    nn.Linear: _weight_per_output,
-    nn.Bilinear: _bilinear,
-    nn.Conv1d: _weight_per_output,
-    nn.Conv2d: _weight_per_output,
-    nn.Conv3d: _weight_per_output,
-    nn.ConvTranspose1d: _weight_per_input,
-    nn.ConvTranspose2d: _weight_per_input,
-    nn.ConvTranspose3d: _weight_per_input,
-    nn.RNN: _recurrent,
-    nn.GRU: _recurrent,
-    nn.LSTM: _recurrent,
-    nn.RNNCell: _recurrent_cell,
-    nn.GRUCell: _recurrent_cell,
-    nn.LSTMCell: _recurrent_cell,
-    nn.MultiheadAttention: _attention,
-    nn.EmbeddingBag: _embedding_bag,
-    nn.Embedding: _no_macs,
-    nn.PReLU: _no_macs,
-    nn.BatchNorm1d: _no_macs,
-    nn.BatchNorm2d: _no_macs,
-    nn.BatchNorm3d: _no_macs,
-    nn.SyncBatchNorm: _no_macs,
-    nn.InstanceNorm1d: _no_macs,
-    nn.InstanceNorm2d: _no_macs,
-    nn.InstanceNorm3d: _no_macs,
-    nn.LayerNorm: _no_macs,
-    nn.GroupNorm: _no_macs,
-    nn.RMSNorm: _no_macs,
+# What is free beside views, and beside the operators that torch calls pointwise.
+_FREE = {
+    # element by element, or a scan
+    *"addr complex cummax cummin cumprod cumsum".split(),
+    *"fake_quantize_per_channel_affine_cachemask".split(),
+    *"fake_quantize_per_tensor_affine_cachemask floor_divide gelu glu".split(),
+    *"hardswish isin linalg_cross log_sigmoid_forward logcumsumexp".split(),
+    *"masked_fill mish polar _prelu_kernel _weight_norm_interface".split(),
+    # reductions
+    *"all amax amin aminmax any argmax argmin count_nonzero dist".split(),
+    *"linalg_vector_norm logsumexp max mean median min nanmedian nansum".split(),
+    *"norm prod std std_mean sum trace var var_mean".split(),
+    # normalisation
+    *"_batch_norm_no_update _fused_rms_norm _log_softmax _masked_softmax".split(),
+    *"native_batch_norm _native_batch_norm_legit".split(),
+    *"_native_batch_norm_legit_no_training native_group_norm".split(),
+    *"native_layer_norm renorm _safe_softmax _softmax".split(),
+    # pooling and interpolation
+    *"_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d".split(),
+    *"adaptive_max_pool3d avg_pool2d avg_pool3d fractional_max_pool2d".split(),
+    *"fractional_max_pool3d grid_sampler_2d grid_sampler_3d".split(),
+    *"max_pool2d_with_indices max_pool3d_with_indices max_unpool2d".split(),
+    *"max_unpool3d upsample_bicubic2d _upsample_bicubic2d_aa".split(),
+    *"upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d".split(),
+    *"upsample_nearest1d upsample_nearest2d upsample_nearest3d".split(),
+    *"_upsample_nearest_exact1d _upsample_nearest_exact2d".split(),
+    *"_upsample_nearest_exact3d upsample_trilinear3d".split(),
+    # copies, lookups and orders
+    *"bucketize cat channel_shuffle clone col2im constant_pad_nd copy".split(),
+    *"diag_embed embedding flip gather im2col index index_add index_copy".split(),
+    *"index_fill index_put index_select kthvalue lift_fresh_copy".split(),
+    *"masked_scatter narrow_copy _pack_padded_sequence pixel_shuffle".split(),
+    *"pixel_unshuffle put reflection_pad1d reflection_pad2d".split(),
+    *"reflection_pad3d repeat repeat_interleave replication_pad1d".split(),
+    *"replication_pad2d replication_pad3d roll rot90 scatter scatter_add".split(),
+    *"scatter_reduce searchsorted select_scatter slice_scatter sort".split(),
+    *"split_with_sizes stack take _to_copy topk tril triu _unsafe_index".split(),
+    *"unsafe_split unsafe_split_with_sizes _unsafe_view".split(),
+    # new tensors, random ones among them
+    *"arange bernoulli empty empty_like empty_permuted empty_strided".split(),
+    *"exponential eye fill full full_like linspace logspace multinomial".split(),
+    *"native_dropout new_empty new_empty_strided new_full new_ones".split(),
+    *"new_zeros normal normal_functional ones ones_like poisson rand".split(),
+    *"rand_like randint randint_like randn randn_like random randperm".split(),
+    *"rrelu_with_noise scalar_tensor tril_indices triu_indices uniform".split(),
+    *"zero zeros zeros_like".split(),
+    # questions and checks
+    *"_assert_async _assert_scalar _assert_tensor_metadata".split(),
+    *"_fused_sdp_choice is_same_size _local_scalar_dense".split(),
 }

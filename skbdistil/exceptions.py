@@ -5,12 +5,28 @@ them without scikit-learn or torch.
 """
 
 __all__ = [
+    "CostsUnknownWarning",
     "DoubtfulTeacherWarning",
     "FitInterruptedWarning",
     "InvalidFileError",
     "NothingCertifiedWarning",
     "WeakLearnerNotFoundWarning",
 ]
+
+
+class CostsUnknownWarning(UserWarning):
+    """The multiply-accumulates of a network could not be counted.
+
+    They are None, or NaN in an array, and never a guess. The message says what could
+    not be counted. Everything else, such as a fit, goes on.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import CostsUnknownWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", CostsUnknownWarning)
+    """
 
 
 class WeakLearnerNotFoundWarning(UserWarning):

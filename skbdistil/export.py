@@ -310,7 +310,8 @@ def to_onnx(estimator, directory, *, X=None):
     - `preprocessing`: `name` and `type` of the transforms to apply before, if they are
       not exported;
     - `stages`, in order: `file`, `sha256`, `precision`, `inputs` and `outputs` with
-      `name`, `shape` of a row and `dtype`, `macs`, `parameters` and `weight_bytes`;
+      `name`, `shape` of a row and `dtype`, `macs` (None where they could not be
+      counted), `parameters` and `weight_bytes`;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
       no row leaves), `temperatures`, cumulative `costs` of the stages in `unit` (None
       for the unit of a callable), and the `mean_cost` on the calibration rows.
@@ -341,13 +342,14 @@ def to_onnx(estimator, directory, *, X=None):
         contents = []
         for number, model in enumerate(_stage_models(rows, ensemble), start=1):
             contents.append(model.SerializeToString())
+            macs = costs.macs[number - 1]
             manifest["stages"].append(
                 {
                     "file": f"stage_{number}.onnx",
                     "precision": "float32",
                     "inputs": _tensors(model.graph.input),
                     "outputs": _tensors(model.graph.output),
-                    "macs": int(costs.macs[number - 1]),
+                    "macs": None if np.isnan(macs) else int(macs),
                     "parameters": int(costs.parameters[number - 1]),
                     "weight_bytes": sum(
                         helper.to_array(weights).nbytes

@@ -311,7 +311,11 @@ def search_scores_and_costs(cv_results, score, cost):
         costs = _search_column(cv_results, "cost", cost)
     missing = np.isnan(scores) | np.isnan(costs)
     if missing.all():
-        raise ValueError("There is no candidate with both a score and a cost.")
+        raise ValueError(
+            "There is no candidate with both a score and a cost. Operations that could "
+            "not be counted are NaN; use another unit of cost, such as latency, or a "
+            "callable."
+        )
     return np.where(missing, np.nan, scores), np.where(missing, np.nan, costs)
 
 
@@ -472,5 +476,12 @@ def _check_vector(costs):
             f"{costs.shape}."
         )
     if not np.isfinite(costs).all() or (costs < 0).any():
-        raise ValueError(f"'costs' must be finite and not negative. Got {costs}.")
+        message = f"'costs' must be finite and not negative. Got {costs}."
+        if np.isnan(costs).any():
+            message += (
+                f" Number {np.isnan(costs).argmax() + 1} is not known, like operations "
+                "that could not be counted. Use another unit of cost, such as latency, "
+                "or state the costs yourself."
+            )
+        raise ValueError(message)
     return costs

@@ -20,6 +20,7 @@ from skbdistil._sklearn_compat import StrOptions, _fit_context, _MultimetricScor
 from skbdistil.metrics import search_scores_and_costs, split_scores
 from skbdistil.stages import (
     UNITS,
+    cost_if_known,
     n_stages_used,
     stage_cost,
     stage_latency,
@@ -668,7 +669,8 @@ class _StagedMultimetricScorer(_MultimetricScorer):
 def _costs(estimator, X, cost, n_stages, error_score):
     """Costs of the first stages; NaN, with a warning, if they cannot be had."""
     try:
-        return stage_cost(estimator, cost, X=X)[:n_stages]
+        # What could not be counted is NaN, and is not worth the scores.
+        return cost_if_known(estimator, cost, X)[:n_stages]
     except Exception:
         if error_score == "raise":
             raise

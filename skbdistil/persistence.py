@@ -858,9 +858,15 @@ def _set_ensemble(estimator, ensemble, fitted):
         "training_history_": list,
         "stage_costs_": (
             StageCosts,
-            {field.name: ("i", of_stages) for field in fields(StageCosts)},
+            {
+                **{field.name: ("i", of_stages) for field in fields(StageCosts)},
+                "macs": ("if", of_stages),  # NaN is not known
+            },
         ),
-        "teacher_costs_": [type(None), (Costs, dict.fromkeys(Costs._fields, int))],
+        "teacher_costs_": [
+            type(None),
+            (Costs, {**dict.fromkeys(Costs._fields, int), "macs": int | None}),
+        ],
         "teacher_score_": float | None,
     }
     if is_classifier(estimator):

@@ -330,7 +330,7 @@ class ProgressiveSession:
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         scores, stages, runs = self._begin(X)
-        macs = [stage.macs for stage in self._stages]
+        macs = [np.nan if stage.macs is None else stage.macs for stage in self._stages]
         run_within(list(runs), macs, seconds, began)
         self._check_finite(scores)
         return self._response(scores, stages, method)
@@ -572,7 +572,7 @@ class _Stage(NamedTuple):
     inputs: tuple
     outputs: tuple
     scores: str
-    macs: int
+    macs: int | None
 
 
 class _Export(NamedTuple):
@@ -702,7 +702,7 @@ def _parse_stages(manifest, x):
                 inputs,
                 outputs,
                 scores.name,
-                entry.get("macs", "a positive int"),
+                entry.get("macs", "a positive int or null"),
             )
         )
     return tuple(stages)
@@ -785,6 +785,7 @@ _KINDS = {
     "a string": lambda value: isinstance(value, str),
     "true or false": lambda value: isinstance(value, bool),
     "a positive int": _is_count,
+    "a positive int or null": lambda value: value is None or _is_count(value),
     "a list": lambda value: isinstance(value, list),
     "a list of positive ints": _list_of(_is_count),
     "a list of ints from 0 on": _list_of(

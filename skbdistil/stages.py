@@ -22,7 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._protocol import StagedEstimator, shallow_copy
 from skbdistil._sklearn_compat import BaseSearchCV
-from skbdistil.costs import compare_latencies
+from skbdistil.latency import compare_latencies
 from skbdistil.metrics import check_costs
 
 __all__ = ["UNITS", "stage_cost", "stage_latency", "staged"]
@@ -115,7 +115,8 @@ def stage_cost(estimator, unit="macs", *, X=None):
         - "latency" is the median time of a prediction of one row in seconds, measured
           as by :func:`stage_latency`;
         - ``unit(estimator)`` is called with the estimator that has the stages, and
-          returns the cumulative cost of each in a unit of your own.
+          returns the cumulative cost of each in a unit of your own. So you state the
+          costs of stages whose operations could not be counted.
 
     X : array-like of shape (n_samples, ...), default=None
         Rows to measure the latency on; not used for other units.
@@ -132,8 +133,9 @@ def stage_cost(estimator, unit="macs", *, X=None):
     Raises
     ------
     ValueError
-        If the unit is unknown or not counted for this estimator, if `X` is missing,
-        or if the costs of the callable are no cumulative costs.
+        If the unit is unknown or not counted for this estimator, if the operations of
+        a stage could not be counted, if `X` is missing, or if the costs of the callable
+        are not cumulative costs.
 
     TypeError
         If the estimator has no stages.
@@ -156,6 +158,20 @@ def stage_cost(estimator, unit="macs", *, X=None):
     >>> bool((energy == 3e-12 * costs).all())
     True
     """
+    costs = cost_if_known(estimator, unit, X)
+    unknown = np.flatnonzero(np.isnan(costs))
+    if len(unknown):
+        raise ValueError(
+            f"The costs of {type(final_estimator(estimator)).__name__} in {unit!r} are "
+            f"not known: the operations of stage {unknown[0] + 1} could not be "
+            "counted. Use another unit, such as 'latency', or a callable that returns "
+            "the cumulative cost of each stage."
+        )
+    return costs
+
+
+def cost_if_known(estimator, unit, X):
+    """As :func:`stage_cost`, with NaN from a stage on that could not be counted."""
     final = final_estimator(estimator)
     check_unit(unit)
     if callable(unit):
@@ -212,7 +228,7 @@ def stage_latency(
 
     Returns
     -------
-    latencies : list of :class:`~skbdistil.costs.Latency`
+    latencies : list of :class:`~skbdistil.latency.Latency`
         One for each stage, in seconds per sample.
 
     Raises
@@ -225,7 +241,7 @@ def stage_latency(
 
     See Also
     --------
-    skbdistil.costs.compare_latencies : Any callables, measured in the same way.
+    skbdistil.latency.compare_latencies : Any callables, measured in the same way.
 
     Examples
     --------

@@ -74,6 +74,11 @@ class TorchTeacher(BaseEstimator):
         Where the module runs. `"auto"` leaves a module that is on an accelerator
         there, and otherwise takes CUDA, then MPS, then the CPU.
 
+    macs : int, default=None
+        Multiply-accumulates of the module per row, in `[0, inf)`, where you know them
+        and they cannot be counted, as those of a quantised module. If `None`, they are
+        counted.
+
     See Also
     --------
     sklearn.frozen.FrozenEstimator : The same for fitted scikit-learn models.
@@ -109,6 +114,7 @@ class TorchTeacher(BaseEstimator):
         "transform": [callable, None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device],
+        "macs": [Interval(Integral, 0, None, closed="left"), None],
     }
 
     def __init__(
@@ -121,6 +127,7 @@ class TorchTeacher(BaseEstimator):
         transform=None,
         batch_size=1024,
         device="auto",
+        macs=None,
     ):
         self.module = module
         self.output = output
@@ -129,6 +136,7 @@ class TorchTeacher(BaseEstimator):
         self.transform = transform
         self.batch_size = batch_size
         self.device = device
+        self.macs = macs
 
     def fit(self, X=None, y=None):
         """Do nothing: the module is trained already.
@@ -230,12 +238,15 @@ class TorchTeacher(BaseEstimator):
         -------
         costs : :class:`~skbdistil.costs.Costs`
 
+            Its `macs` are those of the parameter where that is not None.
+
         Raises
         ------
         ValueError
-            As in :func:`skbdistil.costs.module_costs`.
+            As in :func:`skbdistil.costs.module_costs`, and if a parameter is invalid.
         """
-        return module_costs(self.module, self._example(X))
+        self._validate_params()
+        return module_costs(self.module, self._example(X), macs=self.macs)
 
     def _class_columns(self, X):
         return _class_columns(self.decision_function(X), self.output == "proba")

@@ -29,7 +29,7 @@ from torch import nn
 
 from common import SMALL, raises
 from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
-from skbdistil.exceptions import DoubtfulTeacherWarning
+from skbdistil.exceptions import CostsUnknownWarning, DoubtfulTeacherWarning
 
 N, D, L = 60, 4, 3
 NAMES = [f"feature {i}" for i in range(D)]
@@ -110,8 +110,8 @@ class Convolution(nn.Module):
         return self.layers(x)
 
 
-class NoFormula(nn.Module):
-    """Has parameters of its own, so its multiply-accumulates cannot be counted."""
+class OfItsOwn(nn.Module):
+    """Has parameters of its own."""
 
     def __init__(self):
         super().__init__()
@@ -356,14 +356,16 @@ def test_classes_that_only_the_teacher_knows(X, y):
 def test_uint8_images(images, shape):
     X, y = images
     X = X.reshape(N, *shape)
-    teacher = TorchTeacher(Convolution(), transform=to_image, classes=LABELS)
+    # It looks at its data, so that it cannot be counted.
+    macs = 2 * 36 * 9 + 72 * 3
+    teacher = TorchTeacher(Convolution(), transform=to_image, classes=LABELS, macs=macs)
     clf = clone(classifier(teacher))
     search = GridSearchCV(clf, {"n_estimators": [1, 2]}, cv=CV, error_score="raise")
     search.fit(X, y)
     best = search.best_estimator_
     assert best.input_shape_ == shape
     assert best.teacher is teacher
-    assert best.teacher_costs_.macs == 2 * 36 * 9 + 72 * 3
+    assert best.teacher_costs_.macs == macs
     assert_array_equal(pickle.loads(pickle.dumps(search)).predict(X), best.predict(X))
     assert best.teacher_score_ == accuracy_score(y, teacher.predict(X))
 
@@ -680,11 +682,16 @@ def test_teacher_costs_of_a_regression(X, targets):
         assert reg.teacher_costs_.parameters == D * 2 + 2
 
 
-def test_costs_that_cannot_be_counted(X, y):
-    for teacher in [NoFormula(), TorchTeacher(NoFormula()), LogisticRegression()]:
+def test_costs_of_a_teacher_with_parameters_of_its_own(X, y):
+    for teacher in [OfItsOwn(), TorchTeacher(OfItsOwn())]:
         clf = classifier(teacher, student="auto").fit(X, y)
-        assert clf.teacher_costs_ is None
-        assert clf.predict(X).shape == (N,)
+        assert clf.teacher_costs_ == (D * L, D * L, 4 * D * L)
+
+
+def test_teacher_that_is_no_network_has_no_costs(X, y):
+    clf = classifier(LogisticRegression(), student="auto").fit(X, y)
+    assert clf.teacher_costs_ is None
+    assert clf.predict(X).shape == (N,)
 
 
 def test_teacher_behind_a_step_that_it_was_not_trained_with(X, y):
@@ -1025,7 +1032,7 @@ def test_failed_fit_leaves_nothing(X, y, G):
 
 
 @untrained
-def test_frozen_net_whose_dataset_reshapes_rows_has_no_costs():
+def test_frozen_net_whose_dataset_reshapes_rows_is_not_counted():
     class Reshaped(Dataset):
         def __getitem__(self, index):
             x, y = super().__getitem__(index)
@@ -1051,4 +1058,9 @@ def test_frozen_net_whose_dataset_reshapes_rows_has_no_costs():
     clf = BDistilClassifier(
         FrozenEstimator(net), n_estimators=1, max_epochs=1, random_state=0
     )
-    assert clf.fit(X, y).teacher_costs_ is None
+    with pytest.warns(CostsUnknownWarning, match="operations of Network could not"):
+        clf.fit(X, y)
+    assert clf.teacher_costs_.macs is None
+    assert clf.teacher_costs_.parameters == sum(
+        p.numel() for p in net.module_.parameters()
+    )

@@ -1,6 +1,8 @@
-import gc
+import copy
 import itertools
 import re
+import threading
+import warnings
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,23 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.dummy import DummyClassifier
-from threadpoolctl import threadpool_info, threadpool_limits
+from sklearn.frozen import FrozenEstimator
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from skbdistil import BDistilRegressor, TorchTeacher
+from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
 from skbdistil import costs as costs_module
-from skbdistil.costs import (
-    Costs,
-    Latency,
-    StageCosts,
-    compare_latencies,
-    measure_latency,
-    module_costs,
-    stage_costs,
-)
-from skbdistil.ensemble import Lateral, ProgressiveEnsemble
+from skbdistil.costs import Costs, StageCosts, module_costs, stage_costs
+from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
+from skbdistil.exceptions import CostsUnknownWarning
+from skbdistil.stages import stage_cost
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 
@@ -58,7 +57,7 @@ def macs(module, *shape):
     return module_costs(module, torch.zeros(shape)).macs
 
 
-# Formulas, by hand
+# Layers, by hand
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -143,6 +142,36 @@ def test_packed_sequences_count_their_own_steps():
     assert macs(network, 2, 7, 5) == 5 * 3 * (6 * 5 + 6 * 6)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.RNN(5, 6, nonlinearity="relu", batch_first=True),
+        nn.GRU(5, 6, num_layers=2, batch_first=True),
+        nn.LSTM(5, 6, bidirectional=True, batch_first=True),
+        nn.LSTM(5, 6, num_layers=2, proj_size=4, batch_first=True),
+    ],
+)
+def test_steps_counted_at_once_are_those_counted_one_by_one(layer):
+    def call(layer, x):
+        packed = pack_padded_sequence(x, lengths=[7] * len(x), batch_first=True)
+        return layer(packed)
+
+    # Packed steps are run one after the other.
+    assert macs(layer, 1, 7, 5) == macs(Call(layer, call), 1, 7, 5)
+
+
+def test_what_follows_a_recurrent_layer_sees_all_its_steps():
+    network = Call(
+        nn.ModuleList([nn.LSTM(5, 6, batch_first=True), nn.Linear(7 * 6 + 6, 2)]),
+        lambda layers, x: layers[1](
+            torch.cat([(out := layers[0](x))[0].flatten(1), out[1][0][0]], dim=1)
+        ),
+    )
+    expected = 7 * 4 * (6 * 5 + 6 * 6) + (7 * 6 + 6) * 2
+    assert macs(network, 2, 7, 5) == expected
+
+
 @pytest.mark.parametrize(
     ("cell", "n_gates"),
     [(nn.RNNCell, 1), (nn.GRUCell, 3), (nn.LSTMCell, 4)],
@@ -203,10 +232,9 @@ def test_transformer_encoder_fast_path():
     mask = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     padded = Call(
         nn.TransformerEncoder(layer, 3),
-        lambda encoder, x: encoder(x, src_key_padding_mask=mask),
+        lambda encoder, x, mask: encoder(x, src_key_padding_mask=mask),
     )
-    assert macs(padded, 2, 5, 6) == 3 * expected
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert module_costs(padded, torch.zeros(2, 5, 6), mask).macs == 3 * expected
 
 
 @pytest.mark.parametrize(
@@ -360,12 +388,121 @@ def test_hook_that_replaces_the_output():
     assert macs(layer, 1, 4) == 12
 
 
-# What is refused
+# Whatever calls them
 
 
-def refused(module, x, match):
-    with pytest.raises(ValueError, match=match):
-        module_costs(module, x)
+def test_functions_count_as_layers_do():
+    assert macs(Functional(), 2, 4) == 4 * 3
+    weight, bias = nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.zeros(3))
+
+    def linear(layer, x):
+        return F.linear(x, layer.weight, layer.bias)
+
+    assert macs(Call(nn.Linear(4, 3), linear), 2, 4) == 4 * 3
+    layer = nn.Module()
+    layer.weight, layer.bias = weight, bias
+    assert macs(Call(layer, linear), 2, 4) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda m, x: m[0] @ x[0], 3 * 4),
+        (lambda m, x: torch.mv(m[0], x[0]), 3 * 4),
+        (lambda m, x: torch.addmv(torch.ones(3), m[0], x[0]), 3 * 4),
+        (lambda m, x: x[0] @ x[0], 4),
+        (lambda m, x: torch.dot(x[0], x[0]), 4),
+        (lambda m, x: torch.vdot(x[0], x[0]), 4),
+        (lambda m, x: torch.inner(x, m[0]), 3 * 4),
+        (lambda m, x: torch.addbmm(torch.ones(3, 3), m, m.mT), 2 * 3 * 4 * 3),
+        (lambda m, x: torch.tensordot(x, m[0], dims=([1], [1])), 3 * 4),
+        # Two products: of x with each matrix, and of the results with x.
+        (lambda m, x: torch.einsum("ni,kji,ni->nk", x, m, x), None),
+        (lambda m, x: torch.vmap(lambda matrix: x @ matrix.T)(m), 2 * 3 * 4),
+        (lambda m, x: torch.vmap(lambda row: m[0] @ row)(x), 3 * 4),
+        (lambda m, x: torch.vmap(torch.dot)(x, x), 4),
+        (lambda m, x: torch.func.vmap(F.linear, (None, 0))(x, m), 2 * 3 * 4),
+        # No matrix is multiplied.
+        (lambda m, x: torch.outer(x[0], x[0]), 0),
+        (lambda m, x: (m[0] * x).sum(dim=1), 0),
+        (lambda m, x: torch.addr(torch.ones(4, 4), x[0], x[0]), 0),
+    ],
+)
+def test_products_of_functions(function, expected):
+    layer = nn.Module()
+    layer.m = nn.Parameter(torch.zeros(2, 3, 4))
+    network = Call(layer, lambda layer, x: function(layer.m, x))
+    if expected is None:
+        assert macs(network, 1, 4) > 0
+    else:
+        assert macs(network, 1, 4) == expected
+
+
+class Attention(nn.Module):
+    """One layer for query, key and value, and one for the output."""
+
+    def __init__(self, width, n_heads):
+        super().__init__()
+        self.projections = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.n_heads = n_heads
+
+    def forward(self, x):
+        n_rows, n_tokens, _ = x.shape
+        heads = self.projections(x).view(n_rows, n_tokens, 3, self.n_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_scaled_dot_product_attention(n_heads):
+    # 50 tokens: four projections of 8 x 8, then scores and their weighted mean.
+    expected = 50 * 4 * 8 * 8 + 2 * 50 * 50 * 8
+    assert expected == 52_800
+    assert macs(Attention(8, n_heads), 2, 50, 8) == expected
+
+
+class PositionalEmbedding(nn.Module):
+    """Has a parameter of its own, and counts its tokens while it runs."""
+
+    def __init__(self, input_shape, width=8):
+        super().__init__()
+        n_tokens, n_channels = input_shape
+        self.embed = nn.Linear(n_channels, width)
+        self.position = nn.Embedding(n_tokens + 1, width)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.attention = Attention(width, 2)
+
+    def forward(self, x):
+        tokens = self.embed(x)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], dim=1)
+        tokens = tokens + self.position(torch.arange(tokens.shape[1]))
+        return self.attention(tokens)[:, 0]
+
+
+def test_positional_embedding_and_class_token():
+    expected = 5 * 3 * 8 + 6 * 4 * 8 * 8 + 2 * 6 * 6 * 8
+    assert macs(PositionalEmbedding((5, 3)), 2, 5, 3) == expected
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_parametrized_weights(n_rows):
+    normalised = parametrizations.weight_norm(nn.Linear(4, 3))
+    assert macs(normalised, n_rows, 4) == 4 * 3
+    # The norm is computed anew in every call: a product of the weight with a vector,
+    # and of the result with another one.
+    spectral = parametrizations.spectral_norm(nn.Linear(4, 3))
+    assert macs(spectral, n_rows, 4) == 4 * 3 + (4 * 3 + 3)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_what_is_computed_from_weights_alone_is_a_part_of_the_call(n_rows):
+    layer = nn.Module()
+    layer.a = nn.Parameter(torch.zeros(6, 2))
+    layer.b = nn.Parameter(torch.zeros(2, 5))
+    network = Call(layer, lambda layer, x: x @ (layer.a @ layer.b))
+    assert macs(network, n_rows, 6) == 6 * 5 + 6 * 2 * 5
 
 
 class Scale(nn.Module):
@@ -378,39 +515,194 @@ class Scale(nn.Module):
         return self.factor * x
 
 
-def test_parameters_without_a_formula():
+def test_parameters_of_its_own():
     x = torch.zeros(1, 4)
-    refused(Scale(), x, r"of Scale cannot be counted: it has .* its own \(factor\)")
-    nested = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Scale()))
-    refused(nested, x, r"Scale at '1.0'")
-    # Not a leaf either.
+    assert module_costs(Scale(), x) == Costs(0, 4, 16)
     scale = Scale()
-    scale.layer = nn.Linear(4, 4)
-    refused(scale, x, "Scale")
-    # Even where it does not run.
-    refused(Call(nn.ModuleList([Scale()]), lambda layers, x: x), x, r"at 'layer.0'")
+    scale.layer = nn.Linear(4, 3)
+    assert module_costs(Call(scale, lambda s, x: s.layer(s(x))), x).macs == 12
+
+
+class Twice(nn.Linear):
+    def forward(self, x):
+        return super().forward(super().forward(x))
 
 
 def test_subclass_with_another_forward():
-    class Twice(nn.Linear):
-        def forward(self, x):
-            return super().forward(super().forward(x))
-
-    refused(
-        nn.Sequential(Twice(4, 4)), torch.zeros(1, 4), r"Twice at '0'.*weight, bias"
-    )
+    assert macs(nn.Sequential(Twice(4, 4)), 1, 4) == 2 * 16
 
 
 def test_instance_with_another_forward():
     layer = nn.Linear(4, 4)
-    layer.forward = lambda x: x
-    refused(layer, torch.zeros(1, 4), "Linear cannot be counted")
+    layer.forward = lambda x: x @ torch.ones(4, 2)
+    assert macs(layer, 1, 4) == 8
 
 
-def test_uninitialised_layer():
-    network = nn.Sequential(nn.LazyLinear(3))
-    refused(network, torch.zeros(1, 4), "LazyLinear at '0' are not initialised")
-    assert nn.parameter.is_lazy(network[0].weight)
+def test_constants_of_the_module_are_its_own():
+    layer = nn.Linear(4, 3)
+    layer.table = torch.ones(3, 2)
+    network = Call(layer, lambda layer, x: layer(x) @ layer.table)
+    assert module_costs(network, torch.zeros(1, 4)) == Costs(12 + 6, 15, 60)
+    # Made while it runs, too.
+    network = Call(nn.Linear(4, 3), lambda layer, x: layer(x) @ torch.ones(3, 2))
+    assert macs(network, 1, 4) == 12 + 6
+
+
+def test_compiled_module_is_the_one_it_was_made_from():
+    def fail(graph, inputs):
+        raise AssertionError("counting compiles nothing")
+
+    layer = nn.Linear(4, 3)
+    inner = nn.Sequential(torch.compile(layer, backend=fail), nn.ReLU())
+    assert macs(inner, 2, 4) == 12
+    assert macs(torch.compile(inner, backend=fail), 2, 4) == 12
+    layer.compile(backend=fail)
+    assert macs(layer, 2, 4) == 12
+    assert layer._compiled_call_impl is not None
+    function = torch.compile(lambda x: x @ torch.ones(4, 3), backend=fail)
+    assert macs(Call(nn.Identity(), lambda layer, x: function(x)), 2, 4) == 12
+
+
+def test_inference_mode_inside():
+    @torch.inference_mode()
+    def call(layer, x):
+        return layer(x)
+
+    assert macs(Call(nn.Linear(4, 3), call), 2, 4) == 12
+
+
+def test_named_parts_for_the_profiler_are_free():
+    def call(layer, x):
+        with torch.profiler.record_function("part"):
+            return layer(x)
+
+    assert macs(Call(nn.Linear(4, 3), call), 2, 4) == 12
+
+
+def test_what_is_free_is_not_counted_elsewhere():
+    counted = {*flop_registry, *costs_module._formulas()}
+    names = {str(packet).removeprefix("aten.") for packet in counted}
+    assert "mm" in names
+    assert not names & costs_module._FREE
+
+
+# What is not known
+
+
+def unknown(module, x, match, *, where=module_costs):
+    """Its costs, of which the multiply-accumulates are None."""
+    with pytest.warns(CostsUnknownWarning, match=match) as caught:
+        costs = where(module, x)
+    assert len(caught) == 1
+    # The line that asked.
+    assert caught[0].filename == __file__
+    assert costs.macs is None
+    assert costs.parameters == sum(p.numel() for p in module.parameters())
+    return costs
+
+
+@pytest.fixture
+def custom_operator():
+    """An operator of an extension, which runs without data, too."""
+    library = torch.library.Library("test_costs", "FRAGMENT")
+    library.define("product(Tensor a, Tensor b) -> Tensor")
+    library.impl("product", lambda a, b: a @ b, "CPU")
+    library.impl("product", lambda a, b: a.new_empty(len(a), b.shape[1]), "Meta")
+    yield torch.ops.test_costs.product
+    library._destroy()
+
+
+def test_operator_of_an_extension(custom_operator, monkeypatch):
+    network = Call(nn.Linear(4, 4), lambda layer, x: custom_operator(x, layer(x).T))
+    x = torch.zeros(1, 4)
+    unknown(network, x, r"no count for the operator\(s\) test_costs.product\.")
+
+    def formula(*args, out_val=None):
+        return 2 * args[0].numel() * args[1].shape[1]
+
+    monkeypatch.setitem(flop_registry, custom_operator, formula)
+    assert module_costs(network, x).macs == 16 + 4
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (torch.fft.rfft, "aten._fft_r2c"),
+        (lambda x: torch.cdist(x, x), "aten._cdist_forward"),
+        (lambda x: torch.linalg.matrix_exp(x.mT @ x), "aten.linalg_matrix_exp"),
+    ],
+)
+def test_operator_that_multiplies_otherwise(function, operator):
+    network = Call(nn.Linear(4, 4), lambda layer, x: function(layer(x)))
+    unknown(network, torch.zeros(1, 4), re.escape(operator))
+
+
+def decides_by_data(layer, x):
+    return layer(x) if x.sum() > 0 else x
+
+
+def leaves_torch(layer, x):
+    return layer(torch.from_numpy(np.tanh(x.numpy())))
+
+
+def lends_its_address(layer, x):
+    assert x.data_ptr() != 0, "another runtime would now read from address 0"
+    return layer(x)
+
+
+def lends_its_storage(layer, x):
+    assert x.untyped_storage().data_ptr() != 0
+    return layer(x)
+
+
+CONSTANT = torch.ones(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (decides_by_data, "RuntimeError: Tensor.item"),
+        (lambda layer, x: layer(x * x.max().item()), "RuntimeError: Tensor.item"),
+        (lambda layer, x: layer(x[x > 0][:4]), "NotImplementedError|RuntimeError"),
+        (leaves_torch, "TypeError: can't convert meta device type tensor to numpy"),
+        (lambda layer, x: layer(torch.tensor(x.tolist())), "no data"),
+        (lends_its_address, "the address of a tensor is asked for"),
+        (lends_its_storage, "the address of a tensor is asked for"),
+        (lambda layer, x: layer(x + CONSTANT), "RuntimeError"),
+    ],
+)
+def test_network_that_needs_data(call, match):
+    unknown(Call(nn.Linear(4, 3), call), torch.ones(1, 4), match)
+
+
+class Runtime(nn.Module):
+    """Torch knows nothing of what it does."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, x):
+        return torch.from_numpy(self.run(np.asarray(x)))
+
+
+def test_module_around_another_runtime():
+    runtime = Runtime(lambda rows: rows @ np.ones((4, 3), dtype=np.float32))
+    assert runtime(torch.ones(2, 4)).shape == (2, 3)
+    unknown(
+        runtime, torch.ones(2, 4), "^The operations of Runtime could not be counted"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantised_layers():
+    network = nn.Sequential(
+        nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.LayerNorm(3)
+    )
+    quantised = torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
+    assert quantised(torch.zeros(1, 4)).shape == (1, 3)
+    unknown(quantised, torch.zeros(1, 4), "linear_dynamic")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -420,19 +712,67 @@ def test_uninitialised_layer():
 )
 def test_scripted_module(convert):
     network = nn.Sequential(nn.ReLU(), convert(nn.Linear(4, 3)))
-    refused(network, torch.zeros(1, 4), "at '1' cannot be counted, because scripted")
+    unknown(network, torch.zeros(1, 4), "Module at '1' is scripted or traced")
 
 
-def test_compiled_module():
-    x = torch.zeros(1, 4)
+def test_network_that_cannot_be_copied():
     layer = nn.Linear(4, 3)
-    refused(
-        nn.Sequential(torch.compile(layer, backend="eager")),
-        x,
-        r"at '0' .* it is compiled",
+    layer.lock = threading.Lock()
+    unknown(layer, torch.zeros(1, 4), "TypeError: cannot pickle '_thread.lock' object")
+
+
+def test_network_that_fails():
+    unknown(Fails(), torch.zeros(1, 4), "RuntimeError: on purpose")
+    unknown(
+        nn.Linear(5, 3), torch.zeros(1, 4), r"got \[1, 4\] X \[5, 3\]\)\. If you know"
     )
-    layer.compile(backend="eager")
-    refused(layer, x, "Linear cannot be counted, because it is compiled")
+
+
+def test_part_of_the_truth_is_not_told():
+    # The layer is counted, the transform is not.
+    network = nn.Sequential(
+        nn.Linear(4, 4), Call(nn.Identity(), lambda _, x: torch.fft.rfft(x).real)
+    )
+    unknown(network, torch.zeros(1, 4), "aten._fft_r2c")
+
+
+def test_count_that_the_user_states():
+    network = Runtime(lambda rows: rows)
+    # It is taken as it is, and nothing runs.
+    assert module_costs(network, torch.zeros(1, 4), macs=7) == Costs(7, 0, 0)
+    assert module_costs(nn.Linear(4, 3), torch.zeros(1, 4), macs=0).macs == 0
+
+
+def test_rows_that_differ_in_cost():
+    def call(rnn, x):
+        return rnn(pack_padded_sequence(x, lengths=[7, 4], batch_first=True))
+
+    # 11 steps of 3 products, in 2 rows.
+    network = Call(nn.RNN(2, 1, batch_first=True), call)
+    unknown(network, torch.zeros(2, 7, 2), "its rows differ in cost")
+
+
+def test_network_that_takes_no_single_row():
+    def call(layer, x):
+        # A row of its own would lose its axis.
+        return torch.cat([layer(x).squeeze(), x], dim=1)
+
+    assert macs(Call(nn.Linear(4, 3), call), 6, 4) == 12
+    unknown(Call(nn.Linear(4, 3), call), torch.zeros(1, 4), "IndexError|RuntimeError")
+
+
+# What cannot be asked
+
+
+def refused(module, x, match):
+    with pytest.raises(ValueError, match=match):
+        module_costs(module, x)
+
+
+def test_uninitialised_layer():
+    network = nn.Sequential(nn.LazyLinear(3))
+    refused(network, torch.zeros(1, 4), "LazyLinear at '0' are not initialised")
+    assert nn.parameter.is_lazy(network[0].weight)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), ()])
@@ -459,35 +799,6 @@ def test_what_is_no_module(module):
         module_costs(module, torch.zeros(1, 4))
 
 
-def test_a_network_whose_weights_a_function_uses_is_no_zero():
-    message = (
-        "The operations of Functional cannot be counted: none of its layers was "
-        "called, such as its Linear."
-    )
-    refused(Functional(), torch.zeros(1, 4), re.escape(message))
-    # It is told by the layers that it calls.
-    assert macs(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), 1, 4) == 16
-    assert macs(Call(nn.LayerNorm(4), lambda norm, x: x), 1, 4) == 0
-
-
-def test_teacher_that_cannot_be_counted():
-    X = np.random.RandomState(0).randn(20, 4).astype(np.float32)
-    reg = BDistilRegressor(
-        Functional(),
-        student=partial(MLP, hidden=(2,)),
-        n_estimators=1,
-        max_epochs=1,
-        edge_tol=np.inf,
-    )
-    assert reg.fit(X).teacher_costs_ is None
-
-
-def test_rows_that_differ_in_cost():
-    network = Call(nn.Linear(4, 3), lambda layer, x: layer(x[:1]))
-    assert macs(network, 1, 4) == 12
-    refused(network, torch.zeros(5, 4), "5 rows differ in cost: 12 multiply")
-
-
 # What is left behind
 
 
@@ -496,39 +807,100 @@ class Fails(nn.Module):
         raise RuntimeError("on purpose")
 
 
+def state_of(network):
+    """Everything about a network, and the objects it is made of."""
+    return [
+        {
+            name: (id(value), copy.copy(value))
+            for name, value in vars(module).items()
+            if name not in ("_parameters", "_buffers", "_modules")
+        }
+        | {name: id(value) for name, value in module.named_parameters()}
+        | {name: id(value) for name, value in module.named_buffers()}
+        for module in network.modules()
+    ]
+
+
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("fastpath", [False, True])
-def test_everything_is_restored(fails, fastpath):
+def test_the_network_is_left_alone(fails):
+    seen = []
     network = nn.Sequential(
         nn.Linear(4, 4),
         nn.BatchNorm1d(4).eval(),
         nn.Dropout(),
         Fails() if fails else nn.Identity(),
     )
-    network[0].register_forward_hook(lambda *args: seen.append(torch.is_grad_enabled()))
-    seen = []
-    flags = [module.training for module in network.modules()]
-    hooks = [dict(module._forward_hooks) for module in network.modules()]
-    state = {key: value.clone() for key, value in network.state_dict().items()}
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(fastpath)
-    try:
-        if fails:
-            with pytest.raises(RuntimeError, match="on purpose"):
-                module_costs(network, torch.ones(2, 4))
-        else:
-            module_costs(network, torch.ones(2, 4))
-        assert torch.backends.mha.get_fastpath_enabled() == fastpath
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-    assert seen == [False]
+    network[0].register_forward_hook(
+        lambda *args: seen.append((torch.is_grad_enabled(), args[0].training))
+    )
+    before = state_of(network)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CostsUnknownWarning)
+        module_costs(network, torch.ones(1, 4))
+    assert seen == [(False, False)]
     assert torch.is_grad_enabled()
-    assert [module.training for module in network.modules()] == flags
-    assert [dict(module._forward_hooks) for module in network.modules()] == hooks
-    for module in network.modules():
-        assert len(module._forward_hooks_with_kwargs) == 0
+    assert torch.backends.mha.get_fastpath_enabled() == fastpath
+    assert state_of(network) == before
     for key, value in network.state_dict().items():
-        assert torch.equal(value, state[key])
+        assert torch.equal(value, weights[key])
+
+
+class Caches(nn.Module):
+    """Keeps what it computes in its first call, and what it saw last."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.table = None
+        self.tables = {}
+
+    def forward(self, x):
+        if self.table is None:
+            self.table = self.tables["cos"] = torch.arange(4.0).cos()
+        self.last = self.layer(x * self.table + self.tables["cos"])
+        return self.last
+
+
+def test_caches_hold_no_tensors_without_data():
+    network = Caches()
+    assert macs(network, 2, 4) == 12
+    assert network.table is None
+    assert network.tables == {}
+    assert network(torch.ones(2, 4)).device.type == "cpu"
+    # Filled ones are those of the network that is counted.
+    assert macs(network, 2, 4) == 12
+    assert network.table.device.type == "cpu"
+    assert network.last.device.type == "cpu"
+
+
+def test_counting_draws_no_random_numbers():
+    network = nn.Sequential(
+        nn.Linear(4, 3),
+        Call(nn.Identity(), lambda _, x: x + torch.randn(3) + torch.rand_like(x)),
+    )
+    before = torch.get_rng_state()
+    assert macs(network, 1, 4) == 12
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_network_predicts_in_another_thread_while_it_is_counted():
+    network = nn.Sequential(nn.Linear(4, 3), Call(nn.Identity(), lambda _, x: peek(x)))
+    predictions = []
+
+    def predict():
+        predictions.append(network(torch.ones(2, 4)))
+
+    def peek(x):
+        if x.is_meta:
+            thread = threading.Thread(target=predict)
+            thread.start()
+            thread.join()
+        return x
+
+    assert macs(network, 1, 4) == 12
+    assert torch.equal(predictions[0], network(torch.ones(2, 4)))
 
 
 # Stages
@@ -593,19 +965,19 @@ def test_stages_are_counted_alone(n_rows):
     assert all(module.training for module in ensemble.modules())
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 7])
-def test_connections_belong_to_their_stage(n_rows):
+def test_operations_belong_to_the_stage_that_runs_them():
     normalised = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
     ensemble = FakeEnsemble(
         [nn.Linear(4, 3) for _ in range(3)],
         connections=[nn.Linear(6, 3), normalised],
     )
-    costs = stage_costs(ensemble, torch.zeros(n_rows, 4))
+    costs = stage_costs(ensemble, torch.zeros(2, 4))
     assert_costs(
         costs,
         [12, 12 + 18, 12 + 18],
-        [15, 15 + 21, 15 + 12 + 21],
-        buffer_bytes=[0, 0, 4 * 12 + 8],
+        # What no student has is needed from the start.
+        [15 + 21 + 12 + 21, 15, 15],
+        buffer_bytes=[4 * 12 + 8, 0, 0],
         activation_bytes=4 * 3,
     )
     n_parameters = sum(p.numel() for p in ensemble.parameters())
@@ -841,12 +1213,6 @@ def test_stages_cost_the_same_in_a_shorter_ensemble(connection, n_rows):
             assert_array_equal(getattr(shorter, unit), getattr(costs[:n_stages], unit))
 
 
-def test_stages_of_an_unknown_type():
-    ensemble = FakeEnsemble([nn.Linear(4, 3), Scale()])
-    with pytest.raises(ValueError, match=r"Scale at 'students.1'"):
-        stage_costs(ensemble, torch.zeros(1, 4))
-
-
 def test_no_stages():
     costs = stage_costs(FakeEnsemble([]), torch.zeros(1, 4))
     assert_costs(costs, [], [])
@@ -902,459 +1268,243 @@ def test_costs_are_not_changed():
     assert_array_equal(costs.macs, [1, 2])
 
 
-def test_a_stage_whose_weights_a_function_uses_is_no_zero():
-    with pytest.raises(ValueError, match=r"Linear at 'students\.0\.layer' cannot be"):
-        stage_costs(FakeEnsemble([Functional()]), torch.zeros(1, 4))
-
-
-# Time
-
-
-class Clock:
-    """Stands still unless it is told to move on."""
+class Transform(nn.Module):
+    """Nobody has said what it costs."""
 
     def __init__(self):
-        self.now = 1000.0
-
-    def perf_counter(self):
-        return self.now
-
-    def takes(self, seconds):
-        """Callable that takes the next of these times in each call."""
-        seconds = iter(seconds)
-
-        def predict(batch):
-            self.now += next(seconds)
-
-        return predict
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(costs_module, "time", clock)
-    return clock
-
-
-def test_percentiles(clock):
-    # 1 to 11 s, of which two repeats lie below the 10th percentile or at it
-    seconds = np.random.RandomState(0).permutation(np.arange(1.0, 12.0))
-    latency = measure_latency(
-        clock.takes(seconds), np.zeros((3, 1)), n_warmup=0, n_repeats=11
-    )
-    assert (latency.median, latency.low, latency.high) == (6.0, 2.0, 10.0)
-
-
-def test_time_is_given_per_sample(clock):
-    latency = measure_latency(
-        clock.takes([8.0] * 4), np.zeros((9, 1)), batch_size=4, n_warmup=1, n_repeats=3
-    )
-    assert (latency.median, latency.low, latency.high) == (2.0, 2.0, 2.0)
-
-
-def test_calls_for_warming_up_are_not_timed(clock):
-    slow_start = clock.takes([100.0, 50.0, 1.0, 1.0, 1.0])
-    latency = measure_latency(slow_start, np.zeros((3, 1)), n_warmup=2, n_repeats=3)
-    assert latency.high == 1.0
-
-
-@given(
-    seconds=st.lists(st.floats(0, 1e3), min_size=1, max_size=30),
-    batch_size=st.integers(1, 5),
-)
-def test_percentiles_are_in_order(seconds, batch_size):
-    clock = Clock()
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(costs_module, "time", clock)
-        latency = measure_latency(
-            clock.takes(seconds),
-            np.zeros((5, 1)),
-            batch_size=batch_size,
-            n_warmup=0,
-            n_repeats=len(seconds),
-        )
-    assert latency.low <= latency.median <= latency.high
-    # The clock adds and subtracts, so that its steps are rounded.
-    assert min(seconds) - 1e-9 <= latency.low * batch_size
-    assert latency.high * batch_size <= max(seconds) + 1e-9
-
-
-def test_several_take_turns(clock):
-    calls = []
-
-    def takes(name, seconds):
-        predict = clock.takes(seconds)
-
-        def named(batch):
-            calls.append((name, batch[0, 0]))
-            predict(batch)
-
-        return named
-
-    X = np.arange(3.0).reshape(-1, 1)
-    latencies = compare_latencies(
-        [takes("a", [9.0, 1.0, 2.0]), takes("b", [9.0, 10.0, 20.0])],
-        X,
-        n_warmup=1,
-        n_repeats=2,
-    )
-    # Both see the same rows, one after the other.
-    assert calls == [(name, row) for row in range(3) for name in "ab"]
-    assert [latency.median for latency in latencies] == [1.5, 15.0]
-
-
-@pytest.mark.parametrize(
-    ("n_samples", "batch_size", "expected"),
-    [
-        (3, 1, [[0], [1], [2], [0], [1], [2], [0]]),
-        (4, 2, [[0, 1], [2, 3], [0, 1], [2, 3], [0, 1], [2, 3], [0, 1]]),
-        # Rows from the start fill the last batch.
-        (5, 2, [[0, 1], [2, 3], [4, 0], [0, 1], [2, 3], [4, 0], [0, 1]]),
-        (3, 3, [[0, 1, 2]] * 7),
-        (9, 1, [[0], [1], [2], [3], [4], [5], [6]]),
-    ],
-)
-@pytest.mark.parametrize("n_warmup", [0, 2, 6])
-def test_rows_of_the_batches(n_samples, batch_size, expected, n_warmup):
-    seen = []
-    X = np.arange(n_samples).reshape(-1, 1)
-    measure_latency(
-        lambda batch: seen.append(batch.ravel().tolist()),
-        X,
-        batch_size=batch_size,
-        n_warmup=n_warmup,
-        n_repeats=7 - n_warmup,
-    )
-    assert seen == expected
-
-
-class OnCuda(nn.Module):
-    """Says that it is on a device that this machine may not have."""
-
-    def __init__(self, call):
         super().__init__()
-        self.call = call
-
-    def parameters(self, recurse=True):
-        yield SimpleNamespace(device=torch.device("cuda:1"))
+        self.layer = nn.Linear(3, 3)
 
     def forward(self, x):
-        self.call(x)
+        return self.layer(torch.fft.rfft(x).real)
 
 
-class Stays(torch.Tensor):
-    """Rows that need no such device."""
-
-    def to(self, device):
-        return self
-
-
-@pytest.mark.parametrize(
-    ("wrap", "device"),
-    [
-        (lambda call: call, None),
-        (lambda call: Call(nn.Linear(1, 1), lambda layer, x: call(x)), None),
-        (OnCuda, torch.device("cuda:1")),
-    ],
-    ids=["callable", "module on the CPU", "module on CUDA"],
-)
-@pytest.mark.parametrize("accelerators", [{"cuda"}, {"mps"}, {"cuda", "mps"}, set()])
-def test_accelerators_are_waited_for(monkeypatch, wrap, device, accelerators):
-    events = []
-    clock = SimpleNamespace(perf_counter=lambda: events.append("clock") or 0.0)
-    monkeypatch.setattr(costs_module, "time", clock)
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: "cuda" in accelerators)
-    monkeypatch.setattr(torch.cuda, "synchronize", events.append)
-    monkeypatch.setattr(
-        torch.backends.mps, "is_available", lambda: "mps" in accelerators
-    )
-    monkeypatch.setattr(torch.mps, "synchronize", lambda: events.append("mps"))
-    rows = torch.zeros(2, 1).as_subclass(Stays)
-    latency = measure_latency(
-        wrap(lambda batch: events.append("call")), rows, n_warmup=1, n_repeats=2
-    )
-    waits = [device] * ("cuda" in accelerators) + ["mps"] * ("mps" in accelerators)
-    # Also before the first reading: what was queued earlier is not timed.
-    assert events == 3 * [*waits, "clock", "call", *waits, "clock"]
-    if device is not None:
-        assert latency.device == str(device)
-
-
-def test_what_a_latency_tells():
-    latency = measure_latency(
-        nn.Linear(4, 2), np.zeros((9, 4)), batch_size=3, n_threads=1
-    )
-    assert isinstance(latency, Latency)
-    assert (latency.batch_size, latency.n_repeats) == (3, 50)
-    assert latency.n_threads == 1
-    assert (latency.device, latency.what) == ("cpu", "Linear")
-    assert 0 < latency.low <= latency.median <= latency.high
-    for name in ("median", "low", "high"):
-        assert type(getattr(latency, name)) is float
-
-
-def named(batch):
-    pass
-
-
-class Named:
-    def __call__(self, batch):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("predict", "what"),
-    [
-        (DummyClassifier().fit([[0.0]], [1]).predict, "DummyClassifier.predict"),
-        (named, "named"),
-        (Named(), "Named"),
-        (partial(named), "partial"),
-    ],
-)
-def test_callables_are_not_asked_for_their_device(predict, what):
-    latency = measure_latency(predict, np.zeros((3, 1)), n_warmup=0, n_repeats=1)
-    assert (latency.what, latency.device) == (what, None)
-
-
-def test_latency_as_text():
-    latency = Latency(2.5e-3, 1e-3, 4e-3, 8, 20, 1, "cuda:0", "MLP")
-    assert str(latency) == (
-        "MLP on cuda:0: 2.5 ms per sample (10 % to 90 %: 1 to 4 ms), 20 calls with "
-        "8 row(s), up to 1 thread(s)"
-    )
-    unplaced = Latency(2.5e-3, 1e-3, 4e-3, 8, 20, 1, None, "predict")
-    assert str(unplaced).startswith("predict: 2.5 ms")
-
-
-def blas_and_openmp_threads():
-    return [(lib["filepath"], lib["num_threads"]) for lib in threadpool_info()]
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    with threadpool_limits(2):
-        torch.set_num_threads(2)
-        yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("fails", [False, True])
-def test_threads_are_limited_during_the_measurement(fails):
-    seen = []
-
-    def predict(batch):
-        seen.append((torch.get_num_threads(), blas_and_openmp_threads()))
-        if fails:
-            raise RuntimeError("on purpose")
-
-    before = blas_and_openmp_threads()
-    measure = partial(
-        measure_latency, predict, np.zeros((3, 1)), n_repeats=1, n_threads=1
-    )
-    if fails:
-        with pytest.raises(RuntimeError, match="on purpose"):
-            measure()
-    else:
-        assert measure().n_threads == 1
-    for torch_threads, libraries in seen:
-        assert torch_threads == 1
-        assert {n_threads for _, n_threads in libraries} <= {1}
-    assert torch.get_num_threads() == 2
-    assert blas_and_openmp_threads() == before
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_threads_are_left_as_they_are():
-    seen = []
-    latency = measure_latency(
-        lambda batch: seen.append(torch.get_num_threads()), np.zeros((3, 1))
-    )
-    assert set(seen) == {2}
-    assert latency.n_threads == 2
-
-
-@pytest.mark.parametrize(
-    ("pools", "expected"), [([3, 5], 5), ([1], 2), ([], 2)], ids=str
-)
-@pytest.mark.usefixtures("two_threads")
-def test_threads_are_those_of_torch_or_of_a_library(monkeypatch, pools, expected):
-    monkeypatch.setattr(
-        costs_module,
-        "threadpool_info",
-        lambda: [{"num_threads": n_threads} for n_threads in pools],
-    )
-    latency = measure_latency(named, np.zeros((3, 1)), n_repeats=1)
-    assert latency.n_threads == expected
-
-
-@pytest.mark.parametrize("enabled", [False, True])
-@pytest.mark.parametrize("fails", [False, True])
-def test_garbage_collector_rests(enabled, fails):
-    seen = []
-
-    def predict(batch):
-        seen.append(gc.isenabled())
-        if fails:
-            raise RuntimeError("on purpose")
-
-    before = gc.isenabled()
-    (gc.enable if enabled else gc.disable)()
-    try:
-        if fails:
-            with pytest.raises(RuntimeError, match="on purpose"):
-                measure_latency(predict, np.zeros((3, 1)))
-        else:
-            measure_latency(predict, np.zeros((3, 1)))
-        after = gc.isenabled()
-    finally:
-        (gc.enable if before else gc.disable)()
-    assert set(seen) == {False}
-    assert after == enabled
-
-
-class Observed(nn.Module):
-    """Records what it is called with."""
-
-    def __init__(self, dtype=torch.float32, fails=False):
+class DecidesByData(nn.Module):
+    def __init__(self):
         super().__init__()
-        self.layer = nn.Linear(4, 2, dtype=dtype)
-        self.norm = nn.BatchNorm1d(2, dtype=dtype).eval()
-        self.fails = fails
-        self.seen = []
+        self.layer = nn.Linear(4, 3)
 
     def forward(self, x):
-        self.seen.append((x, self.training or self.layer.training))
-        assert torch.is_inference_mode_enabled()
-        if self.fails:
-            raise RuntimeError("on purpose")
-        return self.norm(self.layer(x))
+        return self.layer(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "convert",
-    [
-        np.asarray,
-        lambda rows: np.asarray(rows, dtype=np.float32),
-        lambda rows: np.asarray(rows, dtype=np.int64),
-        list,
-    ],
-)
-def test_modules_get_tensors_of_their_dtype(dtype, convert):
-    module = Observed(dtype)
-    rows = np.arange(12.0).reshape(3, 4)
-    measure_latency(module, convert(rows), batch_size=2, n_warmup=0, n_repeats=2)
-    for (x, _), expected in zip(module.seen, [rows[:2], rows[[2, 0]]], strict=True):
-        assert x.dtype == dtype
-        assert x.device == torch.device("cpu")
-        assert_array_equal(x.numpy(), expected)
+def test_a_stage_whose_weights_a_function_uses_is_counted():
+    assert_costs(stage_costs(FakeEnsemble([Functional()]), torch.zeros(1, 4)), 12, [15])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
-@pytest.mark.parametrize("network", [nn.Linear(4, 2), nn.Identity()])
-def test_tensors_keep_their_dtype(network, dtype):
-    seen = []
-    module = Call(network, lambda layer, x: seen.append(x))
-    rows = torch.arange(12).reshape(3, 4).to(dtype)
-    measure_latency(module, rows, n_warmup=0, n_repeats=3)
-    assert {x.dtype for x in seen} == {dtype}
-    assert_array_equal(torch.cat(seen).numpy(), rows.numpy())
+def test_stage_with_an_unknown_operator():
+    connections = [nn.Linear(6, 3), nn.Linear(6, 3)]
+    students = [nn.Linear(4, 3), Transform(), nn.Linear(4, 3)]
+    ensemble = FakeEnsemble(students, connections)
+    match = (
+        r"stage\(s\) 2, since there is no count for the operator\(s\) aten._fft_r2c\."
+    )
+    with pytest.warns(CostsUnknownWarning, match=match) as caught:
+        costs = stage_costs(ensemble, torch.zeros(2, 4))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    # The others are known, and so is all but the operations.
+    assert_array_equal(costs.macs, [12, np.nan, 12 + 18])
+    assert_array_equal(costs.parameters, [15 + 2 * 21, 12, 15])
+    assert_array_equal(costs.activation_bytes, [12, 12, 12])
+    assert_array_equal(costs.cumulative_macs, [12, np.nan, np.nan])
+    for unit in UNITS[1:]:
+        assert getattr(costs, unit).dtype == np.int64
 
 
-def test_embedding_gets_indices():
-    rows = torch.arange(8).reshape(2, 4)
-    module = nn.Sequential(nn.Embedding(8, 3), nn.Flatten(), nn.Linear(12, 2))
-    assert measure_latency(module, rows, n_repeats=2).median > 0
+def test_stage_that_does_not_run_without_data():
+    students = [nn.Linear(4, 3), DecidesByData(), nn.Linear(4, 3), nn.Linear(4, 3)]
+    with pytest.warns(
+        CostsUnknownWarning, match=r"stage\(s\) 2, 3, 4, since it"
+    ) as all_:
+        costs = stage_costs(FakeEnsemble(students), torch.zeros(2, 4))
+    assert len(all_) == 1
+    assert_array_equal(costs.macs, [12, np.nan, np.nan, np.nan])
+    assert_array_equal(costs.parameters, [15] * 4)
+    assert_array_equal(costs.weight_bytes, [60] * 4)
 
 
-def test_modules_without_parameters_get_single_precision():
-    seen = []
-    module = Call(nn.Identity(), lambda layer, x: seen.append(x.dtype))
-    assert measure_latency(module, np.zeros((3, 4))).device == "cpu"
-    assert set(seen) == {torch.float32}
+def test_stages_before_the_unknown_one_have_whole_numbers():
+    students = [nn.Linear(4, 3), nn.Linear(4, 3), Transform()]
+    with pytest.warns(CostsUnknownWarning):
+        costs = stage_costs(FakeEnsemble(students), torch.zeros(2, 4))
+    assert costs.macs.dtype == np.float64
+    assert_costs(costs[:2], [12, 12], [15, 15])
+    assert_array_equal(costs[1:].macs, [12, np.nan])
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_training_flags_are_restored(fails):
-    module = Observed(fails=fails)
-    flags = [part.training for part in module.modules()]
-    assert set(flags) == {False, True}
-    measure = partial(compare_latencies, [module, module], np.zeros((3, 4)))
+def test_ensemble_is_left_as_it_was(fails):
+    students = [nn.Sequential(nn.Linear(4, 3), nn.Dropout()), nn.Linear(4, 3)]
+    ensemble = FakeEnsemble([*students, Fails()] if fails else students)
+    ensemble.students[0].eval()
+    before = state_of(ensemble)
     if fails:
         with pytest.raises(RuntimeError, match="on purpose"):
-            measure()
+            stage_costs(ensemble, torch.zeros(2, 4))
     else:
-        measure()
-    assert not any(training for _, training in module.seen)
-    assert [part.training for part in module.modules()] == flags
+        stage_costs(ensemble, torch.zeros(2, 4))
+    assert state_of(ensemble) == before
+    assert torch.is_grad_enabled()
 
 
-def test_frames_stay_frames():
-    pandas = pytest.importorskip("pandas")
-    X = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": ["x", "y", "z"]})
-    seen = []
-    measure_latency(seen.append, X, batch_size=2, n_warmup=0, n_repeats=2)
-    pandas.testing.assert_frame_equal(seen[0], X.iloc[[0, 1]])
-    pandas.testing.assert_frame_equal(seen[1], X.iloc[[2, 0]])
-    # A module gets the numbers.
-    module = Observed()
-    numbers = pandas.DataFrame(np.arange(12.0).reshape(3, 4))
-    measure_latency(module, numbers, n_warmup=0, n_repeats=1)
-    assert_array_equal(module.seen[0][0].numpy(), [[0.0, 1.0, 2.0, 3.0]])
+# In a fit
 
 
-@pytest.mark.parametrize("measure", [measure_latency, compare_latencies])
+class WithAuxiliaryHead(nn.Module):
+    def __init__(self, input_shape):
+        super().__init__()
+        self.layer = nn.Linear(*input_shape, 5)
+        self.auxiliary = nn.Linear(5, 2)
+
+    def forward(self, x):
+        features = torch.relu(self.layer(x))
+        if self.training:
+            self.seen = self.auxiliary(features)
+        return features
+
+
+class LinearOfItsOwn(nn.Linear):
+    def __init__(self, input_shape):
+        super().__init__(*input_shape, 5)
+
+    def forward(self, x):
+        return torch.relu(super().forward(x))
+
+
+def parametrized(how, input_shape):
+    return nn.Sequential(how(nn.Linear(*input_shape, 5)), nn.ReLU())
+
+
+def by_function(input_shape):
+    return Call(
+        nn.Linear(*input_shape, 5),
+        lambda layer, x: torch.relu(F.linear(x, layer.weight, layer.bias)),
+    )
+
+
+def small(estimator=BDistilRegressor, **options):
+    return estimator(
+        **{
+            "teacher": nn.Linear(4, 3),
+            "n_estimators": 2,
+            "connection": None,
+            "max_epochs": 1,
+            "edge_tol": np.inf,
+            "random_state": 0,
+            **options,
+        }
+    )
+
+
+def rows(*shape):
+    return np.random.RandomState(0).randn(20, *shape).astype(np.float32)
+
+
 @pytest.mark.parametrize(
-    ("parameters", "match"),
+    ("student", "expected"),
     [
-        ({"batch_size": 0}, r"'batch_size' must be an int from 1 to 3\. Got 0"),
-        ({"batch_size": 4}, r"'batch_size' must be an int from 1 to 3\. Got 4"),
-        ({"batch_size": 1.0}, r"'batch_size' must be an int from 1 to 3\. Got 1\.0"),
-        ({"n_warmup": -1}, r"'n_warmup' must be an int at least 0\. Got -1 instead\."),
-        ({"n_warmup": None}, r"'n_warmup' must be an int at least 0\. Got None"),
-        ({"n_repeats": 0}, r"'n_repeats' must be an int at least 1\. Got 0 instead\."),
-        ({"batch_size": True}, r"'batch_size' must be an int from 1 to 3\. Got True"),
-        ({"n_threads": 0}, r"'n_threads' must be an int from 1 to \d+\. Got 0 instead"),
-        ({"n_threads": "1"}, r"'n_threads' must be an int from 1 to \d+\. Got '1'"),
-        ({"n_threads": 2**40}, r"'n_threads' must be an int from 1 to \d+\. Got 10995"),
-        ({"n_threads": 10**6}, r"'n_threads' must be an int from 1 to \d+\. Got 10000"),
+        (WithAuxiliaryHead, 4 * 5),
+        (LinearOfItsOwn, 4 * 5),
+        (by_function, 4 * 5),
+        (partial(parametrized, parametrizations.weight_norm), 4 * 5),
+        (partial(parametrized, parametrizations.spectral_norm), 2 * 4 * 5 + 5),
     ],
 )
-def test_numbers_out_of_range(measure, parameters, match):
-    predict = named if measure is measure_latency else [named]
+def test_students_of_all_kinds_are_fitted_and_counted(student, expected):
+    reg = small(student=student).fit(rows(4))
+    assert_array_equal(reg.stage_costs_.macs, [expected + 5 * 3] * 2)
+    assert reg.teacher_costs_ == Costs(12, 15, 60)
+
+
+def test_student_with_positions_and_a_class_token_is_fitted_and_counted():
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(15, 3))
+    reg = small(teacher=teacher, student=PositionalEmbedding).fit(rows(5, 3))
+    expected = macs(PositionalEmbedding((5, 3)), 1, 5, 3) + 8 * 3
+    assert_array_equal(reg.stage_costs_.macs, [expected] * 2)
+
+
+def opaque(input_shape):
+    """A student that needs data to decide what it runs."""
+    return nn.Sequential(DecidesByData(), nn.ReLU())
+
+
+def stated(reg):
+    return 100.0 * np.arange(1, len(reg) + 1)
+
+
+def test_students_that_cannot_be_counted_are_fitted():
+    reg = small(student=[opaque, partial(MLP, hidden=(5,))])
+    with pytest.warns(CostsUnknownWarning, match=r"stage\(s\) 1, 2, since") as caught:
+        reg.fit(rows(4))
+    assert len(caught) == 1
+    assert_array_equal(reg.stage_costs_.macs, [np.nan, np.nan])
+    assert reg.predict(rows(4)).shape == (20, 3)
+    # A budget in this unit is one that nobody knows.
+    match = (
+        "The costs of BDistilRegressor in 'macs' are not known: the operations of "
+        "stage 1 could not be counted. Use another unit, such as 'latency', or a "
+        "callable"
+    )
     with pytest.raises(ValueError, match=match):
-        measure(predict, np.zeros((3, 1)), **parameters)
+        stage_cost(reg)
+    with pytest.raises(ValueError, match=match):
+        reg.stage_for(1000)
+    with pytest.raises(ValueError, match="Number 1 is not known, like operations"):
+        stage_cost(reg, lambda reg: reg.stage_costs_.cumulative_macs)
+    # In another one, or as the user states it, there are budgets.
+    assert reg.stage_for(1000, unit="weight_bytes") == 2
+    assert reg.stage_for(150, unit=stated) == 1
 
 
-def test_integers_of_numpy():
-    one = np.int64(1)
-    latency = measure_latency(
-        named,
-        np.zeros((3, 1)),
-        batch_size=one,
-        n_warmup=one,
-        n_repeats=one,
-        n_threads=one,
-    )
-    assert (latency.batch_size, latency.n_repeats, latency.n_threads) == (1, 1, 1)
+def test_early_exit_with_costs_that_the_user_states():
+    X, y = rows(4), np.arange(20) % 3
+    clf = small(BDistilClassifier, student=opaque)
+    with pytest.warns(CostsUnknownWarning):
+        clf.fit(X, y)
+    frozen = FrozenEstimator(clf)
+    with pytest.raises(ValueError, match="in 'macs' are not known: the operations of"):
+        EarlyExitClassifier(frozen).fit(X, y)
+    early = EarlyExitClassifier(frozen, cost=stated).fit(X, y)
+    assert_array_equal(early.costs_, [100, 200])
+    # All stages are run that the time allows.
+    assert_array_equal(early.predict_within(X, 1e9), clf.predict(X))
+    assert_array_equal(early.predict_within(X, 1e-9), clf[:1].predict(X))
 
 
-@pytest.mark.parametrize("what", [DummyClassifier(), "predict", None])
-def test_what_cannot_be_called(what):
-    message = (
-        "must be a callable, such as the method `predict` of an estimator, or a "
-        f"module. Got {what!r} instead."
-    )
-    with pytest.raises(TypeError, match=re.escape(message)):
-        measure_latency(what, np.zeros((3, 1)))
-    with pytest.raises(TypeError, match=re.escape(message)):
-        compare_latencies([named, what], np.zeros((3, 1)))
+def widths(reg):
+    """Features of the backbones of an ensemble."""
+    return [student.head.in_features for student in reg.ensemble_.students]
 
 
-def test_nothing_to_measure():
-    with pytest.raises(ValueError, match="'predicts' is empty; give at least one"):
-        compare_latencies([], np.zeros((3, 1)))
-    with pytest.raises(ValueError, match="'X' has no rows to measure with"):
-        measure_latency(named, np.zeros((0, 1)))
+def test_auto_students_of_a_teacher_that_cannot_be_counted_are_the_default():
+    reg = small(teacher=DecidesByData(), student="auto")
+    match = "The operations of DecidesByData could not be counted.* pass them as 'macs'"
+    with pytest.warns(CostsUnknownWarning, match=match) as caught:
+        reg.fit(rows(4))
+    assert len(caught) == 1
+    assert reg.teacher_costs_ == Costs(None, 15, 60)
+    # As for a teacher that has no such costs.
+    scores = rows(3)
+    default = small(teacher="precomputed", student="auto")
+    assert widths(reg) == widths(default.fit(rows(4), teacher_scores=scores))
+    # Of a teacher whose cost is stated, they are a share.
+    teacher = TorchTeacher(DecidesByData(), macs=500)
+    reg = small(teacher=teacher, student="auto").fit(rows(4))
+    assert reg.teacher_costs_ == Costs(500, 15, 60)
+    assert widths(reg) < widths(default)
+    assert reg.stage_costs_.cumulative_macs[-1] <= 500 / 2
+
+
+class UnknownConnection(Connection):
+    def forward(self, features, earlier):
+        return features + torch.fft.fft(earlier[0]).real
+
+
+def test_auto_students_that_cannot_be_counted_are_the_default():
+    reg = small(teacher=nn.Linear(4, 3), student="auto", connection=UnknownConnection)
+    with pytest.warns(CostsUnknownWarning, match=r"stage\(s\) 2, since") as caught:
+        reg.fit(rows(4))
+    assert len(caught) == 1
+    default = small(teacher="precomputed", student="auto")
+    assert widths(reg) == widths(default.fit(rows(4), teacher_scores=rows(3)))

@@ -6,6 +6,7 @@ import pickle
 import re
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from unittest.mock import Mock
 
@@ -1108,6 +1109,19 @@ def test_predict_within_expects_less_of_fewer_rows(clf, digits, monkeypatch):
     labels = early.predict_within(X, 50 + 40 + 1.5 * 40 * growth)
     assert clock.now == 50 + 40 + 40
     assert_array_equal(labels, third)
+
+
+def test_predict_within_without_knowing_the_costs(clf, digits, monkeypatch):
+    early = calibrated(clf, digits, max_drop=0.0)
+    unknown = np.full(N_STAGES, np.nan)
+    early.estimator_ = early.estimator_[:]
+    early.estimator_.stage_costs_ = replace(clf.stage_costs_, macs=unknown)
+    first, second, *_ = early.anytime(digits[4])
+    clock = Clock(monkeypatch, per_step=1.0)
+    # A stage is expected to take as long as the one before, and half as much again.
+    for seconds, expected in [(2.4, first), (2.6, second)]:
+        clock.now = 0.0
+        assert_array_equal(early.predict_within(digits[4], seconds), expected)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, np.nan, "1", None])

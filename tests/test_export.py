@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from skbdistil import BDistilClassifier, BDistilRegressor, export
 from skbdistil.costs import stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
+from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.export import to_onnx, to_single_onnx, to_torch, to_torch_export
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
@@ -316,6 +318,14 @@ def test_manifest_of_a_classifier(clf, early, exported):
         "unit": "macs",
         "mean_cost": early.path_.costs[early.best_index_],
     }
+
+
+def test_manifest_of_stages_that_could_not_be_counted(clf, tmp_path):
+    clf = copy.copy(clf)
+    known = int(clf.stage_costs_.macs[0])
+    clf.stage_costs_ = replace(clf.stage_costs_, macs=np.array([known, np.nan]))
+    to_onnx(clf, tmp_path)
+    assert [stage["macs"] for stage in manifest_of(tmp_path)["stages"]] == [known, None]
 
 
 @pytest.mark.parametrize(
@@ -812,8 +822,10 @@ def test_failure_leaves_nothing(iris, tmp_path):
     clf = BDistilClassifier(
         LogisticRegression(max_iter=300), **{**SMALL, "student": NotExportable}
     )
+    with pytest.warns(CostsUnknownWarning):
+        clf.fit(*iris)
     with pytest.raises(RuntimeError, match=r"[Dd]ata-dependent"):
-        to_onnx(clf.fit(*iris), tmp_path / "export")
+        to_onnx(clf, tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 

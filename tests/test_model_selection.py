@@ -38,6 +38,7 @@ from skbdistil.model_selection import (
     cost_scorer,
 )
 from skbdistil.stages import UNITS, stage_cost, staged
+from skbdistil.students import MLP
 
 N_STAGES = SMALL["n_estimators"]
 
@@ -900,6 +901,38 @@ def test_costs_that_fail_are_not_known_and_the_scores_are(data, scoring):
     assert np.isnan(search.cv_results_["mean_test_cost"]).all()
     with pytest.raises(RuntimeError, match="no cost today"):
         search.set_params(error_score="raise").fit(*data)
+
+
+class DecidesByData(MLP):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.CostsUnknownWarning")
+@pytest.mark.parametrize("scoring", ["accuracy", ["accuracy", "roc_auc"]])
+def test_costs_that_are_not_known_leave_the_scores(data, scoring):
+    search = StagedSearchCV(
+        small_clf(student=DecidesByData), {}, scoring=scoring, refit=False, cv=2
+    )
+    search.fit(*data)
+    name = "score" if scoring == "accuracy" else "accuracy"
+    assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    assert np.isnan(search.cv_results_["mean_test_cost"]).all()
+    # There is no choosing by them.
+    match = "no candidate with both a score and a cost. Operations that could not be"
+    for choose in (cheapest_within(0.0, score=name), best_under(1e9, score=name)):
+        with pytest.raises(ValueError, match=match):
+            search.set_params(refit=choose).fit(*data)
+    search.set_params(cost="parameters").fit(*data)
+    assert search.best_params_["n_stages"] in range(1, N_STAGES + 1)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.CostsUnknownWarning")
+def test_candidates_that_could_not_be_counted_are_not_chosen_by_cost(data):
+    grid = {"student": [DecidesByData, SMALL["student"]]}
+    search = StagedSearchCV(small_clf(), grid, refit=cheapest_within(1.0), cv=2)
+    search.fit(*data)
+    assert search.best_params_ == {"student": SMALL["student"], "n_stages": 1}
 
 
 @pytest.mark.parametrize(

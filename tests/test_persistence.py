@@ -9,7 +9,7 @@ import runpy
 import struct
 import sys
 import zipfile
-from dataclasses import astuple, is_dataclass
+from dataclasses import astuple, is_dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,6 +38,7 @@ from skbdistil import (
     _files,
     persistence,
 )
+from skbdistil.costs import Costs
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Connection, Lateral
 from skbdistil.exceptions import InvalidFileError
@@ -397,6 +398,16 @@ def test_costs_of_a_torch_teacher(data, path):
     loaded = round_trip(clf, path)
     assert_same(loaded.teacher_costs_, clf.teacher_costs_)
     assert loaded.teacher_costs_.macs == 12
+
+
+def test_costs_that_are_not_known(clf, path):
+    macs = np.array([12, np.nan])
+    clf = clf[:]
+    clf.stage_costs_ = replace(clf.stage_costs_, macs=macs)
+    clf.teacher_costs_ = Costs(None, 7, 28)
+    loaded = round_trip(clf, path)
+    assert_same(loaded.stage_costs_, clf.stage_costs_)
+    assert loaded.teacher_costs_ == Costs(None, 7, 28)
 
 
 def test_the_generator_of_torch_is_left_alone(clf, path):
@@ -942,6 +953,15 @@ def test_tampered_description(edit, reason, clf, path):
     edited(path, edit)
     with pytest.raises(InvalidFileError, match=reason):
         load(path)
+
+
+@pytest.mark.parametrize("name", ["parameters", "weight_bytes", "activation_bytes"])
+def test_only_multiply_accumulates_may_be_unknown(name, clf, path):
+    clf = clf[:]
+    costs = {name: np.array([12, np.nan])}
+    clf.stage_costs_ = replace(clf.stage_costs_, **costs)
+    with pytest.raises(ValueError, match="'stage_costs_' does not fit"):
+        save(clf, path)
 
 
 def test_unknown_records_are_no_classes(clf, path):

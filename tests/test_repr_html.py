@@ -27,11 +27,11 @@ def texts(estimator):
     ]
 
 
-def fitted(teacher, estimator=BDistilClassifier):
+def fitted(teacher, estimator=BDistilClassifier, student=STUDENT):
     X = np.random.RandomState(0).randn(40, 3)
     y = (X[:, 0] > 0).astype(int)
     return estimator(
-        teacher, student=STUDENT, n_estimators=2, max_epochs=1, edge_tol=np.inf
+        teacher, student=student, n_estimators=2, max_epochs=1, edge_tol=np.inf
     ).fit(X, y)
 
 
@@ -61,6 +61,26 @@ def test_fitted_shows_what_was_counted():
     # of the first.
     assert "2 student(s): 72 multiply-accumulates (MACs), 88 parameters" in found
     assert {"1: 20 MACs", "2: 52 MACs"} <= set(found)
+
+
+class DecidesByData(nn.Module):
+    def __init__(self, input_shape=(3,)):
+        super().__init__()
+        self.layer = nn.Linear(*input_shape, 1)
+
+    def forward(self, x):
+        return self.layer(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.CostsUnknownWarning")
+def test_fitted_shows_what_could_not_be_counted():
+    found = texts(fitted(DecidesByData(), BDistilRegressor, student=DecidesByData))
+    assert "Teacher: unknown multiply-accumulates (MACs), 4 parameters" in found
+    assert any(
+        text.startswith("2 student(s): unknown multiply-accumulates (MACs), ")
+        for text in found
+    )
+    assert {"1: unknown MACs", "2: unknown MACs"} <= set(found)
 
 
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")

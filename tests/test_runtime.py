@@ -419,6 +419,18 @@ def test_within_some_time(exported, digits, monkeypatch):
     assert_allclose(found[50:], first[50:], rtol=0, atol=1e-6)
 
 
+def test_within_some_time_without_knowing_the_costs(folder, binary, monkeypatch):
+    X = np.asarray(binary[0], dtype=np.float32)
+    change(folder, set_to(None, "stages", 1, "macs"))
+    session = ProgressiveSession(folder)
+    first, second = list(session.staged_predict_proba(X))[:2]
+    Clock(monkeypatch, seconds=1)
+    # The second stage is expected to take as long as the first, and half as much again.
+    for seconds, expected in [(2.4, first), (2.6, second)]:
+        found = session.predict_within(X, seconds, method="predict_proba")
+        assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, np.nan, "1", None])
 def test_seconds_must_be_positive(session, digits, seconds):
     with pytest.raises(ValueError, match=r"'seconds' must be positive\. Got"):

@@ -1,6 +1,8 @@
 """Stages of estimators of the package and of scikit-learn, bare and wrapped."""
 
+import copy
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +226,27 @@ def test_cost_of_your_own(clf, data):
 def test_bad_costs_of_your_own(clf, costs, message):
     with pytest.raises(ValueError, match=message):
         stage_cost(clf, lambda estimator: costs)
+
+
+def test_operations_that_could_not_be_counted(clf):
+    clf = copy.copy(clf)
+    known = clf.stage_costs_.macs
+    macs = np.where([False, True, False], np.nan, known)
+    clf.stage_costs_ = replace(clf.stage_costs_, macs=macs)
+    match = (
+        r"The costs of BDistilClassifier in 'macs' are not known: the operations of "
+        r"stage 2 could not be counted\. Use another unit, such as 'latency', or a "
+        r"callable"
+    )
+    for budget in (stage_cost, lambda clf: clf.stage_for(1e9)):
+        with pytest.raises(ValueError, match=match):
+            budget(clf)
+    assert_array_equal(stage_cost(clf[:1]), known[:1])
+    assert stage_cost(clf[:1]).dtype == np.int64
+    assert_array_equal(stage_cost(clf, lambda clf: [1, 2, 3]), [1, 2, 3])
+    assert len(stage_cost(clf, "parameters")) == 3
+    with pytest.raises(ValueError, match="Number 2 is not known"):
+        stage_cost(clf, lambda clf: 2 * clf.stage_costs_.cumulative_macs)
 
 
 def test_unknown_unit(clf):

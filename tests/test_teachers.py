@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from common import raises
+from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.teachers import TorchTeacher
 from teacher_modules import D, L, Module, expected
 
@@ -471,7 +472,25 @@ def test_costs_of_the_module():
     assert halved.costs(images).macs == 2 * 3
 
 
-def test_costs_of_a_module_that_cannot_be_counted():
-    teacher = TorchTeacher(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)))
-    with pytest.raises(ValueError, match=r"operations of .* cannot be counted"):
-        teacher.costs(np.zeros((1, 2)))
+class DecidesByData(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return self.layer(x if x.sum() > 0 else -x)
+
+
+def test_costs_of_a_module_that_cannot_be_counted_are_stated():
+    module, X = DecidesByData(), np.zeros((1, 2))
+    with pytest.warns(CostsUnknownWarning, match="operations of DecidesByData could"):
+        assert TorchTeacher(module).costs(X) == (None, 9, 36)
+    assert TorchTeacher(module, macs=7).costs(X) == (7, 9, 36)
+
+
+@pytest.mark.parametrize("macs", [-1, 1.5, "7"])
+def test_stated_costs_are_no_count(macs):
+    teacher = TorchTeacher(nn.Linear(2, 3), macs=macs)
+    for method in (teacher.costs, teacher.decision_function):
+        with pytest.raises(ValueError, match="'macs' parameter of TorchTeacher must"):
+            method(np.zeros((1, 2)))

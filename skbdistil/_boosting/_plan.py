@@ -254,13 +254,18 @@ def auto_ladder(ensemble, n_students, teacher_macs):
     ladder : list of callable
         A backbone, and behind it one of about twice the width where there is one.
     """
-    factories, chosen = auto_students(ensemble.input_shape)
+    factories, default = auto_students(ensemble.input_shape)
+    chosen = default
     if teacher_macs is not None:
         chosen = 0
         for position, factory in enumerate(factories):
             sample = _sample(ensemble, factory, n_students)
-            spent = costs.stage_costs(sample, sample.example()).cumulative_macs[-1]
-            if spent > _AUTO_COST_SHARE * teacher_macs:
+            counted, _ = costs.count_stages(sample, sample.example())
+            spent = counted.cumulative_macs[-1]
+            if np.isnan(spent):
+                # A connection of the user's that cannot be counted.
+                chosen = default
+            if not spent <= _AUTO_COST_SHARE * teacher_macs:
                 break
             chosen = position
     wider = min(chosen + 2, len(factories) - 1)
@@ -287,18 +292,12 @@ def held_bytes(ladder, ensemble, n_students):
     """
     # Two of them, for the connection.
     samples = [_sample(ensemble, factory, min(2, n_students)) for factory in ladder]
-    of_student = []
-    with torch.no_grad():
-        state = samples[0].start(samples[0].example())
-        for _ in samples[0].students:
-            state.advance()
-            of_student.append(
-                sum(part[0].numel() * part.element_size() for part in state.earlier[-1])
-            )
+    counted, _ = costs.count_stages(samples[0], samples[0].example())
+    of_student = counted.activation_bytes
     # Those of the last one and the next are there at once, where only these are read.
     reads_all = len(ensemble.read_by(2)) == 2
     n_held = n_students if reads_all else min(2, n_students)
-    n_bytes = sum(of_student) + (n_held - len(of_student)) * of_student[-1]
+    n_bytes = int(of_student.sum() + (n_held - len(of_student)) * of_student[-1])
     return n_bytes * ensemble.dtype.itemsize // samples[0].dtype.itemsize
 
 
