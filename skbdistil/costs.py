@@ -213,14 +213,14 @@ def module_costs(module, *inputs, macs=None):
     from weights alone in every call, such as the norm of
     :func:`torch.nn.utils.parametrizations.spectral_norm`, is a part of the call.
 
-    A count is None, and never a part of the truth, where
+    The count is None, and not a part of the truth, where
 
     - an operator runs that is neither counted nor known to be free, such as one of an
       extension; :func:`torch.utils.flop_counter.register_flop_formula` makes it known;
     - the network needs the data of its input: to decide what it runs, or since what
       runs is not torch, such as NumPy or another runtime;
-    - it mixes its input with tensors of which it is not known that they are its own,
-      or cannot be copied;
+    - it computes with tensors that are not its own, such as constants of a function, or
+      it cannot be copied;
     - it is scripted, traced or quantised. A compiled network is counted as the one that
       it was made from.
 
@@ -497,7 +497,7 @@ def _count(root, inputs, run, n_stages):
             return macs, reasons
         except Exception as error:  # whatever a network may do
             text = str(error).partition("\n")[0].rstrip(".")
-            failure = f"it does not run without data ({type(error).__name__}: {text})"
+            failure = f"running without data fails ({type(error).__name__}: {text})"
     n_missing = n_stages - len(macs)
     return macs + [None] * n_missing, reasons + [failure] * n_missing
 

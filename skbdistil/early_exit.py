@@ -158,7 +158,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     cost : {"macs", "parameters", "weight_bytes", "activation_bytes", "latency"} or \
             callable, default="macs"
-        Unit of the cost, as for :func:`skbdistil.stages.stage_cost`.
+        Unit of the cost, as for :func:`skbdistil.stages.stage_cost`. By a callable you
+        state the costs of stages whose operations could not be counted.
 
     cv : float, int, cross-validation generator, iterable or None, default=0.2
         Calibration rows for an estimator that is fitted here: the share of the rows

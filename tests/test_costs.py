@@ -559,8 +559,6 @@ def test_compiled_module_is_the_one_it_was_made_from():
     layer.compile(backend=fail)
     assert macs(layer, 2, 4) == 12
     assert layer._compiled_call_impl is not None
-    function = torch.compile(lambda x: x @ torch.ones(4, 3), backend=fail)
-    assert macs(Call(nn.Identity(), lambda layer, x: function(x)), 2, 4) == 12
 
 
 def test_inference_mode_inside():
@@ -724,7 +722,9 @@ def test_network_that_cannot_be_copied():
 def test_network_that_fails():
     unknown(Fails(), torch.zeros(1, 4), "RuntimeError: on purpose")
     unknown(
-        nn.Linear(5, 3), torch.zeros(1, 4), r"got \[1, 4\] X \[5, 3\]\)\. If you know"
+        nn.Linear(5, 3),
+        torch.zeros(1, 4),
+        r"data fails \(RuntimeError: .*\)\. If you know",
     )
 
 
@@ -1315,7 +1315,7 @@ def test_stage_with_an_unknown_operator():
 def test_stage_that_does_not_run_without_data():
     students = [nn.Linear(4, 3), DecidesByData(), nn.Linear(4, 3), nn.Linear(4, 3)]
     with pytest.warns(
-        CostsUnknownWarning, match=r"stage\(s\) 2, 3, 4, since it"
+        CostsUnknownWarning, match=r"stage\(s\) 2, 3, 4, since running"
     ) as all_:
         costs = stage_costs(FakeEnsemble(students), torch.zeros(2, 4))
     assert len(all_) == 1
