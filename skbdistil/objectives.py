@@ -22,8 +22,9 @@ __all__ = ["DistillationObjective"]
 # gradient, and the logarithm itself is not defined from 1 on.
 _LINEAR_FROM = 0.95
 
-# Logarithm of the largest K+ + K- of one row and output, which float32 can hold.
-_LARGEST_LOG_MASS = 80.0
+# Logarithm of the largest K+ + K- of one row and output: more than any row of a game
+# has, and so much less than what float32 can hold that the loss is finite too.
+_LARGEST_LOG_MASS = 60.0
 
 # Largest (K+ - K-) / (K+ + K-) that the barrier sees: its pointwise minimiser in u.
 _LARGEST_LEAD = 0.9

@@ -7,7 +7,8 @@ from scipy.special import rel_entr, softmax
 from sklearn.base import clone
 from torch.nn import functional
 
-from skbdistil._game import BoostingGame
+from skbdistil._boosting._game import BoostingGame
+from skbdistil._boosting._residuals import Residuals
 from skbdistil.objectives import (
     OBJECTIVES,
     DistillationObjective,
@@ -58,10 +59,11 @@ def _played(n=40, n_outputs=3, eta=0.3, rounds=3, sample_weight=None, seed=0):
     """A game some rounds on, and its arrays as tensors."""
     rng = np.random.default_rng(seed)
     teacher = rng.standard_normal((n, n_outputs))
-    game = BoostingGame(teacher, eta=eta, sample_weight=sample_weight)
+    residuals = Residuals(teacher)
+    game = BoostingGame(residuals, eta=eta, sample_weight=sample_weight)
     for _ in range(rounds):
         game.update(teacher + rng.standard_normal(teacher.shape))
-    return game, torch.from_numpy(teacher), torch.from_numpy(game.residual_sum)
+    return game, torch.from_numpy(teacher), torch.from_numpy(residuals.total)
 
 
 # The barrier
@@ -140,7 +142,7 @@ def test_round_one_matches_the_teacher(barrier):
 def test_mean_mass_over_the_training_rows_is_two(weighted_rows):
     weight = np.random.default_rng(1).uniform(0.2, 3, 40) if weighted_rows else None
     game, _, residual_sum = _played(eta=0.15, sample_weight=weight)
-    loss = _loss({"mass_cap": 1e9}, eta=game.eta, log_z=game.log_normalizer)
+    loss = _loss({}, eta=game.eta, log_z=game.log_normalizer)
     under, over = loss._weights(residual_sum)
     rows = torch.ones(40, 1) if weight is None else torch.from_numpy(weight)[:, None]
     mean = ((under + over) * rows / rows.mean()).mean(0)
@@ -158,18 +160,33 @@ def test_indicator_sees_signs_only_and_shares_ties():
     assert over.flatten().tolist() == [0, 0, 1, 2, 2]
 
 
-@pytest.mark.parametrize("mass_cap", [1.0, 2.0, 10.0])
-def test_mass_cap_scales_both_weights_alike(mass_cap):
-    game, _, residual_sum = _played(eta=3.0)
-    free = _loss({"mass_cap": 1e9}, eta=3.0, log_z=game.log_normalizer)
-    capped = _loss({"mass_cap": mass_cap}, eta=3.0, log_z=game.log_normalizer)
-    under, over = free._weights(residual_sum)
-    capped_under, capped_over = capped._weights(residual_sum)
-    mass, capped_mass = under + over, capped_under + capped_over
-    assert (mass > 2 * mass_cap).any()
-    assert (mass < 2 * mass_cap).any()
-    torch.testing.assert_close(capped_mass, mass.clamp(max=2 * mass_cap))
-    torch.testing.assert_close(capped_under / capped_over, under / over)
+@pytest.mark.parametrize("eta", [0.15, 3.0, 100.0])
+def test_mass_of_a_row_is_that_of_the_game_however_uneven(eta):
+    game, _, residual_sum = _played(eta=eta)
+    loss = _loss({}, eta=eta, log_z=game.log_normalizer)
+    under, over = loss._weights(residual_sum)
+    expected = 2 * len(residual_sum) * torch.from_numpy(sum(game.weights()))
+    torch.testing.assert_close(under + over, expected)
+    # A few rows may own nearly all of it.
+    assert ((under + over).max() > 20) == (eta > 1)
+
+
+def test_mass_beyond_floats_is_cut_for_both_weights_alike():
+    """Of validation rows, which are in no game."""
+    loss = _loss({}, eta=1.0, log_z=[0.7]).float()
+    residual_sum = torch.tensor([[20.0], [50.0], [200.0], [1e6]])
+    residual_sum = torch.cat([residual_sum, -residual_sum])
+    under, over = loss._weights(residual_sum)
+    mass = (under + over).flatten()
+    # exp(S) / Z, with room left for the loss beyond it.
+    expected = (residual_sum.abs().double() - 0.7 + np.log(2)).exp().flatten()
+    torch.testing.assert_close(
+        mass[[0, 1]].double(), expected[[0, 1]], rtol=1e-4, atol=0
+    )
+    assert (mass[[2, 3, 6, 7]] == mass[2]).all()
+    assert mass[1] < mass[2] < torch.finfo(torch.float32).max / 1e10
+    torch.testing.assert_close(over[:4] / under[:4], torch.full((4, 1), 19.0))
+    torch.testing.assert_close(under[4:] / over[4:], torch.full((4, 1), 19.0))
 
 
 def test_barrier_is_the_formula():
@@ -509,7 +526,6 @@ def test_label_term_is_allowed_with_labels():
         ("gamma", 0.0),
         ("alpha", -0.1),
         ("alpha", "much"),
-        ("mass_cap", 0.5),
     ],
 )
 def test_parameters_are_validated(name, value):

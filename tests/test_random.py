@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skbdistil._random import derive_seed, draw_seeds, torch_seed
+from skbdistil._boosting._random import derive_seed, draw_seeds, torch_seed
 
 CPU = torch.device("cpu")
 

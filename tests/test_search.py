@@ -1,21 +1,23 @@
-"""FIND-WL: attempts, edge test, calibration, ladder."""
+"""FIND-WL: attempts, edge test, ladder."""
 
-import copy
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from boosting_cases import CPU, join
 from torch import nn
 
-from skbdistil._game import BoostingGame
-from skbdistil._search import WeakLearnerSearch, _centre
-from skbdistil._training import RowData, Trainer
+from skbdistil._boosting._game import BoostingGame
+from skbdistil._boosting._residuals import Residuals
+from skbdistil._boosting._rows import FeatureCache, RowData
+from skbdistil._boosting._search import WeakLearnerSearch
+from skbdistil._boosting._training import Trainer
 from skbdistil.ensemble import ProgressiveEnsemble
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP
 
-CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 class Nothing(nn.Module):
@@ -39,7 +41,7 @@ class Scripted:
         self.seeds = []
         self.students = []
 
-    def train(self, module, criterion, rows, valid, *, max_epochs, seed, bar=None):
+    def train_student(self, module, *args, seed, **options):
         bias = self.biases[len(self.seeds)]
         with torch.no_grad():
             module.head.weight.zero_()
@@ -49,43 +51,37 @@ class Scripted:
         return [{"epoch": 1, "train_loss": 0.0}]
 
 
-class Untrained:
-    """Stands in for training: students stay as they were initialised."""
+class Bar:
+    """Stands in for a progress bar."""
 
-    device = CPU
+    resets = 0
 
-    def train(self, module, criterion, rows, valid, *, max_epochs, seed, bar=None):
-        return []
+    def reset(self):
+        self.resets += 1
 
 
-def _setting(
-    teacher, x=None, *, connection="dense", eta=0.3, dtype=torch.float32, first="zero"
-):
-    """Game and rows after a first student: the constant 0, or a random one."""
+def _setting(teacher, x=None, *, connection="dense", first="zero", dtype=np.float32):
+    """Rows in a game, after a first student that is the constant 0, or without it."""
     torch.manual_seed(0)
-    teacher = torch.as_tensor(teacher, dtype=dtype)
+    teacher = np.asarray(teacher, dtype=dtype)
     n, n_outputs = teacher.shape
-    x = torch.arange(n, dtype=dtype)[:, None] if x is None else x.to(dtype)
+    x = torch.arange(n, dtype=torch.float32)[:, None] if x is None else x
     ensemble = ProgressiveEnsemble(x.shape[1:], n_outputs, connection=connection)
-    game = BoostingGame(teacher.numpy(), eta=eta)
+    residuals = Residuals(teacher)
     rows = RowData(
         ensemble,
         x,
-        teacher,
-        torch.from_numpy(game.residual_sum),
-        n_students=9,
+        residuals,
+        game=BoostingGame(residuals, eta=0.3),
         device=CPU,
+        cache=FeatureCache(ensemble, 9),
     )
     if first is not None:
-        student = ensemble.new_student(partial(MLP, hidden=(4,))).to(dtype)
-        if first == "zero":
-            for parameter in student.head.parameters():
-                parameter.data.zero_()
-        ensemble.append(student)
-        scores, kept = rows.run(student)
-        game.update(scores)
-        rows.keep(kept)
-    return game, rows
+        student = ensemble.new_student(partial(MLP, hidden=(4,))).to(rows.dtype)
+        for parameter in student.head.parameters():
+            parameter.data.zero_()
+        join(rows, student)
+    return rows
 
 
 def _search(trainer, rows, *, ladder=(Nothing,), **options):
@@ -95,8 +91,7 @@ def _search(trainer, rows, *, ladder=(Nothing,), **options):
         "max_epochs": 30,
         "max_attempts": 1,
         "edge_tol": 0.0,
-        "max_edge_scale": 1.0,
-        "bound": float(rows.teacher.abs().max()),
+        "bound": float(np.abs(rows.residuals.teacher_scores).max()),
         **options,
     }
     return WeakLearnerSearch(ladder=list(ladder), trainer=trainer, **settings)
@@ -108,7 +103,7 @@ TEACHER = [[1.0], [2.0], [2.0], [-1.0]]
 
 
 def _edge(game, constant):
-    return game.edges(np.full_like(game.teacher_scores, constant))[0]
+    return game.edges(np.full_like(game.residuals.teacher_scores, constant))[0]
 
 
 def _needed(game):
@@ -118,102 +113,121 @@ def _needed(game):
     return -at_zero / slope
 
 
-def _find(search, game, rows, **options):
-    return search.find(game, rows, None, first_rung=0, seed=5, **options)
+def _find(search, rows, *, first=0, seed=5, **options):
+    return search.find(
+        rows.ensemble, rows.game, rows, None, first=first, seed=seed, **options
+    )
+
+
+def _found(search, rows, **options):
+    """The weak learner that must be there."""
+    learner, failure = _find(search, rows, **options)
+    assert failure is None
+    return learner
+
+
+def _failure(search, rows, **options):
+    """Why there is no weak learner."""
+    learner, failure = _find(search, rows, **options)
+    assert learner is None
+    return failure
 
 
 # Attempts
 
 
 def test_largest_minimum_edge_wins():
-    game, rows = _setting(TEACHER)
-    needed = _needed(game)
+    rows = _setting(TEACHER)
+    needed = _needed(rows.game)
     trainer = Scripted([[needed - d] for d in (0.3, 0.1, 0.2)])
     search = _search(trainer, rows, max_attempts=3, edge_tol=1.0)
-    learner = _find(search, game, rows)
+    learner = _found(search, rows)
     assert learner.student is trainer.students[1]
     assert len(trainer.students) == 3
     assert len(set(trainer.seeds)) == 3
     np.testing.assert_allclose(learner.scores, needed - 0.1, rtol=1e-6)
-    np.testing.assert_allclose(learner.edges, game.edges(learner.scores))
-    assert learner.rung == 0
+    np.testing.assert_allclose(learner.edges, rows.game.edges(learner.scores))
+    assert learner.position == 0
     assert learner.history == [{"epoch": 1, "train_loss": 0.0}]
     # What later students will read, on the training rows.
-    assert [len(kept) for kept in learner.kept] == [4]
+    assert [len(maps) for maps in learner.activations] == [4]
 
 
 def test_the_minimum_is_over_outputs():
     teacher = np.repeat(TEACHER, 2, axis=1)
-    game, rows = _setting(teacher)
-    needed = _needed(game)
+    rows = _setting(teacher)
+    needed = _needed(rows.game)
     trainer = Scripted([[needed + 9, needed - 0.2], [needed - 0.1, needed - 0.1]])
-    learner = _find(_search(trainer, rows, max_attempts=2, edge_tol=1.0), game, rows)
+    learner = _found(_search(trainer, rows, max_attempts=2, edge_tol=1.0), rows)
     assert learner.student is trainer.students[1]
 
 
 def test_search_stops_at_the_first_attempt_without_a_negative_edge():
-    game, rows = _setting(TEACHER)
-    needed = _needed(game)
+    rows = _setting(TEACHER)
+    needed = _needed(rows.game)
     trainer = Scripted([[needed - 0.1], [needed + 0.1], [needed + 5]])
-    learner = _find(_search(trainer, rows, max_attempts=3), game, rows)
+    learner = _found(_search(trainer, rows, max_attempts=3), rows)
     assert learner.student is trainer.students[1]
     assert len(trainer.students) == 2
 
 
 def test_relaxed_condition_is_relative_to_the_bound():
-    game, rows = _setting(TEACHER)
-    edge = _edge(game, 0.0)
+    rows = _setting(TEACHER)
+    edge = _edge(rows.game, 0.0)
     bound = 2.0
     for edge_tol, accepted in [
         (-edge / bound * 1.01, True),
         (-edge / bound * 0.99, False),
     ]:
         search = _search(Scripted([[0.0]]), rows, edge_tol=edge_tol)
-        assert (_find(search, game, rows) is not None) == accepted
+        learner, failure = _find(search, rows)
+        assert (learner is not None) == accepted == (failure is None)
 
 
 def test_first_round_accepts_any_student():
-    game, rows = _setting(TEACHER, first=None)
-    learner = _find(_search(Scripted([[-7.0]]), rows), game, rows)
+    rows = _setting(TEACHER, first=None)
+    learner = _found(_search(Scripted([[-7.0]]), rows), rows)
     assert learner.edges == pytest.approx(0, abs=1e-12)
 
 
 def test_infinite_tolerance_accepts_a_constant_teacher():
     """Its bound is 0, and 0 times infinity is no number."""
-    game, rows = _setting(np.zeros((4, 1)))
+    rows = _setting(np.zeros((4, 1)))
     search = _search(Scripted([[0.5]]), rows, edge_tol=np.inf)
-    assert _find(search, game, rows) is not None
+    assert _found(search, rows).edges == pytest.approx(0, abs=1e-12)
 
 
-def test_first_rung_is_where_the_search_begins():
-    game, rows = _setting(TEACHER)
+def test_search_begins_where_it_is_told_in_the_ladder():
+    rows = _setting(TEACHER)
     trainer = Scripted([[9.0]])
     search = _search(trainer, rows, ladder=[Nothing, partial(MLP, hidden=(3,))])
-    learner = search.find(game, rows, None, first_rung=1, seed=5)
-    assert learner.rung == 1
+    learner = _found(search, rows, first=1)
+    assert learner.position == 1
     assert isinstance(learner.student.backbone, MLP)
 
 
-def test_seeds_differ_between_rungs_and_rounds():
-    game, rows = _setting(TEACHER)
+def test_seeds_differ_between_classes_and_rounds():
+    rows = _setting(TEACHER)
     seeds = []
     for seed in (5, 6):
         trainer = Scripted([[-9.0]] * 4)
         search = _search(trainer, rows, ladder=[Nothing, Nothing], max_attempts=2)
-        assert search.find(game, rows, None, first_rung=0, seed=seed) is None
+        assert _failure(search, rows, seed=seed).startswith("The best attempt")
         seeds += trainer.seeds
     assert len(set(seeds)) == 8
 
 
 def test_attempts_are_fresh_initialisations_that_the_seed_decides():
     rng = np.random.default_rng(0)
-    game, rows = _setting(rng.standard_normal((20, 2)))
+    rows = _setting(rng.standard_normal((20, 2)))
 
-    class Collecting(Untrained):
+    class Collecting:
+        device = CPU
+
         def __init__(self):
             self.weights = []
 
-        def train(self, module, *args, **kwargs):
+        def train_student(self, module, *args, **options):
             self.weights.append(module.head.weight.clone())
             return []
 
@@ -229,7 +243,7 @@ def test_attempts_are_fresh_initialisations_that_the_seed_decides():
             max_attempts=3,
             edge_tol=100,
         )
-        search.find(game, rows, None, first_rung=0, seed=5)
+        _found(search, rows)
         assert torch.equal(torch.get_rng_state(), state)
         collected.append(trainer.weights)
     first, second = collected
@@ -241,24 +255,22 @@ def test_attempts_are_fresh_initialisations_that_the_seed_decides():
 
 
 def test_diverged_attempts_are_dropped():
-    game, rows = _setting(TEACHER)
+    rows = _setting(TEACHER)
     trainer = Scripted([[np.nan], [np.inf], [9.0]])
-    learner = _find(_search(trainer, rows, max_attempts=3), game, rows)
+    learner = _found(_search(trainer, rows, max_attempts=3), rows)
     assert learner.student is trainer.students[2]
 
 
 def test_diverged_attempts_are_reported():
-    game, rows = _setting(TEACHER)
+    rows = _setting(TEACHER)
     search = _search(Scripted([[np.nan]] * 2), rows, max_attempts=2)
-    assert _find(search, game, rows) is None
-    assert search.failure == "2 attempt(s) diverged to scores that are not finite."
+    failure = _failure(search, rows)
+    assert failure == "2 attempt(s) diverged to scores that are not finite."
 
     search = _search(Scripted([[np.nan], [0.0]]), rows, max_attempts=2)
-    assert _find(search, game, rows) is None
-    assert search.failure.startswith("The best attempt has an edge of")
-    assert search.failure.endswith(
-        "1 attempt(s) diverged to scores that are not finite."
-    )
+    failure = _failure(search, rows)
+    assert failure.startswith("The best attempt has an edge of")
+    assert failure.endswith("1 attempt(s) diverged to scores that are not finite.")
 
 
 # The ladder
@@ -269,15 +281,17 @@ SYMMETRIC = [[1.0], [-1.0]] * 8
 
 
 def _real_trainer():
-    return Trainer(None, batch_size=16, learning_rate=0.1, device=CPU, patience=None)
+    return Trainer(
+        None, batch_size=16, learning_rate=0.1, device=CPU, patience=None, centres=False
+    )
 
 
 def test_ladder_climbs_where_a_class_holds_no_weak_learner():
     x = torch.tensor([[1.0], [-1.0]] * 8)
     # Without a connection, by which a constant would read the first student's features.
-    game, rows = _setting(SYMMETRIC, x, connection=None)
-    constants = game.edges(np.full((16, 1), 3.0, np.float32))
-    np.testing.assert_allclose(constants, _edge(game, -3.0), rtol=1e-6)
+    rows = _setting(SYMMETRIC, x, connection=None)
+    constants = rows.game.edges(np.full((16, 1), 3.0, np.float32))
+    np.testing.assert_allclose(constants, _edge(rows.game, -3.0), rtol=1e-6)
     assert constants < -0.1
     search = _search(
         _real_trainer(),
@@ -286,203 +300,78 @@ def test_ladder_climbs_where_a_class_holds_no_weak_learner():
         max_attempts=2,
         max_epochs=40,
     )
-    learner = _find(search, game, rows)
-    assert learner.rung == 1
+    learner = _found(search, rows)
+    assert learner.position == 1
     assert learner.edges.min() >= 0
 
 
 def test_ladder_runs_out_and_says_what_was_missing():
     # The first output can be satisfied: all its teacher scores are alike.
     teacher = np.concatenate([np.ones((16, 1)), SYMMETRIC], axis=1)
-    game, rows = _setting(teacher)
+    rows = _setting(teacher)
     trainer = Scripted([[2.0, 0.0], [2.0, 9.0], [2.0, -9.0], [2.0, 1.0]])
     search = _search(
         trainer, rows, ladder=[Nothing, Nothing], edge_tol=0.01, max_attempts=2
     )
-    assert _find(search, game, rows) is None
-    edge = _edge_of_zero(game)[1]
-    assert f"edge of {edge:.3g} for output 1" in search.failure
-    assert f"{-0.01 - edge:.3g} below the -0.01" in search.failure
-    assert "edge_tol=0.01" in search.failure
+    failure = _failure(search, rows)
+    edge = _edge_of_zero(rows.game)[1]
+    assert f"edge of {edge:.3g} for output 1" in failure
+    assert f"{-0.01 - edge:.3g} below the -0.01" in failure
+    assert "edge_tol=0.01" in failure
 
 
 def _edge_of_zero(game):
-    return game.edges(np.zeros_like(game.teacher_scores))
+    return game.edges(np.zeros_like(game.residuals.teacher_scores))
 
 
-def test_failure_describes_the_best_attempt_of_all_rungs():
-    game, rows = _setting(TEACHER)
-    needed = _needed(game)
+def test_failure_describes_the_best_attempt_of_all_classes():
+    rows = _setting(TEACHER)
+    needed = _needed(rows.game)
     trainer = Scripted([[needed - d] for d in (0.4, 0.3, 0.1, 0.2)])
     search = _search(trainer, rows, ladder=[Nothing, Nothing], max_attempts=2)
-    assert _find(search, game, rows) is None
-    edge = _edge(game, np.float32(needed - 0.1))
-    assert f"edge of {edge:.3g} for output 0" in search.failure
+    failure = _failure(search, rows)
+    edge = _edge(rows.game, np.float32(needed - 0.1))
+    assert f"edge of {edge:.3g} for output 0" in failure
 
 
 def test_no_student_joins_by_being_searched():
-    game, rows = _setting(TEACHER)
-    before = copy.deepcopy(game.residual_sum)
-    _find(_search(Scripted([[9.0]]), rows), game, rows)
-    _find(_search(Scripted([[-9.0]]), rows), game, rows)
-    assert (len(rows.ensemble), rows.n_previous, game.n_rounds) == (1, 1, 1)
-    np.testing.assert_array_equal(game.residual_sum, before)
+    rows = _setting(TEACHER)
+    before = rows.residuals.total.copy()
+    _found(_search(Scripted([[9.0]]), rows), rows)
+    _failure(_search(Scripted([[-9.0]]), rows), rows)
+    n_held = len(rows.cache.take(slice(None), CPU))
+    n_judged = len(rows.game.student_edges)
+    assert (len(rows.ensemble), rows.residuals.n_rounds) == (1, 1)
+    assert (n_held, n_judged) == (1, 1)
+    np.testing.assert_array_equal(rows.residuals.total, before)
 
 
-# Calibration
+# What is trained, and on what
 
 
-class LeastSquares(Untrained):
-    """Stands in for training: the best head for random features, then shrunk.
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_students_are_trained_against_the_state_of_the_game(dtype):
+    rows = _setting(np.array(TEACHER) * 3, dtype=dtype)
+    valid, bar = object(), Bar()
 
-    Some outputs are shrunk little, some more than calibration may make up for, some
-    are too large and some have the wrong sign.
-    """
+    class Looking(Scripted):
+        def train_student(self, module, criterion, given, given_valid, **options):
+            assert given is rows
+            assert given_valid is valid
+            assert options == {"max_epochs": 30, "seed": options["seed"], "bar": bar}
+            assert criterion.n_previous == 1
+            assert criterion.eta == 0.3
+            assert criterion.bound == 6.0
+            expected = rows.game.log_normalizer - np.log(2)
+            np.testing.assert_allclose(criterion.log_scale, expected, rtol=1e-6)
+            assert criterion.log_scale.numpy().dtype == dtype
+            assert {p.dtype for p in module.parameters()} == {rows.dtype}
+            return super().train_student(module, seed=options["seed"])
 
-    def train(self, module, criterion, rows, valid, *, max_epochs, seed, bar=None):
-        features = []
-        hook = module.head.register_forward_pre_hook(
-            lambda head, args: features.append(args[0])
-        )
-        inputs, targets = rows[:]
-        with torch.no_grad():
-            module(**inputs)
-            hook.remove()
-            design = torch.cat([features[0], torch.ones_like(features[0][:, :1])], 1)
-            # The mean of the earlier students, where it is added, is not the head's.
-            wanted = targets["teacher"] - inputs.get("mean", 0)
-            design, wanted = design.double(), wanted.double()
-            # A ridge: features may be dead or alike.
-            gram = design.T @ design + 1e-3 * torch.eye(design.shape[1])
-            solution = torch.linalg.solve(gram, design.T @ wanted)
-            shrink = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 1.5, -1])
-            solution *= shrink
-            module.head.weight.copy_(solution[:-1].T)
-            module.head.bias.copy_(solution[-1])
-        return []
-
-
-def _attempts(connection, seed, max_edge_scale, dtype):
-    """The same candidate, without and with calibration."""
-    candidate = partial(MLP, hidden=(6, 6))
-    rng = np.random.default_rng(seed)
-    x = torch.from_numpy(rng.standard_normal((60, 5)))
-    teacher = 2 * torch.tanh(x @ torch.from_numpy(rng.standard_normal((5, 8))))
-    game, rows = _setting(teacher, x, connection=connection, dtype=dtype, first=None)
-    # Something for the residual connection to add.
-    for student_seed in (1, 2):
-        torch.manual_seed(student_seed)
-        student = rows.ensemble.new_student(candidate).to(dtype)
-        rows.ensemble.append(student)
-        scores, kept = rows.run(student)
-        game.update(scores)
-        rows.keep(kept)
-    found = []
-    for scale in (1.0, max_edge_scale):
-        search = _search(
-            LeastSquares(), rows, ladder=[candidate], edge_tol=1e9, max_edge_scale=scale
-        )
-        found.append(search.find(game, rows, None, first_rung=0, seed=seed))
-    return game, rows, *found
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("connection", [None, "dense", "residual", "lateral"])
-def test_calibration_scales_outputs_by_the_smallest_factor(connection, dtype):
-    n_scaled = n_left = 0
-    for seed in range(12):
-        game, rows, plain, calibrated = _attempts(connection, seed, 5.0, dtype)
-        under, over = game.weights()
-        difference = under - over
-        teacher = game.teacher_scores.astype(np.float64)
-        wanted, head = teacher, plain.scores.astype(np.float64)
-        if connection == "residual":
-            mean = teacher + game.residual_sum / game.n_rounds
-            wanted, head = teacher - mean, head - mean
-        wanted, of_head = (difference * wanted).sum(0), (difference * head).sum(0)
-        factor = wanted / of_head
-        usable = (of_head > 0) & (factor > 1) & (factor <= 5)
-        n_scaled += usable.sum()
-        n_left += (~usable).sum()
-
-        after, before = calibrated.student.head, plain.student.head
-        expected = torch.from_numpy(np.where(usable, factor, 1.0)).to(dtype)
-        torch.testing.assert_close(
-            after.weight, before.weight * expected[:, None], rtol=1e-4, atol=0
-        )
-        torch.testing.assert_close(
-            after.bias, before.bias * expected, rtol=1e-4, atol=0
-        )
-        # Exactly the same where there is no usable factor.
-        left = torch.from_numpy(~usable)
-        assert torch.equal(after.weight[left], before.weight[left])
-        assert torch.equal(after.bias[left], before.bias[left])
-        # Smaller factors would not do: the edge is 0 but for rounding.
-        assert (plain.edges[usable] < 0).all()
-        assert (calibrated.edges[usable] >= 0).all()
-        rounding = 1e-5 * np.abs(difference * head).sum(0)
-        assert (calibrated.edges <= rounding)[usable].all()
-        # Edges are those of the student as it is now.
-        scores, _ = rows.run(calibrated.student)
-        np.testing.assert_array_equal(scores, calibrated.scores)
-        np.testing.assert_array_equal(game.edges(scores), calibrated.edges)
-    assert min(n_scaled, n_left) > 20
-
-
-def test_no_calibration_where_the_factor_is_too_large():
-    for seed in range(12):
-        _, _, plain, calibrated = _attempts("dense", seed, 1 + 1e-9, torch.float32)
-        assert torch.equal(calibrated.student.head.weight, plain.student.head.weight)
-        np.testing.assert_array_equal(calibrated.edges, plain.edges)
-
-
-def test_calibration_rescues_an_attempt():
-    game, rows = _setting(TEACHER)
-    needed = _needed(game)
-    constants = [[needed / 1.5]]
-    assert _find(_search(Scripted(constants), rows), game, rows) is None
-    search = _search(Scripted(constants), rows, max_edge_scale=2.0)
-    learner = _find(search, game, rows)
-    np.testing.assert_allclose(learner.scores, needed, rtol=1e-5)
-
-
-# Centring
-
-
-def test_centred_heads_leave_the_softmax_alone():
-    torch.manual_seed(0)
-    head = nn.Linear(4, 3).double()
-    features = torch.randn(7, 4, dtype=torch.float64)
-    before = head(features).softmax(1)
-    _centre(head)
-    logits = head(features)
-    torch.testing.assert_close(logits.sum(1), torch.zeros(7).double())
-    torch.testing.assert_close(logits.softmax(1), before)
-    # Once is enough.
-    again = copy.deepcopy(head)
-    _centre(again)
-    torch.testing.assert_close(again.weight, head.weight)
-
-
-@pytest.mark.parametrize("connection", ["dense", "residual", "lateral"])
-@pytest.mark.parametrize("regression", [False, True])
-def test_classifiers_are_centred_and_regressors_are_not(regression, connection):
-    torch.manual_seed(0)
-    x = torch.randn(30, 5)
-    teacher = torch.randn(30, 3)
-    teacher -= teacher.mean(1, keepdim=True)
-    game, rows = _setting(teacher, x, connection=connection, first=None)
-    for _ in range(3):
-        search = _search(
-            Untrained(),
-            rows,
-            ladder=[partial(MLP, hidden=(6, 6))],
-            edge_tol=1e9,
-            regression=regression,
-        )
-        learner = search.find(game, rows, None, first_rung=0, seed=game.n_rounds)
-        largest = np.abs(learner.scores.sum(1)).max()
-        assert (largest < 1e-5) == (not regression)
-        rows.ensemble.append(learner.student)
-        game.update(learner.scores)
-        rows.keep(learner.kept)
+    search = _search(Looking([[0.0], [99.0]]), rows, max_attempts=2)
+    learner, _ = search.find(
+        rows.ensemble, rows.game, rows, valid, first=0, seed=5, bar=bar
+    )
+    assert learner.student is search.trainer.students[1]
+    # The bar starts again with every attempt.
+    assert bar.resets == 2

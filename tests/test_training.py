@@ -1,406 +1,84 @@
 """Training through skorch, fed with whole batches."""
 
 import copy
-import signal
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from boosting_cases import (
+    CONNECTIONS,
+    CPU,
+    DEEP_STUDENT,
+    EXACT,
+    STUDENT,
+    assert_same,
+    join,
+    make_rows,
+    student_loss,
+)
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
-from skbdistil._game import BoostingGame
-from skbdistil._training import (
-    JointStudents,
-    RowData,
-    Trainer,
-    _BatchIterator,
-    as_tensor,
-    check_net,
-    n_batches,
-    resolve_batch_size,
-    resolve_device,
-    resolve_epochs,
-)
-from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
-from skbdistil.objectives import DistillationObjective, JointLoss, StudentLoss
-from skbdistil.students import MLP, ConvNet2d
+from skbdistil._boosting._rows import RoundBatches
+from skbdistil._boosting._training import JointStudents, Trainer, _centre, check_net
+from skbdistil.ensemble import ProgressiveEnsemble
+from skbdistil.objectives import DistillationObjective, JointLoss
+from skbdistil.students import MLP
 
-CPU = torch.device("cpu")
-STUDENT = partial(MLP, hidden=(6, 5))
+pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-def _rows(
-    n=50,
-    *,
-    connection="dense",
-    cache_features=True,
-    n_previous=0,
-    dtype=torch.float32,
-    seed=0,
-    ensemble=None,
-    cls=RowData,
-    **options,
+def _trainer(
+    net=None, *, batch_size=16, learning_rate=0.01, patience=None, centres=False
 ):
-    """Rows of an ensemble with `n_previous` students, and their game."""
-    rng = np.random.default_rng(seed)
-    x = torch.from_numpy(rng.standard_normal((n, 4)) * 3 + 1)
-    teacher = torch.stack([x[:, 0] * x[:, 1], x.sum(1)], 1).sub(1).mul(0.3).to(dtype)
-    if ensemble is None:
-        ensemble = ProgressiveEnsemble(
-            (4,),
-            2,
-            connection=connection,
-            input_mean=torch.ones(4, dtype=dtype),
-            input_scale=torch.full((4,), 3, dtype=dtype),
-        )
-    game = BoostingGame(teacher.numpy(), eta=0.05)
-    rows = cls(
-        ensemble,
-        x,
-        teacher,
-        torch.from_numpy(game.residual_sum),
-        n_students=9,
-        device=CPU,
-        cache_features=cache_features,
-        **options,
-    )
-    for _ in range(n_previous):
-        _join(rows, game, ensemble.new_student(STUDENT))
-    return rows, game
-
-
-def _join(rows, game, student):
-    rows.ensemble.append(student)
-    scores, kept = rows.run(student)
-    game.update(scores)
-    rows.keep(kept)
-
-
-def _loss(rows, game, **options):
-    return StudentLoss(
-        DistillationObjective("squared_error", **options),
-        True,
-        n_previous=rows.n_previous,
-        eta=game.eta,
-        bound=float(rows.teacher.abs().max()),
-        log_normalizer=torch.as_tensor(game.log_normalizer, dtype=rows.teacher.dtype),
-    )
-
-
-def _trainer(net=None, *, batch_size=16, learning_rate=0.01, patience=None):
     return Trainer(
         net,
         batch_size=batch_size,
         learning_rate=learning_rate,
         device=CPU,
         patience=patience,
+        centres=centres,
     )
 
 
 def _train(net=None, *, epochs=2, seed=3, valid=None, student=None, rows=None, **kw):
     """Train a student; returns it and its history."""
-    rows, game = _rows() if rows is None else rows
+    rows = make_rows() if rows is None else rows
     if student is None:
         torch.manual_seed(0)
         student = rows.ensemble.new_student(STUDENT)
-    history = _trainer(net, **kw).train(
-        student, _loss(rows, game), rows, valid, max_epochs=epochs, seed=seed
+    history = _trainer(net, **kw).train_student(
+        student, student_loss(rows), rows, valid, max_epochs=epochs, seed=seed
     )
     return student, history
 
 
-def _flat(item):
-    """All tensors in nested inputs, with their paths."""
-    if isinstance(item, dict):
-        pairs = item.items()
-    elif isinstance(item, list | tuple):
-        pairs = enumerate(item)
-    else:
-        return {(): item}
-    return {
-        (key, *path): tensor
-        for key, value in pairs
-        for path, tensor in _flat(value).items()
-    }
-
-
-def _assert_same(left, right, **tolerance):
-    left, right = _flat(left), _flat(right)
-    assert left.keys() == right.keys()
-    for path in left:
-        torch.testing.assert_close(left[path], right[path], **tolerance)
-
-
-EXACT = {"rtol": 0, "atol": 0}
-
-
-class _Sum(Connection):
-    def forward(self, features, earlier):
-        return features + sum(earlier)
-
-
-CONNECTIONS = [
-    None,
-    "dense",
-    "residual",
-    "last",
-    "lateral",
-    Lateral("last"),
-    _Sum,
-]
-
-# Rows
-
-
-@pytest.mark.parametrize("cache_features", [True, False])
-@pytest.mark.parametrize("n_previous", [0, 2])
-@pytest.mark.parametrize("connection", ["residual", "lateral", None])
-def test_all_ways_of_indexing_agree(connection, n_previous, cache_features):
-    rows, _ = _rows(
-        connection=connection,
-        n_previous=n_previous,
-        cache_features=cache_features,
-        sample_weight=torch.rand(50),
-        label=torch.randn(50, 2),
+def _train_jointly(rows, valid=None, *, epochs=8, net=None, **kw):
+    """Train all students; returns the history."""
+    return _trainer(net, **kw).train_jointly(
+        rows.ensemble,
+        JointLoss(DistillationObjective("squared_error"), True),
+        rows,
+        valid,
+        max_epochs=epochs,
+        seed=0,
     )
-    by_slice = rows[10:14]
-    _assert_same(rows[[10, 11, 12, 13]], by_slice, **EXACT)
-    _assert_same(rows[torch.arange(10, 14)], by_slice, **EXACT)
-    _assert_same(rows[np.arange(10, 14)], by_slice, **EXACT)
-    one = _flat(rows[12])
-    for path, tensor in _flat(by_slice).items():
-        torch.testing.assert_close(one[path], tensor[2])
-    _assert_same(rows[-38], rows[12], **EXACT)
-    assert len(rows) == 50
 
 
-def test_targets_are_those_of_the_rows():
-    weight, label = torch.rand(50), torch.randn(50, 2)
-    rows, game = _rows(n_previous=1, sample_weight=weight, label=label)
-    _, targets = rows[5:9]
-    assert torch.equal(targets["teacher"], rows.teacher[5:9])
-    assert torch.equal(targets["sample_weight"], weight[5:9])
-    assert torch.equal(targets["label"], label[5:9])
-    np.testing.assert_array_equal(targets["residual_sum"], game.residual_sum[5:9])
-    assert targets["residual_sum"].any()
-    rows.joint = True
-    inputs, targets = rows[5:9]
-    assert set(targets) == {"teacher", "sample_weight", "label"}
-    # The rows as the user gave them: the ensemble scales them itself.
-    assert torch.equal(inputs["x"], rows.x[5:9].float())
+def _validation_rows(rows, n=30, **options):
+    """Rows of the ensemble of others that it has no students for yet."""
+    return make_rows(n=n, seed=1, ensemble=rows.ensemble, plays=False, **options)
 
 
-def test_absent_targets_are_left_out():
-    rows, _ = _rows()
-    assert set(rows[:3][1]) == {"teacher", "residual_sum"}
-
-
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_cached_and_recomputed_features_agree(connection):
-    student = partial(MLP, hidden=(5, 5))
-
-    def prepared(cache_features):
-        torch.manual_seed(0)
-        rows, game = _rows(connection=connection, cache_features=cache_features)
-        for _ in range(3):
-            _join(rows, game, rows.ensemble.new_student(student))
-        return rows
-
-    cached, recomputed = prepared(True), prepared(False)
-    assert bool(cached._cache[0]) == (connection is not None)
-    assert recomputed._cache == []
-    index = torch.tensor([40, 3, 17])
-    # Rounding of matrix products depends on the number of rows.
-    _assert_same(cached[index], recomputed[index], rtol=1e-5, atol=1e-6)
-    # All rows in one piece are computed as they were for the cache.
-    _assert_same(cached[:50], recomputed[:50], **EXACT)
-
-
-@pytest.mark.parametrize("cache_features", [True, False])
-@pytest.mark.parametrize("connection", CONNECTIONS)
-def test_a_student_trains_on_what_it_will_see_in_the_ensemble(
-    connection, cache_features
-):
-    """Its scores on the rows make the mean of the ensemble that includes it."""
-    rows, game = _rows(
-        connection=connection, cache_features=cache_features, dtype=torch.float64
-    )
-    for _ in range(4):
-        student = rows.ensemble.new_student(partial(MLP, hidden=(5, 5)))
-        _join(rows, game, student)
-    stages = list(rows.ensemble.stages(rows.x))
-    mean = game.teacher_scores + game.residual_sum / 4
-    np.testing.assert_allclose(stages[-1], mean, rtol=1e-10, atol=1e-10)
-
-
-def test_the_mean_of_earlier_students_comes_from_the_residual_sum():
-    rows, _ = _rows(connection="residual", n_previous=3, dtype=torch.float64)
-    inputs, _ = rows[7:19]
-    expected = rows.ensemble(rows.x[7:19])
-    torch.testing.assert_close(inputs["mean"], expected, rtol=1e-10, atol=1e-10)
-
-
-def test_inputs_are_scaled_and_cast():
-    rows, _ = _rows()
-    inputs, _ = rows[:5]
-    assert rows.x.dtype == torch.float64
-    torch.testing.assert_close(inputs["x"], ((rows.x[:5] - 1) / 3).float())
-    assert set(inputs) == {"x"}
-
-
-def test_cached_features_do_not_belong_to_a_graph():
-    rows, _ = _rows(n_previous=1)
-    rows.ensemble.unfreeze()
-    scores, kept = rows.run(rows.ensemble.students[0])
-    assert isinstance(scores, np.ndarray)
-    assert not any(tensor.requires_grad for tensor in kept)
-    assert not any(tensor.is_inference() for tensor in kept)
-
-
-def test_run_is_in_eval_mode_and_restores_the_mode(monkeypatch):
-    monkeypatch.setattr("skbdistil._training._CHUNK_ROWS", 16)
-    ensemble = ProgressiveEnsemble((1, 6, 6), 2, connection="lateral")
-    x, teacher = torch.randn(50, 1, 6, 6), torch.randn(50, 2)
-    rows = RowData(ensemble, x, teacher, torch.zeros(50, 2), n_students=2, device=CPU)
-    student = ensemble.new_student(partial(ConvNet2d, channels=(2, 3)))
-    before = copy.deepcopy(student.state_dict())
-    assert student.training
-    scores, kept = rows.run(student)
-    assert student.training
-    _assert_same(dict(student.state_dict()), dict(before), **EXACT)
+def _loss_of(student, rows, valid):
+    batches = valid.for_round()
+    inputs, targets = batches.prepared(batches[:])
     with torch.no_grad():
-        expected, expected_kept = student.eval()(x)
-    torch.testing.assert_close(torch.from_numpy(scores), expected)
-    _assert_same(kept, expected_kept)
-    # No later student reads what the last one keeps.
-    ensemble.append(student)
-    rows.keep(kept)
-    last = ensemble.new_student(partial(ConvNet2d, channels=(2, 3)))
-    assert rows.run(last)[1] == ()
-
-
-def test_forget_goes_back_to_the_first_student():
-    rows, _ = _rows(n_previous=2)
-    rows.forget()
-    assert rows.n_previous == 0
-    assert set(rows[:3][0]) == {"x"}
-
-
-def test_read_only_arrays_are_not_copied():
-    array = np.arange(6.0)
-    tensor = as_tensor(array)
-    array[0] = 5
-    assert tensor[0] == 5
-    array.flags.writeable = False
-    assert as_tensor(array).data_ptr() == array.ctypes.data
-
-
-# Batches
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(
-    ("n", "batch_size"),
-    [(1, 1), (1, 8), (2, 1), (7, 8), (8, 8), (9, 8), (10, 8), (16, 8), (17, 8)],
-)
-def test_batches_cover_every_row_once(n, batch_size, shuffle):
-    class Numbers(torch.utils.data.Dataset):
-        def __len__(self):
-            return n
-
-        def __getitem__(self, index):
-            assert isinstance(index, torch.Tensor)
-            return index
-
-    iterator = _BatchIterator(Numbers(), batch_size, shuffle=shuffle)
-    batches = list(iterator)
-    assert len(batches) == len(iterator) == n_batches(n, batch_size)
-    seen = torch.cat(batches)
-    assert sorted(seen.tolist()) == list(range(n))
-    if not shuffle:
-        assert seen.tolist() == list(range(n))
-    sizes = [len(batch) for batch in batches]
-    assert sizes[:-1] == [batch_size] * (len(batches) - 1)
-    if n > 1 and batch_size > 1:
-        # A single row has no variance to normalise with; it joins the batch before.
-        assert 2 <= sizes[-1] <= batch_size + 1
-
-
-def test_shuffled_batches_differ_between_epochs():
-    rows, _ = _rows(n=64)
-    iterator = _BatchIterator(rows, 16)
-    first, second = ([inputs["x"] for inputs, _ in iterator] for _ in range(2))
-    assert not torch.equal(torch.cat(first), torch.cat(second))
-
-
-def test_rows_are_fetched_in_whole_batches():
-    class Counting(RowData):
-        fetched = ()
-
-        def __getitem__(self, index):
-            self.fetched = (*self.fetched, index)
-            return super().__getitem__(index)
-
-    rows, game = _rows(cls=Counting)
-    valid, _ = _rows(n=20, cls=Counting, ensemble=rows.ensemble)
-    _train(rows=(rows, game), valid=valid, epochs=3, batch_size=16)
-    # 50 rows: 16, 16, 18.
-    assert [len(index) for index in rows.fetched] == [16, 16, 16, 2] * 3
-    assert [len(index) for index in valid.fetched] == [16, 4] * 3
-    assert rows.fetched[0].tolist() != sorted(rows.fetched[0].tolist())
-    assert valid.fetched[0].tolist() == list(range(16))
-
-
-@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 1000, 4000, 20000, 10**6])
-def test_auto_batch_size(n):
-    size = resolve_batch_size("auto", n, "Owner")
-    assert min(n, 32) <= size <= min(n, 256)
-    # Larger data never get smaller batches.
-    assert size <= resolve_batch_size("auto", 2 * n, "Owner")
-
-
-def test_batch_size_is_at_most_the_rows():
-    assert resolve_batch_size(10, 10, "Owner") == 10
-    with pytest.raises(
-        ValueError,
-        match=r"'batch_size' parameter of Owner is 11.*only 10 training rows",
-    ):
-        resolve_batch_size(11, 10, "Owner")
-
-
-@pytest.mark.parametrize(("n", "batch_size"), [(10, 10), (500, 32), (10**6, 256)])
-def test_auto_epochs_guarantee_optimizer_steps(n, batch_size):
-    epochs = resolve_epochs("auto", n, batch_size)
-    assert epochs >= 8
-    assert epochs * n_batches(n, batch_size) >= 1000
-    assert epochs == 8 or (epochs - 1) * n_batches(n, batch_size) < 1000
-    assert resolve_epochs(3, n, batch_size) == 3
-
-
-def test_device_names():
-    assert resolve_device("cpu", torch.float32, "Owner") == CPU
-    assert resolve_device(CPU, torch.float32, "Owner") == CPU
-    with pytest.raises(ValueError, match=r"'device' parameter of Owner .* Got 'foo'"):
-        resolve_device("foo", torch.float32, "Owner")
-    expected = (
-        "cuda"
-        if torch.cuda.is_available()
-        else "mps"
-        if torch.backends.mps.is_available()
-        else "cpu"
-    )
-    assert resolve_device("auto", torch.float32, "Owner").type == expected
-    assert resolve_device("auto", torch.float64, "Owner").type != "mps"
+        return float(student_loss(rows)(student.eval()(**inputs), targets))
 
 
 # The template
@@ -511,9 +189,11 @@ def test_settings_of_the_template_are_used(recording):
 
 
 def test_default_optimizer_is_adamw():
-    rows, game = _rows()
+    rows = make_rows()
     student = rows.ensemble.new_student(STUDENT)
-    net = _trainer()._prepared_net(student, _loss(rows, game), rows, None, 1, None)
+    net = _trainer()._prepared_net(
+        student, student_loss(rows), rows.for_round(), None, 1, None
+    )
     net.initialize()
     assert type(net.optimizer_) is torch.optim.AdamW
 
@@ -528,7 +208,7 @@ def test_iterator_of_the_template_is_used():
                 seen.append(len(batch[0]["x"]))
                 yield batch
 
-    rows = _rows(n_previous=2)
+    rows = make_rows(n_previous=2)
     _train(_template(iterator_train=Loader), rows=rows, epochs=2)
     assert seen == [16, 16, 16, 2] * 2
 
@@ -539,8 +219,163 @@ def test_iterator_of_the_template_may_yield_more_batches():
     class Loader(DataLoader):
         pass
 
-    _, history = _train(_template(iterator_train=Loader), rows=_rows(n=49), epochs=2)
+    _, history = _train(
+        _template(iterator_train=Loader), rows=make_rows(n=49), epochs=2
+    )
     assert len(history) == 2
+
+
+def _seen_by(student):
+    """The arguments of a student in training, batch by batch, as they come."""
+    seen = []
+
+    def remember(module, args, kwargs):
+        if module.training:
+            seen.append(kwargs)
+
+    student.register_forward_pre_hook(remember, with_kwargs=True)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"num_workers": 1}, [16, 16, 16, 1]),
+        ({"drop_last": True}, [16, 16, 16]),
+        ({"pin_memory": False}, [16, 16, 16, 1]),
+        ({"collate_fn": default_collate}, [16, 16, 16, 1]),
+        ({"shuffle": False, "drop_last": True}, [16, 16, 16]),
+        # Ours, which leaves no batch of a single row.
+        ({"shuffle": False}, [16, 16, 17]),
+        ({}, [16, 16, 17]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("connection", ["last", "residual"])
+def test_options_of_a_loader_are_used(options, sizes, connection):
+    rows = make_rows(n=49, n_previous=2, connection=connection)
+    student = rows.ensemble.new_student(STUDENT)
+    seen = _seen_by(student)
+    net = _template(**{f"iterator_train__{name}": v for name, v in options.items()})
+    _, history = _train(net, rows=rows, student=student, epochs=2)
+    assert [len(arguments["x"]) for arguments in seen] == sizes * 2
+    assert np.isfinite([row["train_loss"] for row in history]).all()
+    # An epoch is shuffled unless the template says that it is not.
+    first, second = (
+        torch.cat([arguments["x"] for arguments in seen[start:][: len(sizes)]])
+        for start in (0, len(sizes))
+    )
+    assert torch.equal(first, second) == (options.get("shuffle") is False)
+    if options.get("shuffle") is False:
+        expected = rows.for_round()[: len(first)][0]["x"]
+        torch.testing.assert_close(first, expected)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_workers_of_a_loader_change_no_bit(held):
+    rows = make_rows(n_previous=2, held=held)
+    student = rows.ensemble.new_student(STUDENT)
+    trained = [
+        _train(net, rows=rows, student=copy.deepcopy(student))[0].state_dict()
+        for net in (
+            _template(iterator_train__num_workers=1),
+            # A loader in this process, for an option that changes nothing.
+            _template(iterator_train__pin_memory=False),
+        )
+    ]
+    assert_same(*map(dict, trained), **EXACT)
+
+
+def test_a_sampler_of_the_template_gives_the_order():
+    rows = make_rows()
+    student = rows.ensemble.new_student(STUDENT)
+    seen = _seen_by(student)
+    net = _template(iterator_train__sampler=SequentialSampler(range(40)))
+    _train(net, rows=rows, student=student, epochs=1)
+    seen = torch.cat([arguments["x"] for arguments in seen])
+    torch.testing.assert_close(seen, rows.for_round()[:40][0]["x"])
+
+
+def test_a_collate_function_of_the_template_is_given_single_rows():
+    seen = []
+
+    def collate(batch):
+        seen.append(len(batch))
+        assert batch[0][0]["x"].shape == (4,)
+        return default_collate(batch)
+
+    _train(_template(iterator_train__collate_fn=collate), epochs=1)
+    assert seen == [16, 16, 16, 2]
+
+
+# Iterators that change rows
+
+
+class Doubling(DataLoader):
+    """Augmentation that can be computed again."""
+
+    changes_rows = True
+
+    def __iter__(self):
+        for inputs, targets in super().__iter__():
+            yield {**inputs, "x": 2 * inputs["x"]}, targets
+
+
+DOUBLING = _template(iterator_train=Doubling, iterator_train__shuffle=False)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_students_behind_changed_rows_see_what_the_earlier_ones_make_of_them(
+    connection,
+):
+    rows = make_rows(
+        n_previous=3, connection=connection, student=DEEP_STUDENT, held=False
+    )
+    student = rows.ensemble.new_student(DEEP_STUDENT)
+    seen = _seen_by(student)
+    _train(DOUBLING, rows=rows, student=student, epochs=1, batch_size=50)
+    with torch.no_grad():
+        state = rows.ensemble.start(2 * rows.x.float())
+        for _ in range(3):
+            state.advance()
+    expected = {"x": state.x}
+    if connection is not None:
+        expected["earlier"] = state.earlier
+    if connection == "residual":
+        expected["mean"] = state.raw_mean()
+    (arguments,) = seen
+    assert_same(arguments, expected, **EXACT)
+
+
+def test_validation_rows_of_an_iterator_that_changes_rows_stay_as_they_are():
+    rows = make_rows(held=False)
+    valid = _validation_rows(rows, held=False)
+    student, history = _train(DOUBLING, rows=rows, valid=valid, epochs=1)
+    loss = _loss_of(student, rows, valid)
+    assert history[-1]["valid_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_joint_training_sees_changed_rows():
+    rows = make_rows(n_previous=2, held=False)
+    seen = []
+    first = rows.ensemble.unfreeze().students[0]
+    first.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    _train_jointly(rows, net=DOUBLING, epochs=1, batch_size=50)
+    (x,) = seen
+    torch.testing.assert_close(x, rows.ensemble.scale(2 * rows.x.float()))
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [
+        (None, False),
+        (_template(), False),
+        (_template(iterator_valid=Doubling), False),
+        (DOUBLING, True),
+    ],
+)
+def test_an_iterator_says_whether_it_changes_rows(net, expected):
+    assert _trainer(net).changes_rows == expected
 
 
 def test_mixed_precision_of_the_template_is_used():
@@ -549,15 +384,13 @@ def test_mixed_precision_of_the_template_is_used():
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return super().infer(x, **fit_params)
 
-    rows, game = _rows(n_previous=1)
+    rows = make_rows(n_previous=1)
     student = rows.ensemble.new_student(STUDENT)
     seen = set()
     hook = student.head.register_forward_hook(
         lambda module, args, output: seen.add(output.dtype)
     )
-    _, history = _train(
-        Autocast(None, criterion=None), rows=(rows, game), student=student
-    )
+    _, history = _train(Autocast(None, criterion=None), rows=rows, student=student)
     hook.remove()
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in student.parameters()} == {torch.float32}
@@ -575,7 +408,8 @@ def test_template_is_left_as_it_was():
     callback = Counting()
     net = _template(optimizer=torch.optim.SGD, callbacks=[callback])
     before = repr(net.get_params(deep=False))
-    _train(net, patience=3, valid=_rows(seed=1)[0])
+    rows = make_rows()
+    _train(net, patience=3, rows=rows, valid=_validation_rows(rows))
     assert repr(net.get_params(deep=False)) == before
     assert net.callbacks == [callback]
     assert callback.count == 0
@@ -596,19 +430,81 @@ def test_names_of_callbacks_in_the_template_do_not_clash_with_ours():
             self.count += 1
 
     bar = Bar()
-    rows, game = _rows()
+    rows = make_rows()
     callbacks = [(name, Idle()) for name in ("lr_scheduler", "progress")]
     callbacks.append(("early_stopping", EarlyStopping(patience=50)))
-    history = _trainer(_template(callbacks=callbacks), patience=40).train(
+    history = _trainer(_template(callbacks=callbacks), patience=40).train_student(
         rows.ensemble.new_student(STUDENT),
-        _loss(rows, game),
+        student_loss(rows),
         rows,
-        _rows(seed=1)[0],
+        _validation_rows(rows),
         max_epochs=3,
         seed=0,
         bar=bar,
     )
     assert len(history) == bar.count == 3
+
+
+# Batches
+
+
+def test_rows_are_fetched_in_whole_batches(monkeypatch):
+    fetched = {}
+
+    def batch(self, index):
+        fetched.setdefault(self.rows, []).append(index)
+        return fetch(self, index)
+
+    fetch = RoundBatches.batch
+    monkeypatch.setattr(RoundBatches, "batch", batch)
+    rows = make_rows()
+    valid = _validation_rows(rows, n=20)
+    _train(rows=rows, valid=valid, epochs=3, batch_size=16)
+    assert [len(index) for index in fetched[rows]] == [16, 16, 16, 2] * 3
+    assert [len(index) for index in fetched[valid]] == [16, 4] * 3
+    assert fetched[rows][0].tolist() != sorted(fetched[rows][0].tolist())
+    assert fetched[valid][0].tolist() == list(range(16))
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum"),
+    [
+        (torch.optim.Adagrad, None),
+        (torch.optim.Adadelta, None),
+        (torch.optim.Rprop, None),
+        (torch.optim.LBFGS, None),
+        (torch.optim.RMSprop, "momentum"),
+        (torch.optim.SGD, "momentum"),
+        (torch.optim.AdamW, "betas"),
+    ],
+)
+def test_one_cycle_goes_with_any_optimizer(optimizer, momentum):
+    rates, momenta = [], []
+
+    class Watching(Callback):
+        def on_batch_begin(self, net, training, **kwargs):
+            group = net.optimizer_.param_groups[0]
+            rates.append(group["lr"])
+            if momentum is not None:
+                momenta.append(np.ravel(group[momentum])[0])
+
+    _, history = _train(
+        _template(optimizer=optimizer, callbacks=[Watching()]),
+        epochs=5,
+        learning_rate=0.02,
+    )
+    assert len(rates) == 5 * 4
+    assert max(rates) == pytest.approx(0.02)
+    assert rates[0] < max(rates) / 2
+    assert rates[-1] < max(rates) / 2
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    if momentum is not None:
+        # Least where the rate is largest.
+        assert np.argmin(momenta) == np.argmax(rates)
+        assert len(set(momenta)) > 2
 
 
 # Ending early
@@ -635,37 +531,22 @@ class _Interrupted(MLP):
 
 def test_an_interrupt_is_not_early_stopping():
     state = torch.get_rng_state()
-    rows = _rows()
-    student = rows[0].ensemble.new_student(partial(_Interrupted, hidden=(3,)))
+    rows = make_rows()
+    student = rows.ensemble.new_student(partial(_Interrupted, hidden=(3,)))
     torch.set_rng_state(state)
     with pytest.raises(KeyboardInterrupt):
         _train(rows=rows, student=student)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_ctrl_c_that_hits_a_callback_propagates():
-    class Slow(Callback):
-        def on_epoch_end(self, net, **kwargs):
-            signal.raise_signal(signal.SIGINT)
-            return sum(range(1000))
-
-    # Shells have the signal ignored by what they start in the background.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            _train(_template(callbacks=[Slow()]))
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def test_patience_restores_the_best_state():
     """Without a schedule, a rate that is too large makes the loss go up again."""
-    rows, game = _rows(n=40)
-    valid, _ = _rows(n=30, seed=1, ensemble=rows.ensemble)
+    rows = make_rows(n=40)
+    valid = _validation_rows(rows)
     net = _template(optimizer=torch.optim.AdamW, callbacks="disable")
     student, history = _train(
         net,
-        rows=(rows, game),
+        rows=rows,
         valid=valid,
         patience=4,
         epochs=400,
@@ -676,42 +557,58 @@ def test_patience_restores_the_best_state():
     best = int(np.argmin(losses))
     assert len(history) < 400
     assert best == len(history) - 1 - 4
-    inputs, targets = valid[:]
-    with torch.no_grad():
-        loss = _loss(rows, game)(student.eval()(**inputs), targets)
-    assert float(loss) == pytest.approx(losses[best], rel=1e-5)
+    loss = _loss_of(student, rows, valid)
+    assert loss == pytest.approx(losses[best], rel=1e-5)
     assert losses[-1] > losses[best] * 1.001
 
 
-def test_without_patience_the_last_state_is_kept():
-    rows, game = _rows(n=40)
-    valid, _ = _rows(n=30, seed=1, ensemble=rows.ensemble)
-    net = _template(callbacks="disable")
-    student, history = _train(
-        net, rows=(rows, game), valid=valid, epochs=6, learning_rate=0.1
+class Level(nn.Module):
+    """A loss that has the same negative value whatever the student says."""
+
+    def forward(self, output, target):
+        return output[0].sum() * 0 - 5
+
+
+def test_a_negative_loss_that_does_not_improve_ends_training():
+    """A relative threshold would take it for an improvement in every epoch."""
+    rows = make_rows()
+    history = _trainer(patience=3).train_student(
+        rows.ensemble.new_student(STUDENT),
+        Level(),
+        rows,
+        _validation_rows(rows),
+        max_epochs=20,
+        seed=0,
     )
+    assert [row["valid_loss"] for row in history] == [-5] * 4
+
+
+def test_without_patience_the_last_state_is_kept():
+    rows = make_rows(n=40)
+    valid = _validation_rows(rows)
+    net = _template(callbacks="disable")
+    student, history = _train(net, rows=rows, valid=valid, epochs=6, learning_rate=0.1)
     assert len(history) == 6
-    inputs, targets = valid[:]
-    with torch.no_grad():
-        loss = _loss(rows, game)(student.eval()(**inputs), targets)
-    assert float(loss) == pytest.approx(history[-1]["valid_loss"], rel=1e-5)
+    loss = _loss_of(student, rows, valid)
+    assert loss == pytest.approx(history[-1]["valid_loss"], rel=1e-5)
 
 
 # What training does
 
 
 def test_training_lowers_the_loss_of_rows_and_validation_rows():
-    rows, game = _rows(n=200)
-    valid, _ = _rows(n=100, seed=1, ensemble=rows.ensemble)
-    _, history = _train(rows=(rows, game), valid=valid, epochs=20)
+    rows = make_rows(n=200)
+    valid = _validation_rows(rows, n=100)
+    _, history = _train(rows=rows, valid=valid, epochs=20)
     for name in ("train_loss", "valid_loss"):
         assert history[-1][name] < 0.5 * history[0][name]
 
 
 @pytest.mark.parametrize("validated", [False, True])
 def test_history_holds_plain_numbers(validated):
-    valid = _rows(seed=1)[0] if validated else None
-    _, history = _train(valid=valid, epochs=3)
+    rows = make_rows()
+    valid = _validation_rows(rows) if validated else None
+    _, history = _train(rows=rows, valid=valid, epochs=3)
     names = {"epoch", "train_loss"} | ({"valid_loss"} if validated else set())
     assert [set(row) for row in history] == [names] * 3
     assert [row["epoch"] for row in history] == [1, 2, 3]
@@ -719,22 +616,22 @@ def test_history_holds_plain_numbers(validated):
 
 
 def test_earlier_students_are_not_trained():
-    rows, game = _rows(n_previous=2)
+    rows = make_rows(n_previous=2)
     before = copy.deepcopy(dict(rows.ensemble.state_dict()))
-    _train(rows=(rows, game), epochs=2)
-    _assert_same(dict(rows.ensemble.state_dict()), before, **EXACT)
+    _train(rows=rows, epochs=2)
+    assert_same(dict(rows.ensemble.state_dict()), before, **EXACT)
 
 
 def test_validation_rows_are_not_trained_on():
-    rows = _rows()
+    rows = make_rows()
     plain, _ = _train(rows=rows)
-    looked_at, _ = _train(rows=rows, valid=_rows(seed=1)[0])
-    _assert_same(dict(plain.state_dict()), dict(looked_at.state_dict()), **EXACT)
+    looked_at, _ = _train(rows=rows, valid=_validation_rows(rows))
+    assert_same(dict(plain.state_dict()), dict(looked_at.state_dict()), **EXACT)
 
 
 def test_same_seed_same_bits_and_no_trace_in_the_global_generators():
-    rows = _rows(n_previous=1)
-    student = rows[0].ensemble.new_student(STUDENT)
+    rows = make_rows(n_previous=1)
+    student = rows.ensemble.new_student(STUDENT)
     trained = []
     for global_seed, seed in [(1, 3), (2, 3), (2, 4)]:
         torch.manual_seed(global_seed)
@@ -746,36 +643,25 @@ def test_same_seed_same_bits_and_no_trace_in_the_global_generators():
         for left, right in zip(numpy_state, after, strict=True):
             assert np.array_equal(left, right)
         trained.append((dict(result.state_dict()), history))
-    _assert_same(trained[0][0], trained[1][0], **EXACT)
+    assert_same(trained[0][0], trained[1][0], **EXACT)
     assert trained[0][1] == trained[1][1]
     assert trained[0][1] != trained[2][1]
 
 
 def test_float64_stays_float64():
-    rows = _rows(dtype=torch.float64, n_previous=1)
+    rows = make_rows(dtype=torch.float64, n_previous=1)
     student, _ = _train(rows=rows)
     assert {p.dtype for p in student.parameters()} == {torch.float64}
-    assert rows[0].run(student)[0].dtype == np.float64
+    assert rows.run(student)[0].dtype == np.float64
 
 
 @pytest.mark.parametrize("validated", [False, True])
 def test_joint_training_moves_all_students(validated):
-    rows, _ = _rows(n=100, n_previous=3)
-    data = [rows]
-    if validated:
-        data.append(_rows(n=40, seed=1, ensemble=rows.ensemble)[0])
+    rows = make_rows(n=100, n_previous=3)
+    valid = _validation_rows(rows, n=40) if validated else None
     ensemble = rows.ensemble.unfreeze()
     before = copy.deepcopy(dict(ensemble.students.named_parameters()))
-    for part in data:
-        part.joint = True
-    history = _trainer().train(
-        JointStudents(ensemble),
-        JointLoss(DistillationObjective("squared_error"), True),
-        rows,
-        data[1] if validated else None,
-        max_epochs=8,
-        seed=0,
-    )
+    history = _train_jointly(rows, valid)
     moved = {
         name
         for name, value in ensemble.students.named_parameters()
@@ -783,12 +669,105 @@ def test_joint_training_moves_all_students(validated):
     }
     assert moved == set(before)
     assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert ("valid_loss" in history[0]) == validated
     with torch.no_grad():
-        stages = [s for s in ensemble.freeze().eval().stages(rows.x.float())]
+        stages = list(ensemble.freeze().eval().stages(rows.x.float()))
         for mean, stage in zip(
             JointStudents(ensemble)(rows.x.float()), stages, strict=True
         ):
             assert torch.equal(mean, stage)
+
+
+class Trunk(MLP):
+    """A backbone whose first layer came with weights that are to stay."""
+
+    def __init__(self, input_shape):
+        super().__init__(input_shape, hidden=(6, 5))
+        next(self.parameters()).requires_grad_(False)
+
+
+@pytest.mark.parametrize("jointly", [True, False])
+def test_what_a_user_has_frozen_is_not_trained(jointly):
+    rows = make_rows(n_previous=1, student=Trunk)
+    student = rows.ensemble.new_student(Trunk)
+    if jointly:
+        join(rows, student)
+        rows.ensemble.unfreeze()
+    before = copy.deepcopy(dict(student.named_parameters()))
+    frozen = {name for name, value in before.items() if not value.requires_grad}
+    assert frozen == {next(name for name in before if name.startswith("backbone"))}
+    if jointly:
+        _train_jointly(rows)
+    else:
+        _train(rows=rows, student=student)
+    stayed = {
+        name
+        for name, value in student.named_parameters()
+        if torch.equal(value, before[name])
+    }
+    assert stayed == frozen
+
+
+# Centring
+
+
+def test_centred_heads_leave_the_softmax_alone():
+    head = nn.Linear(4, 3).double()
+    features = torch.randn(7, 4, dtype=torch.float64)
+    before = head(features).softmax(1)
+    _centre(head)
+    logits = head(features)
+    torch.testing.assert_close(logits.sum(1), torch.zeros(7).double())
+    torch.testing.assert_close(logits.softmax(1), before)
+    # Once is enough.
+    again = copy.deepcopy(head)
+    _centre(again)
+    torch.testing.assert_close(again.weight, head.weight)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+@pytest.mark.parametrize("centres", [False, True])
+def test_scores_of_a_trained_student_are_centred_where_asked(centres, connection):
+    rows = make_rows(connection=connection, centred=True)
+    for _ in range(3):
+        student = rows.ensemble.new_student(DEEP_STUDENT)
+        _train(rows=rows, student=student, centres=centres, learning_rate=1e-4)
+        scores, _ = rows.run(student)
+        assert (np.abs(scores.sum(1)).max() < 1e-5) == centres
+        join(rows, student)
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+@pytest.mark.parametrize("centres", [False, True])
+def test_scores_after_joint_training_are_centred_where_asked(centres, connection):
+    rows = make_rows(
+        connection=connection, centred=True, n_previous=3, student=DEEP_STUDENT
+    )
+    rows.ensemble.unfreeze()
+    _train_jointly(rows, centres=centres, learning_rate=1e-4)
+    with torch.no_grad():
+        stages = list(rows.ensemble.freeze().eval().stages(rows.x.float()))
+    for mean in stages:
+        assert (mean.sum(1).abs().max() < 1e-5) == centres
+
+
+@pytest.mark.parametrize("jointly", [True, False])
+def test_centring_comes_after_the_best_state_is_restored(jointly):
+    """The scores that are used are centred, not those of the last epoch."""
+    rows = make_rows(n=40, centred=True, n_previous=int(jointly))
+    valid = _validation_rows(rows, centred=True)
+    net = _template(optimizer=torch.optim.AdamW, callbacks="disable")
+    options = {"centres": True, "patience": 3, "learning_rate": 0.3, "batch_size": 8}
+    if jointly:
+        rows.ensemble.unfreeze()
+        (student,) = rows.ensemble.students
+        history = _train_jointly(rows, valid, net=net, epochs=100, **options)
+        rows.reset()
+    else:
+        student, history = _train(net, rows=rows, valid=valid, epochs=100, **options)
+    assert len(history) < 100
+    scores, _ = rows.run(student)
+    assert np.abs(scores.sum(1)).max() < 1e-5
 
 
 def test_joint_students_are_in_the_units_of_the_game():
