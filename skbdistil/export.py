@@ -131,7 +131,7 @@ def to_single_onnx(estimator, file, n_stages=None):
         As for :func:`to_torch`.
 
     file : str or path-like
-        File to write; one that is there is replaced.
+        File to write; one that is there is replaced, if it may be written to.
 
     n_stages : int or None, default=None
         As for :func:`to_torch`.
@@ -143,6 +143,9 @@ def to_single_onnx(estimator, file, n_stages=None):
 
     ValueError
         If `n_stages` is out of its range.
+
+    FileExistsError
+        If what is at `file` is not a file: a folder, a pipe or a device.
 
     ImportError
         If onnx or onnxscript is not installed.
@@ -205,7 +208,7 @@ def to_onnx(estimator, directory):
         If the exit rule is a callable, or was calibrated for another number of stages.
 
     FileExistsError
-        If there is something in `directory`.
+        If there is something in `directory`, such as what another export is writing.
 
     ImportError
         If onnx or onnxscript is not installed.

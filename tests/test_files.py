@@ -1,18 +1,14 @@
 """Files and folders that appear when they are complete."""
 
 import os
-import shutil
-import tempfile
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from skbdistil._files import new_folder, write_file, write_stages
 
-NOBODY = 65534
 DAY = 24 * 60 * 60
 
 
@@ -95,37 +91,6 @@ def test_failure_of_the_last_file_leaves_nothing(tmp_path, monkeypatch):
 # Where nothing can be written
 
 
-@pytest.fixture
-def folder_of_nobody():
-    """A folder of somebody who may not write anywhere, as root may."""
-    if not hasattr(os, "geteuid"):
-        pytest.skip("needs the permissions of POSIX")
-    # Not tmp_path, which is in a folder that only its owner can enter.
-    folder = Path(tempfile.mkdtemp(prefix="test-skbdistil-"))
-    user = os.geteuid()
-    try:
-        if user == 0:
-            os.chown(folder, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
-        yield folder
-    finally:
-        os.seteuid(user)
-        folder.chmod(0o700)
-        shutil.rmtree(folder)
-
-
-@contextmanager
-def full_disk(n_bytes):
-    """No file can grow beyond some bytes."""
-    resource = pytest.importorskip("resource", reason="needs limits of POSIX")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def assert_names(error, path):
     """The error is about a path that the caller knows."""
     assert error.filename == str(path)
@@ -203,7 +168,7 @@ def test_read_only_folder_stays_as_it_is(folder_of_nobody):
     assert names(empty) == []
 
 
-def test_full_disk_leaves_the_earlier_file(tmp_path):
+def test_full_disk_leaves_the_earlier_file(tmp_path, full_disk):
     path = tmp_path / "model.skb"
     write_file(path, b"old")
     with full_disk(1000), pytest.raises(OSError, match="File too large") as info:
@@ -215,7 +180,7 @@ def test_full_disk_leaves_the_earlier_file(tmp_path):
 
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("large", ["stage_1.onnx", "manifest.json"])
-def test_full_disk_leaves_no_folder(tmp_path, exists, large):
+def test_full_disk_leaves_no_folder(tmp_path, exists, large, full_disk):
     directory = tmp_path / "export"
     if exists:
         directory.mkdir()

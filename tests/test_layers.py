@@ -63,28 +63,50 @@ LAYERS = {
     },
     "model_selection": {"metrics", "stages"},
     "inspection": {"metrics", "stages"},
-    "persistence": {
+    "_saved_format": {
         "_bdistil",
         "_exit_calibration",  # the records that are fitted attributes: this one,
-        "_exit_rules",
-        "_files",
         "_game",  # this one
         "_optional",
-        "_training",  # whether a device can be used here
+        "_untrusted",
         "costs",  # and two here
         "early_exit",
         "ensemble",
-        "exceptions",
         "objectives",
+        "students",
+    },
+    "_saved_writer": {"_saved_format", "_untrusted", "early_exit"},
+    "persistence": {
+        "_bdistil",
+        "_exit_calibration",
+        "_exit_rules",
+        "_files",
+        "_game",
+        "_saved_format",
+        "_saved_writer",
+        "_training",  # whether a device can be used here
+        "_untrusted",
+        "costs",
+        "early_exit",
+        "ensemble",
+        "exceptions",
         "stages",
         "students",
     },
     "_files": set(),
     "_optional": set(),
     "_threads": set(),
+    "_untrusted": {"exceptions"},
     "export": {"_files", "_optional", "runtime", "stages"},
     "precision": {"_files", "_optional", "runtime"},
-    "runtime": {"_exit_rules", "_exit_runs", "_optional", "_threads", "exceptions"},
+    "runtime": {
+        "_exit_rules",
+        "_exit_runs",
+        "_optional",
+        "_threads",
+        "_untrusted",
+        "exceptions",
+    },
 }
 
 # These run where torch, skorch and scikit-learn may be missing.
@@ -95,6 +117,7 @@ LIGHT = [
     "_game",
     "_optional",
     "_threads",
+    "_untrusted",
     "exceptions",
     "metrics",
     "precision",
