@@ -5,26 +5,41 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
-from contextlib import contextmanager
+import stat
+import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What is not complete yet, or never will be, if it is older than a day.
+_TEMPORARY = ".skbdistil-{}.tmp"
+_DAY = 24 * 60 * 60
 
 
 def write_file(path, content):
     """Write a file as a whole or not at all; one that is there keeps its mode."""
     # A link stays one.
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".skbdistil-{secrets.token_hex(8)}.tmp")
+    target = Path(os.path.realpath(path))
+    exists = target.exists()
+    if exists:
+        if not target.is_file():
+            raise FileExistsError(
+                f"'path' must be the name of a file. Got {os.fspath(path)!r}, where "
+                "there is something else."
+            )
+        # To replace a file takes no permission to write to it, only to its folder.
+        open(target, "r+b").close()
+    _remove_leftovers(target.parent)
+    temporary = _temporary_name(target.parent)
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        os.replace(temporary, path)
+        with _renaming(temporary, path):
+            _write(temporary, content)
+            _sync(temporary)
+            if exists:
+                shutil.copymode(target, temporary)
+            os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
@@ -34,25 +49,58 @@ def new_folder(directory):
     An empty folder that is there stays the same one, since it may be mounted: files are
     moved into it, the manifest last, without which they are nothing.
     """
-    directory = Path(os.path.realpath(directory))
-    exists = directory.exists()
-    if exists and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(
-            f"'directory' must not exist, or be an empty folder. Got {str(directory)!r}"
-            ", where there is something."
-        )
-    outer = tempfile.TemporaryDirectory(
-        dir=directory if exists else directory.parent, prefix=".skbdistil-"
+    target = Path(os.path.realpath(directory))
+    exists = target.exists()
+    parent = target if exists else target.parent
+    _remove_leftovers(parent)
+    if exists:
+        _check_empty(target)
+        # One name for all, so that one process only can make it.
+        folder = parent / _TEMPORARY.format("export")
+    else:
+        folder = _temporary_name(parent)
+    with _renaming(folder, directory):
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise _taken(target, folder) from None
+        try:
+            if exists:
+                _check_empty(target, but=folder)
+            yield folder
+            for path in folder.iterdir():
+                _sync(path)
+            if exists:
+                _move_into(target, folder)
+            else:
+                _rename(folder, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_empty(directory, but=None):
+    if not directory.is_dir():
+        raise _taken(directory, directory)
+    for path in directory.iterdir():
+        if path != but:
+            raise _taken(directory, path)
+
+
+def _taken(directory, path):
+    return FileExistsError(
+        f"'directory' must not exist, or be an empty folder. Got {str(directory)!r}, "
+        f"where there is {path.name!r}."
     )
-    with outer as name:
-        # Its own folder, since a temporary one can be read by its owner only.
-        folder = Path(name) / "export"
-        folder.mkdir()
-        yield folder
-        if exists:
-            _move_into(directory, folder)
-        else:
-            folder.rename(directory)
+
+
+def _rename(folder, directory):
+    try:
+        folder.rename(directory)
+    except OSError:
+        # Made meanwhile, and not empty: an empty one would have been replaced.
+        if directory.exists():
+            raise _taken(directory, directory) from None
+        raise
 
 
 def _move_into(directory, folder):
@@ -67,10 +115,63 @@ def _move_into(directory, folder):
         raise
 
 
+def _temporary_name(folder):
+    return folder / _TEMPORARY.format(secrets.token_hex(8))
+
+
+def _remove_leftovers(folder):
+    """Remove what processes that were killed have left in a folder."""
+    with suppress(OSError):
+        for path in list(folder.glob(_TEMPORARY.format("*"))):
+            with suppress(OSError):
+                status = path.lstat()
+                if time.time() - status.st_mtime < _DAY:
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+@contextmanager
+def _renaming(temporary, path):
+    """Have errors name a path that the caller knows, and not a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename)
+        if error.errno is None or not name.startswith(str(temporary)):
+            raise
+        name = name.replace(str(temporary), os.fsdecode(path))
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def _write(path, content):
+    with _opened(path, "xb") as file:
+        file.write(content)
+
+
+def _sync(path):
+    """Wait until a file is on the disk."""
+    with _opened(path, "r+b") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _opened(path, mode):
+    try:
+        with open(path, mode) as file:
+            yield file
+    except OSError as error:
+        # That of a full disk does not say where.
+        error.filename = str(path)
+        raise
+
+
 def write_stages(folder, manifest, contents):
     """Write the files of the stages, and the manifest with their checksums."""
     for stage, content in zip(manifest["stages"], contents, strict=True):
-        (folder / stage["file"]).write_bytes(content)
+        _write(folder / stage["file"], content)
         stage["sha256"] = hashlib.sha256(content).hexdigest()
     text = json.dumps(manifest, indent=2, allow_nan=False)
-    (folder / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+    _write(folder / "manifest.json", f"{text}\n".encode())

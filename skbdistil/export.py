@@ -167,7 +167,7 @@ def to_single_onnx(estimator, file, n_stages=None, *, X=None, transformed=False)
         As for :func:`to_torch`.
 
     file : str or path-like
-        File to write; one that is there is replaced.
+        File to write; one that is there is replaced, if it may be written to.
 
     n_stages : int or None, default=None
         As for :func:`to_torch`.
@@ -187,6 +187,9 @@ def to_single_onnx(estimator, file, n_stages=None, *, X=None, transformed=False)
     ValueError
         If `n_stages` is out of its range, or there are transforms that are not exported
         and `transformed` is False.
+
+    FileExistsError
+        If what is at `file` is not a file: a folder, a pipe or a device.
 
     ImportError
         If a package is not installed: onnx and onnxscript, or what `X` needs.
@@ -256,7 +259,7 @@ def to_onnx(estimator, directory, *, X=None):
         or if `X` is given and there are transforms that cannot be exported.
 
     FileExistsError
-        If there is something in `directory`.
+        If there is something in `directory`, such as what another export is writing.
 
     ImportError
         If a package is not installed: onnx and onnxscript, or skl2onnx and onnxruntime

@@ -29,6 +29,9 @@ from skbdistil.stages import (
 
 __all__ = ["StagedSearchCV", "best_under", "cheapest_within", "cost_scorer"]
 
+# Of a mean of some ten or hundred numbers, relative to it.
+_ROUNDING = 100 * np.finfo(np.float64).eps
+
 _COST_IS_TAKEN = (
     "'scoring' must not name a scorer 'cost': cv_results_ has the cost of each stage "
     "under that name."
@@ -122,8 +125,8 @@ class cheapest_within:
                     f"{len(splits)}."
                 )
             of_best = splits[:, np.nanargmax(scores)]
-            # Of infinite scores it is NaN, and only what is as good is within it.
-            with np.errstate(invalid="ignore"):
+            tolerance = 0.0  # from infinity
+            if np.isfinite(of_best).all():
                 tolerance = np.std(of_best, ddof=1) / np.sqrt(len(of_best))
         return _cheapest(scores, costs, tolerance)
 
@@ -741,10 +744,13 @@ def _at(scores, stage):
 def _cheapest(scores, costs, tolerance):
     """Index of the cheapest candidate within a tolerance of the best score."""
     best = np.nanmax(scores)
-    # Means of the same scores in another order differ in their last digits.
-    rounding = 0 if np.isinf(best) else 32 * np.spacing(abs(best))
-    # Infinity less infinity is NaN.
-    with np.errstate(invalid="ignore"):
-        is_within = (scores == best) | (best - scores <= tolerance + rounding)
-    (within,) = np.nonzero(is_within)
+    if tolerance == np.inf:
+        threshold = -np.inf
+    elif np.isinf(best):
+        threshold = best
+    else:
+        # Means of the same scores in another order differ in their last digits.
+        rounding = _ROUNDING * max(abs(best), tolerance)
+        threshold = best - tolerance - rounding
+    (within,) = np.nonzero(scores >= threshold)
     return int(within[np.lexsort((-scores[within], costs[within]))[0]])

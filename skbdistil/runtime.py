@@ -4,7 +4,6 @@ Neither torch nor scikit-learn is imported here.
 """
 
 import hashlib
-import json
 import math
 import re
 import sys
@@ -20,6 +19,13 @@ from skbdistil._exit_rules import RULES, as_decision, label_probabilities
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
 from skbdistil._threads import max_threads
+from skbdistil._untrusted import (
+    ArrayReader,
+    brief,
+    check_row_shape,
+    parse_json,
+    read_file,
+)
 from skbdistil.exceptions import InvalidFileError
 
 __all__ = ["ProgressiveSession"]
@@ -30,6 +36,9 @@ SCHEMA_VERSION = 1
 # Rows that run at once: at most so many, and fewer of large ones.
 _CHUNK_ROWS = 4096
 _CHUNK_SIZE = 2**25
+
+# A graph is one message of protobuf, which is no larger.
+_MAX_FILE_SIZE = 2**31
 
 _METHODS = ("predict", "predict_proba", "decision_function")
 
@@ -89,7 +98,10 @@ class ProgressiveSession:
 
     InvalidFileError
         If a file is missing, damaged or not what the manifest says, or was written by a
-        newer version of the package; also later, when a stage is loaded.
+        newer version of the package; also later, when a stage is loaded or run.
+
+    OSError
+        If a file cannot be read.
 
     ImportError
         If onnxruntime is not installed.
@@ -164,18 +176,23 @@ class ProgressiveSession:
         else:
             self._thresholds = np.full(n_stages - 1, np.inf)
             self._temperatures = np.ones(n_stages)
-        # What later stages read and has to be held after each stage, and what each is
-        # asked for, the scores first.
-        self._held = [
-            {tensor.name for stage in self._stages[number:] for tensor in stage.inputs}
-            for number in range(1, n_stages + 1)
-        ]
+        # The last stage that reads a tensor, up to which it is held; and what each
+        # stage is asked for, the scores first.
+        self._last_readers = {
+            tensor.name: number
+            for number, stage in enumerate(self._stages)
+            for tensor in stage.inputs
+        }
         self._wanted = [
             [
-                stage.scores,
-                *(t.name for t in stage.outputs[1:] if t.name in {*held, _SCALED}),
+                stage.outputs[0],
+                *(
+                    tensor
+                    for tensor in stage.outputs[1:]
+                    if tensor.name == _SCALED or self._is_held(tensor.name, number)
+                ),
             ]
-            for stage, held in zip(self._stages, self._held, strict=True)
+            for number, stage in enumerate(self._stages)
         ]
         self._options = self._runtime.SessionOptions()
         self._options.log_severity_level = 4  # errors are raised anyway
@@ -472,6 +489,10 @@ class ProgressiveSession:
 
     # Stages
 
+    def _is_held(self, name, number):
+        """Whether a stage after this one, numbered from 0, reads a tensor."""
+        return self._last_readers.get(name, -1) > number
+
     def _verified(self, stage):
         """Content of the file of a stage, if it is what was exported."""
         content = _read(self._directory, stage.file)
@@ -516,6 +537,27 @@ class ProgressiveSession:
                 )
         return session
 
+    def _run(self, number, feed, wanted):
+        """Outputs of a stage."""
+        session = self._session(number)
+        path = self._directory / self._stages[number].file
+        try:
+            found = session.run([tensor.name for tensor in wanted], feed)
+        # The errors of onnxruntime have no base class of their own.
+        except Exception as error:
+            raise InvalidFileError(
+                f"{path}: onnxruntime cannot run it: {error}"
+            ) from error
+        (n_rows,) = {len(rows) for rows in feed.values()}
+        for tensor, value in zip(wanted, found, strict=True):
+            # What a graph says of its outputs is not what it has to give.
+            if value.shape != (n_rows, *tensor.shape) or value.dtype != tensor.dtype:
+                raise InvalidFileError(
+                    f"{path}: for {n_rows} rows it gives {tensor.name!r} of shape "
+                    f"{value.shape} and dtype {value.dtype}, and not {tensor}."
+                )
+        return found
+
 
 class _State:
     """What a pass over the stages has computed so far.
@@ -539,13 +581,16 @@ class _State:
     def step(self):
         """Run the next stage and return its scores, of shape (n, n_outputs)."""
         session, number = self._session, self.n_stages
-        wanted, held = session._wanted[number], session._held[number]
-        found = session._session(number).run(wanted, self.feed())
-        self._tensors.update(zip(wanted, found, strict=True))
-        if number == 0 and _SCALED in wanted:
+        wanted = session._wanted[number]
+        found = session._run(number, self.feed(), wanted)
+        names = [tensor.name for tensor in wanted]
+        self._tensors.update(zip(names, found, strict=True))
+        if number == 0 and _SCALED in names:
             session._check_finite(self._tensors[_SCALED])
         self._tensors = {
-            name: value for name, value in self._tensors.items() if name in held
+            name: value
+            for name, value in self._tensors.items()
+            if session._is_held(name, number)
         }
         self.n_stages += 1
         return found[0]
@@ -571,7 +616,6 @@ class _Stage(NamedTuple):
     sha256: str
     inputs: tuple
     outputs: tuple
-    scores: str
     macs: int | None
 
 
@@ -599,9 +643,9 @@ def _read_manifest(directory):
     content = _read(directory, "manifest.json")
     path = directory / "manifest.json"
     try:
-        manifest = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InvalidFileError(f"{path}: it is not JSON: {error}") from error
+        manifest = parse_json(content)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{path}: {error}") from error.__cause__
     return manifest, _parse(_Entry(path, "the manifest", manifest))
 
 
@@ -612,7 +656,9 @@ def _read(directory, name):
         raise InvalidFileError(f"{path}: there is no such file.")
     if path.resolve().parent != directory.resolve():
         raise InvalidFileError(f"{path}: it is a link that leaves the folder.")
-    return path.read_bytes()
+    if path.stat().st_size > _MAX_FILE_SIZE:
+        raise InvalidFileError(f"{path}: it is larger than a graph can be.")
+    return read_file(path)
 
 
 def _parse(manifest):
@@ -624,6 +670,7 @@ def _parse(manifest):
         )
     x = manifest.entry("input")
     row = _Tensor("x", tuple(x.get("shape", "a list of positive ints")), _dtype(x))
+    x.must(check_row_shape, row.shape)
     stages = _parse_stages(manifest, row)
     (n_outputs,) = stages[0].outputs[0].shape
     targets = None, None, False
@@ -676,12 +723,16 @@ def _parse_steps(entry, key):
 def _parse_stages(manifest, x):
     """Stages, each of which reads what those before it give."""
     known = {"x": x}
+    files = set()
     stages = []
     for entry in manifest.filled_entries("stages"):
         file = entry.get("file", "a string")
         # No separator, no drive, no parent.
         if not re.fullmatch(r"\w[\w.-]{0,99}", file, flags=re.ASCII):
             entry.fail(f"has the file {file!r}, which is not a plain name")
+        if file in files:
+            entry.fail(f"has the file {file!r}, which is that of an earlier stage")
+        files.add(file)
         inputs = _parse_tensors(entry.filled_entries("inputs"))
         outputs = _parse_tensors(entry.filled_entries("outputs"))
         for tensor in inputs:
@@ -701,7 +752,6 @@ def _parse_stages(manifest, x):
                 entry.get("sha256", "a string"),
                 inputs,
                 outputs,
-                scores.name,
                 entry.get("macs", "a positive int or null"),
             )
         )
@@ -729,14 +779,11 @@ def _dtype(entry):
 def _parse_classes(entry, n_outputs):
     values = entry.get("values", "a list")
     dtype = entry.get("dtype", "a string")
-    if not re.fullmatch(r"[<>|][biufU]\d{1,4}|\|O", dtype, flags=re.ASCII):
-        entry.fail(f"have the dtype {dtype!r}")
-    try:
-        classes = np.array(values, dtype=dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        entry.fail(f"are not of dtype {dtype}: {error}")
-    if classes.shape != (n_outputs,) or classes.tolist() != values:
-        entry.fail(f"are not {n_outputs} values of dtype {dtype}, one for each output")
+    if len(values) != n_outputs:
+        entry.fail(f"are {len(values)}, and there are {n_outputs} outputs")
+    classes = entry.must(ArrayReader().read, dtype, values)
+    if classes.tolist() != values:
+        entry.fail(f"are not values of the dtype {dtype}")
     return classes
 
 
@@ -826,7 +873,16 @@ class _Entry:
         self._content = content
 
     def fail(self, reason):
-        raise InvalidFileError(f"{self._path}: {self._where} {reason}.")
+        raise InvalidFileError(f"{self._path}: {self._where} {brief(reason)}.")
+
+    def must(self, read, *values):
+        """What a function makes of values, if it can."""
+        try:
+            return read(*values)
+        except (TypeError, ValueError, OverflowError, MemoryError) as error:
+            raise InvalidFileError(
+                f"{self._path}: {self._where}: {brief(str(error))}"
+            ) from error
 
     def __contains__(self, key):
         return key in self._content

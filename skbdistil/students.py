@@ -5,7 +5,9 @@ of several students, and the linear head, belong to :mod:`skbdistil.ensemble`.
 """
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -84,6 +86,31 @@ class Backbone(nn.Module):
         return self.pool(maps)
 
 
+def _is_size(value):
+    is_int = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_int and value > 0
+
+
+def _check_size(value, name, backbone):
+    """Refuse what is no size, such as a stride; `name` is that of the parameter."""
+    if not _is_size(value):
+        raise ValueError(
+            f"The {name!r} parameter of {type(backbone).__name__} must be a positive "
+            f"int. Got {value!r} instead."
+        )
+
+
+def _widths(values, name, backbone):
+    """Sizes, one for each block."""
+    widths = tuple(values) if isinstance(values, Iterable) else ()
+    if not widths or not all(map(_is_size, widths)):
+        raise ValueError(
+            f"The {name!r} parameter of {type(backbone).__name__} must hold positive "
+            f"ints, one for each block. Got {values!r} instead."
+        )
+    return widths
+
+
 def _inputs_of_blocks(n_channels, widths, extra):
     """Channels that each block reads."""
     extra = (0,) * len(widths) if extra is None else extra
@@ -118,7 +145,7 @@ class MLP(Backbone):
 
     def __init__(self, input_shape, *, hidden=(32,), extra=None):
         super().__init__()
-        self.widths = tuple(hidden)
+        self.widths = _widths(hidden, "hidden", self)
         inputs = _inputs_of_blocks(math.prod(input_shape), self.widths, extra)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
@@ -183,7 +210,11 @@ class _ConvNet(Backbone):
         n_features,
         extra,
     ):
+        channels = _widths(channels, "channels", self)
         n_features = channels[-1] if n_features is None else n_features
+        _check_size(kernel_size, "kernel_size", self)
+        _check_size(stride, "stride", self)
+        _check_size(n_features, "n_features", self)
         self.widths = (*channels, n_features)
         *inputs, n_last = _inputs_of_blocks(n_channels, self.widths, extra)
         blocks = []
@@ -391,7 +422,7 @@ class RecurrentNet(Backbone):
                 f"The 'cell' parameter of RecurrentNet must be one of {sorted(cells)}."
                 f" Got {cell!r} instead."
             )
-        self.widths = tuple(hidden)
+        self.widths = _widths(hidden, "hidden", self)
         inputs = _inputs_of_blocks(input_shape[-1], self.widths, extra)
         self.blocks = nn.ModuleList(
             _RecurrentLayer(cells[cell], n_in, n_out)

@@ -1,4 +1,8 @@
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,3 +65,40 @@ def exported(early, tmp_path_factory):
     directory = tmp_path_factory.mktemp("early")
     to_onnx(early, directory)
     return directory
+
+
+@pytest.fixture
+def folder_of_nobody():
+    """A folder of somebody who may not write anywhere, as root may."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs the permissions of POSIX")
+    # Not tmp_path, which is in a folder that only its owner can enter.
+    folder = Path(tempfile.mkdtemp(prefix="test-skbdistil-"))
+    user = os.geteuid()
+    try:
+        if user == 0:
+            nobody = 65534
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        yield folder
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o700)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file can grow beyond a number of bytes."""
+    resource = pytest.importorskip("resource", reason="needs the limits of POSIX")
+
+    @contextmanager
+    def limited(n_bytes):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

@@ -88,27 +88,45 @@ def test_a_candidate_at_the_tolerance_is_within_it():
     assert cheapest_within(0.0)(results([0.1 + 0.2, 0.3], [2, 1])) == 1
 
 
-def test_a_score_that_is_worse_is_not_the_best_however_large_the_scores():
-    assert cheapest_within()(results([1e9, 1e9 + 0.5], [1, 2])) == 1
-    assert cheapest_within()(results([0.7, 0.7 + 1e-10], [1, 2])) == 1
-    assert best_under(2)(results([1e9, 1e9 + 0.5], [1, 2])) == 1
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9, 1e15])
+def test_a_worse_score_is_not_within_no_tolerance_at_any_scale(scale):
+    scores = scale * np.array([1 - 1e-12, 1.0])
+    assert cheapest_within()(results(scores, [1, 2])) == 1
+    assert cheapest_within()(results(-1 / scores, [1, 2])) == 1
+    assert best_under(2)(results(scores, [1, 2])) == 1
+
+
+@pytest.mark.parametrize("n_splits", [20, 100])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_the_order_of_the_splits_does_not_matter(n_splits, scale):
+    splits = scale * np.random.RandomState(0).uniform(size=(n_splits, 50))
+    orders = np.random.default_rng(1).permuted(splits[:, [0] * 50], axis=0)
+    assert len(np.unique(orders.mean(axis=0))) > 1
+    choose = cheapest_within()
+    assert choose(results(orders.mean(axis=0), np.arange(50)[::-1])) == 49
 
 
 @pytest.mark.parametrize(
-    "scores", [[np.inf, 0.5, np.inf], [-np.inf, 0.5, -0.5], [-np.inf] * 3]
+    ("scores", "tolerance", "index"),
+    [
+        ([0.5, np.inf, np.inf], 0.0, 1),
+        ([0.5, np.inf, np.inf], 1e300, 1),
+        ([0.5, np.inf, np.inf], np.inf, 0),
+        ([-np.inf, 0.5, 0.6], 0.2, 1),
+        ([-np.inf, 0.5, 0.6], np.inf, 0),
+        ([np.nan, -np.inf, -np.inf], 0.1, 1),
+    ],
 )
-def test_infinite_scores_are_compared(scores):
-    costs = [3, 2, 1]
-    assert cheapest_within(1.0)(results(scores, costs)) == 2
-    assert cheapest_within(np.inf)(results(scores, costs)) == 2
-    assert scores[best_under(3)(results(scores, costs))] == max(scores)
+def test_infinite_scores(scores, tolerance, index):
+    assert cheapest_within(tolerance)(results(scores, [1, 2, 3])) == index
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered in subtract")
-def test_one_standard_error_of_infinite_scores_is_none():
-    scores = [np.inf, 0.5, np.inf]
-    columns = {f"split{i}_test_score": scores for i in range(2)}
-    assert cheapest_within("1se")(results(scores, [3, 1, 2], **columns)) == 2
+def test_an_infinite_score_has_no_standard_error():
+    splits = np.array([[0.5, 0.6], [np.inf, 1.0], [1.0, np.inf]])
+    columns = {f"split{i}_test_score": splits[:, i] for i in range(2)}
+    cv_results = results(splits.mean(axis=1), [1, 2, 3], **columns)
+    assert cheapest_within("1se")(cv_results) == 1
+    assert best_under(3)(cv_results) == 1
 
 
 def test_equal_costs_are_decided_by_the_score():

@@ -243,7 +243,7 @@ def _seen_by(student):
         ({"num_workers": 1}, [16, 16, 16, 1]),
         ({"drop_last": True}, [16, 16, 16]),
         ({"pin_memory": False}, [16, 16, 16, 1]),
-        ({"collate_fn": default_collate}, [16, 16, 16, 1]),
+        pytest.param({"collate_fn": default_collate}, [16, 16, 16, 1], id="collate_fn"),
         ({"shuffle": False, "drop_last": True}, [16, 16, 16]),
         # Ours, which leaves no batch of a single row.
         ({"shuffle": False}, [16, 16, 17]),
