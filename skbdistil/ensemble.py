@@ -426,7 +426,7 @@ class ProgressiveEnsemble(nn.Module):
         self.register_buffer("input_offset", offset)
         self.register_buffer("output_mean", output_mean)
         self.register_buffer("output_scale", output_scale)
-        self.students = nn.ModuleList()
+        self.students = nn.ModuleList().eval()
         self.frozen = True
 
     def __len__(self):
