@@ -332,7 +332,6 @@ class ProgressiveSession:
         scores, stages, runs = self._begin(X)
         macs = [stage.macs for stage in self._stages]
         run_within(list(runs), macs, seconds, began)
-        self._check_finite(scores)
         return self._response(scores, stages, method)
 
     def _begin(self, X):
@@ -362,7 +361,6 @@ class ProgressiveSession:
         for run in runs:
             while run.n_left:
                 run.step()
-        self._check_finite(scores)
         return scores, stages
 
     def _staged_scores(self, X):
@@ -374,7 +372,6 @@ class ProgressiveSession:
             state = _State(self, x)
             for stage in range(self.n_stages):
                 scores[stage, rows] = state.step()
-        self._check_finite(scores)
         return scores
 
     def _feeds(self, X, stage):
@@ -542,6 +539,8 @@ class _State:
         wanted, held = session._wanted[number], session._held[number]
         found = session._session(number).run(wanted, self.feed())
         self._tensors.update(zip(wanted, found, strict=True))
+        session._check_finite(found[0])
+        # Scores may hide it: what saturates is finite.
         if number == 0 and _SCALED in wanted:
             session._check_finite(self._tensors[_SCALED])
         self._tensors = {
