@@ -745,6 +745,17 @@ def test_other_transforms_are_exported_with_rows_to_compare(rotated, wine, tmp_p
         onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
+def test_steps_of_the_same_name_are_exported(wine, tmp_path):
+    inner = make_pipeline(MinMaxScaler(clip=True), StandardScaler())
+    outer = pipeline_of(wine, inner, MinMaxScaler(clip=True))
+    nested = make_pipeline(MinMaxScaler(), FrozenEstimator(outer)).fit(*wine)
+    to_single_onnx(nested, tmp_path / "one.onnx", X=wine[0])
+    session = onnxruntime.InferenceSession(tmp_path / "one.onnx")
+    (found,) = session.run(None, {"x": wine[0]})
+    expected = nested.decision_function(wine[0])
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
 def test_converter_without_float64_gets_float32(tmp_path):
     X, y = load_iris(return_X_y=True)
     X[::7, 2] = np.nan
