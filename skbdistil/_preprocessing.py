@@ -281,17 +281,24 @@ def transforms_graph(steps, transform, X, *, seen, opset, needed_by):
         )
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # errors are raised anyway
+    # Steps of several pipelines may have the same name.
+    pipeline = Pipeline([(str(number), step) for number, (_, step) in enumerate(steps)])
     for dtype, kind in (
         (np.float64, types.DoubleTensorType),
         (np.float32, types.FloatTensorType),
     ):
-        rows = np.asarray(X, dtype=dtype)
+        with np.errstate(over="ignore"):
+            rows = np.asarray(X, dtype=dtype)
         try:
             model = skl2onnx.convert_sklearn(
-                Pipeline(steps),
+                pipeline,
                 initial_types=[("x", kind([None, *rows.shape[1:]]))],
                 target_opset=opset,
             )
+            # An older opset may have been enough; this one is what will run.
+            for imported in model.opset_import:
+                if not imported.domain:
+                    imported.version = opset
             session = runtime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )

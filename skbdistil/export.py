@@ -532,24 +532,13 @@ class _Rows(NamedTuple):
 def _rows(parts, needed_by, *, X=None, transformed=False):
     """Rows of an export that has the transforms in it, if it can."""
     final, steps = parts.final, parts.steps
-    dtype = final.ensemble_.example().dtype
     affine = graph = None
     if steps and not transformed:
         affine = affine_transforms(steps, parts.transform, X)
         if affine is None and X is not None:
-            scaling = _Scaling(copy.deepcopy(final.ensemble_.truncated(0)).cpu())
-            graph = transforms_graph(
-                steps,
-                parts.transform,
-                X,
-                seen=lambda z: scaling(
-                    torch.tensor(np.asarray(z), dtype=dtype)
-                ).numpy(),
-                opset=_OPSET,
-                needed_by=needed_by,
-            )
+            graph = _graph(parts, X, needed_by)
     if affine is None and graph is None:
-        dtype = str(dtype).removeprefix("torch.")
+        dtype = str(final.ensemble_.example().dtype).removeprefix("torch.")
         return _Rows(final.input_shape_, dtype, _names(final), [], [], steps)
     first, missing = steps[0][1], []
     if X is not None:
@@ -560,6 +549,20 @@ def _rows(parts, needed_by, *, X=None, transformed=False):
         (x,) = _tensors(graph.graph.input)
         shape, dtype = x["shape"], x["dtype"]
     return _Rows(shape, dtype, _names(first), missing, steps, [], affine, graph)
+
+
+def _graph(parts, X, needed_by):
+    """ONNX model of the transforms."""
+    ensemble = parts.final.ensemble_
+    scaling = _Scaling(copy.deepcopy(ensemble.truncated(0)).cpu())
+
+    def seen(rows):
+        rows = torch.tensor(np.asarray(rows), dtype=ensemble.example().dtype)
+        return scaling(rows).numpy()
+
+    return transforms_graph(
+        parts.steps, parts.transform, X, seen=seen, opset=_OPSET, needed_by=needed_by
+    )
 
 
 def _one_piece(needed_by, estimator, n_stages, transformed, X=None):
@@ -701,10 +704,9 @@ def _with_transforms(transforms, model):
     graph.initializer.extend(first.graph.initializer)
     old_x.CopyFrom(x)
     old_x.type.tensor_type.shape.dim[0].dim_param = "batch"
-    known = {opset.domain for opset in model.opset_import}
-    model.opset_import.extend(
-        opset for opset in first.opset_import if opset.domain not in known
-    )
+    for opset in first.opset_import:
+        if opset.domain not in {known.domain for known in model.opset_import}:
+            model.opset_import.append(opset)
     return model
 
 

@@ -349,7 +349,6 @@ class ProgressiveSession:
         scores, stages, runs = self._begin(X)
         macs = [np.nan if stage.macs is None else stage.macs for stage in self._stages]
         run_within(list(runs), macs, seconds, began)
-        self._check_finite(scores)
         return self._response(scores, stages, method)
 
     def _begin(self, X):
@@ -379,7 +378,6 @@ class ProgressiveSession:
         for run in runs:
             while run.n_left:
                 run.step()
-        self._check_finite(scores)
         return scores, stages
 
     def _staged_scores(self, X):
@@ -391,7 +389,6 @@ class ProgressiveSession:
             state = _State(self, x)
             for stage in range(self.n_stages):
                 scores[stage, rows] = state.step()
-        self._check_finite(scores)
         return scores
 
     def _feeds(self, X, stage):
@@ -585,6 +582,8 @@ class _State:
         found = session._run(number, self.feed(), wanted)
         names = [tensor.name for tensor in wanted]
         self._tensors.update(zip(names, found, strict=True))
+        session._check_finite(found[0])
+        # Scores may hide it: what saturates is finite.
         if number == 0 and _SCALED in names:
             session._check_finite(self._tensors[_SCALED])
         self._tensors = {

@@ -235,7 +235,7 @@ def test_last_stage_is_forward_to_the_bit(ensemble):
     state = ensemble.start(x)
     for _ in ensemble.students:
         state.advance()
-    assert torch.equal(last, state.mean())
+    assert torch.equal(last, state.output_mean())
     assert state.n_stages == len(ensemble)
 
 
@@ -267,7 +267,7 @@ def test_rows_that_are_kept_go_on_as_in_the_whole_batch(ensemble, as_mask):
             rows = torch.zeros(len(state.total), dtype=torch.bool)
             rows[left] = True
         state.select(rows)
-        _close(state.mean(), whole[stage][alive])
+        _close(state.output_mean(), whole[stage][alive])
 
 
 def test_rows_can_leave_before_the_first_stage(ensemble):

@@ -13,7 +13,10 @@ import onnx
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import skbdistil
 from skbdistil import BDistilClassifier, BDistilRegressor, precision
@@ -498,3 +501,45 @@ assert not logging.root.handlers
         cwd=Path(skbdistil.__file__).parents[1],
     )
     assert_array_equal(session(tmp_path / "lower").classes_, np.arange(10))
+
+
+# Transforms of pipelines
+
+
+@pytest.fixture(scope="module")
+def pipeline(digits):
+    """Pixels without one that is always zero, rotated: no affine map of columns."""
+    X, y = digits
+    clf = BDistilClassifier(
+        "precomputed",
+        student=STUDENTS["mlp"][1],
+        n_estimators=N_STAGES,
+        max_epochs=4,
+        edge_tol=np.inf,
+        random_state=0,
+    )
+    pipeline = make_pipeline(StandardScaler(), PCA(20), clf)
+    scores = 10 * np.eye(10)[y]
+    return pipeline.fit(X, y, bdistilclassifier__teacher_scores=scores)
+
+
+@pytest.mark.parametrize("lower", LOWER)
+def test_transforms_of_the_first_stage_stay(pipeline, digits, lower, tmp_path):
+    X = digits[0]
+    to_onnx(pipeline, tmp_path / "float32", X=X)
+    report = lower_precision(tmp_path / "float32", tmp_path / "lower", lower, X=X)
+    assert report.precisions == (lower,) * N_STAGES
+    assert min(report.agreement) > 0.9
+    found = session(tmp_path / "lower").predict(X)
+    assert np.mean(found == pipeline.predict(X)) == report.agreement[-1]
+
+
+def test_transforms_outside_have_to_be_acknowledged(pipeline, digits, tmp_path):
+    to_onnx(pipeline, tmp_path / "float32")
+    rows = pipeline[:-1].transform(digits[0])
+    with pytest.raises(ValueError, match=r"'pca' \(PCA\).*transformed=True"):
+        lower_precision(tmp_path / "float32", tmp_path / "lower", X=rows)
+    report = lower_precision(
+        tmp_path / "float32", tmp_path / "lower", "auto", X=rows, transformed=True
+    )
+    assert min(report.agreement) >= 0.995

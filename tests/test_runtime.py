@@ -14,20 +14,36 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_digits, make_classification
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import SelectKBest, f_regression
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.tree import DecisionTreeClassifier
 
 import common
 import skbdistil
-from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, runtime
+from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, export, runtime
 from skbdistil._exit_rules import RULES, rule_values
+from skbdistil.costs import stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.ensemble import ProgressiveEnsemble
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.export import to_onnx
 from skbdistil.runtime import ProgressiveSession
-from skbdistil.students import MLP, ConvNet2d
+from skbdistil.stages import staged
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 N_STAGES = 4
 
@@ -269,6 +285,351 @@ def test_images(tmp_path):
         ValueError, match=r"needs rows of shape \(1, 8, 8\): X of shape"
     ):
         session.predict(X[:, 0])
+
+
+# Every kind of export
+
+BACKBONES = {
+    "mlp": ((4,), partial(MLP, hidden=(4, 3))),
+    "conv1d": ((5, 2), partial(ConvNet1d, channels=(2, 3))),
+    "conv2d": ((1, 5, 4), partial(ConvNet2d, channels=(2, 3))),
+    "gru": ((4, 2), partial(RecurrentNet, hidden=(3, 2))),
+    "lstm": ((4, 2), partial(RecurrentNet, hidden=(3, 2), cell="lstm")),
+}
+LABELS = {
+    "int": np.array([0, 1]),
+    "negative int": np.array([-7, -1], dtype=np.int8),
+    "bool": np.array([False, True]),
+    "str": np.array(["no", "yes"]),
+    "object": np.array(["no", "ja"], dtype=object)[::-1],
+}
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Graphs that were exported, once for the same weights: they take the time."""
+    graphs = {}
+    stage_models = export._stage_models
+
+    def once(rows, ensemble):
+        weights = (tensor.numpy() for tensor in ensemble.state_dict().values())
+        key = b"".join(values.tobytes() for values in weights)
+        if key not in graphs:
+            graphs[key] = stage_models(rows, ensemble)
+        return graphs[key]
+
+    monkeypatch.setattr(export, "_stage_models", once)
+    return graphs
+
+
+@pytest.mark.parametrize("connection", [None, "dense", "residual", "last", "lateral"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_session_of_any_student_and_label_predicts_as_the_estimator(
+    backbone, connection, graphs, tmp_path
+):
+    shape, student = BACKBONES[backbone]
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, *shape)).astype(np.float32)
+    y = (X.reshape(60, -1).mean(axis=1) > 0).astype(int)
+    scores = np.where(y[:, np.newaxis] == [0, 1], 2.0, -2.0)
+    options = {"student": student, "connection": connection, "max_epochs": 3}
+    for name, classes in LABELS.items():
+        clf = BDistilClassifier("precomputed", **{**SMALL, **options})
+        clf.fit(X, classes[y], teacher_scores=scores)
+        to_onnx(clf, tmp_path / name)
+        session = ProgressiveSession(tmp_path / name, n_threads=1)
+        assert_array_equal(session.classes_, clf.classes_)
+        assert session.classes_.dtype == clf.classes_.dtype
+        labels = list(session.staged_predict(X))
+        assert_array_equal(labels, list(clf.staged_predict(X)))
+        assert labels[-1].dtype == clf.predict(X).dtype
+        found = list(session.staged_predict_proba(X))
+        expected = list(clf.staged_predict_proba(X))
+        assert_allclose(found, expected, rtol=0, atol=1e-5)
+        found = session.predict_proba(X[:1])
+        assert_allclose(found, expected[-1][:1], rtol=0, atol=1e-5)
+    assert len(graphs) == 1
+
+
+def classifier_by_hand(dtype):
+    """As if it were fitted, without input scaling."""
+    ensemble = ProgressiveEnsemble((4,), 3)
+    for _ in range(2):
+        ensemble.append(ensemble.new_student(partial(MLP, hidden=(5,))))
+    clf = BDistilClassifier()
+    clf.ensemble_ = ensemble.to(dtype)
+    clf.classes_ = np.arange(3)
+    clf.input_shape_ = (4,)
+    clf.n_estimators_ = 2
+    clf.stage_costs_ = stage_costs(ensemble, ensemble.example())
+    return clf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.usefixtures("seeded_torch")
+def test_ensemble_without_input_scaling(dtype, tmp_path):
+    clf = classifier_by_hand(dtype)
+    X = np.random.default_rng(0).normal(size=(20, 4)) * 10
+    scaler = StandardScaler().fit(X)
+    for name, exported, rows in (
+        ("alone", clf, X),
+        ("in a pipeline", make_pipeline(scaler, clf), scaler.transform(X)),
+    ):
+        to_onnx(exported, tmp_path / name)
+        session = ProgressiveSession(tmp_path / name)
+        with torch.no_grad():
+            stages = list(clf.ensemble_.stages(torch.tensor(rows, dtype=dtype)))
+        expected = [torch.softmax(scores, dim=1) for scores in stages]
+        found = list(session.staged_predict_proba(X))
+        assert_allclose(found, torch.stack(expected), rtol=0, atol=1e-5)
+        assert_overflow_is_found(session, np.full((1, 4), 1e45))
+
+
+# Transforms of pipelines
+
+
+@pytest.fixture(scope="module")
+def sized():
+    """Columns of all sizes, one of them far from zero."""
+    X, y = make_classification(
+        n_samples=200, n_features=6, n_informative=4, n_classes=3, random_state=0
+    )
+    return X * [1, 1e-3, 1, 50, 1, 1] + [0, 0, 1e6, 0, -30, 0], y
+
+
+def pipeline_of(data, *steps, **options):
+    teacher = DecisionTreeClassifier(max_depth=4, random_state=0)
+    clf = BDistilClassifier(teacher, **{**SMALL, "max_epochs": 30, **options})
+    return make_pipeline(*steps, clf).fit(*data)
+
+
+@pytest.fixture(scope="module")
+def scaled(sized, tmp_path_factory):
+    """A pipeline whose early exit is inside, and its export."""
+    pipeline = pipeline_of(sized, RobustScaler(), StandardScaler())
+    X, y = sized
+    early = EarlyExitClassifier(FrozenEstimator(pipeline), max_drop=0.1).fit(X, y)
+    directory = tmp_path_factory.mktemp("scaled")
+    to_onnx(early, directory)
+    return early, directory
+
+
+@pytest.fixture(scope="module")
+def rotated(sized, tmp_path_factory):
+    """A pipeline of which only the students are exported, and these."""
+    pipeline = pipeline_of(sized, StandardScaler(), PCA(4))
+    directory = tmp_path_factory.mktemp("rotated")
+    to_onnx(pipeline, directory)
+    return pipeline, directory
+
+
+def test_rows_are_scaled_as_by_the_pipeline(scaled, sized):
+    X = sized[0]
+    early, directory = scaled
+    session = ProgressiveSession(directory)
+    assert_array_equal(session.predict(X), early.predict(X))
+    assert_allclose(session.predict_proba(X), early.predict_proba(X), rtol=0, atol=1e-5)
+    assert_array_equal(session.exit_stages(X), early.exit_stages(X))
+    assert len(np.unique(early.exit_stages(X))) == 2
+    pipeline = early.estimator_
+    found = list(session.staged_predict_proba(X))
+    expected = list(staged(pipeline, X, "predict_proba"))
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_pipeline_around_an_early_exit(scaled, sized, tmp_path):
+    X, y = sized
+    pipeline = scaled[0].estimator_.estimator
+    early = EarlyExitClassifier(FrozenEstimator(pipeline[-1]), max_drop=0.1)
+    outer = make_pipeline(*(FrozenEstimator(step) for step in pipeline[:-1]), early)
+    outer.fit(X, y)
+    to_onnx(outer, tmp_path)
+    session = ProgressiveSession(tmp_path)
+    assert_array_equal(session.predict(X), outer.predict(X))
+    assert_allclose(session.predict_proba(X), outer.predict_proba(X), rtol=0, atol=1e-5)
+
+
+def test_regressor_in_a_pipeline(tmp_path):
+    X, y = load_diabetes(return_X_y=True)
+    pipeline = make_pipeline(
+        MinMaxScaler(), SelectKBest(f_regression, k=4), BDistilRegressor(**SMALL)
+    )
+    pipeline.fit(X, y)
+    to_onnx(pipeline, tmp_path)
+    found = ProgressiveSession(tmp_path).predict(X)
+    atol = 1e-5 * pipeline[-1].target_scale_.max()
+    assert_allclose(found, pipeline.predict(X), rtol=0, atol=atol)
+
+
+def test_float32_rows_far_from_zero_keep_their_digits(sized, scaled):
+    early, directory = scaled
+    X = sized[0].astype(np.float32)
+    found = ProgressiveSession(directory).predict_proba(X)
+    # What the pipeline has for these very rows in float64.
+    expected = early.predict_proba(X.astype(np.float64))
+    assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_columns_are_by_position(sized, tmp_path):
+    X, y = sized
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    columns = ColumnTransformer([("some", StandardScaler(), ["e", "a", "c"])])
+    pipeline = pipeline_of((frame, y), columns)
+    to_onnx(pipeline, tmp_path)
+    session = ProgressiveSession(tmp_path)
+    expected = pipeline.predict_proba(frame)
+    for rows in (frame, X):
+        assert_allclose(session.predict_proba(rows), expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"columns of X .* in their order: \['a', 'b'"):
+        session.predict(frame[list("eacbdf")])
+
+
+def test_transforms_outside_have_to_be_acknowledged(rotated, sized):
+    pipeline, directory = rotated
+    message = (
+        r"without the transforms of its pipeline: 'standardscaler' \(StandardScaler\), "
+        r"'pca' \(PCA\)\. .*transformed=True"
+    )
+    with pytest.raises(ValueError, match=message):
+        ProgressiveSession(directory)
+    session = ProgressiveSession(directory, transformed=True)
+    found = session.predict_proba(pipeline[:-1].transform(sized[0]))
+    assert_allclose(found, pipeline.predict_proba(sized[0]), rtol=0, atol=1e-5)
+
+
+def test_transforms_inside_are_not_to_be_applied_twice(scaled):
+    message = r"apply .* themselves: 'robustscaler' .*, 'standardscaler' \(StandardSca"
+    with pytest.raises(ValueError, match=message):
+        ProgressiveSession(scaled[1], transformed=True)
+
+
+def test_without_transforms_there_is_nothing_to_acknowledge(exported):
+    ProgressiveSession(exported, transformed=True)
+
+
+def test_images_that_a_pipeline_makes(tmp_path):
+    X, y = load_digits(n_class=3, return_X_y=True)
+    to_images = FunctionTransformer(partial(np.reshape, shape=(-1, 1, 8, 8)))
+    options = {**SMALL, "student": partial(ConvNet2d, channels=(2, 3))}
+    pipeline = make_pipeline(to_images, BDistilClassifier("precomputed", **options))
+    pipeline.fit(X, y, bdistilclassifier__teacher_scores=np.eye(3)[y])
+    to_onnx(pipeline, tmp_path)
+    with pytest.raises(ValueError, match=r"'functiontransformer' \(FunctionTransfo"):
+        ProgressiveSession(tmp_path)
+    session = ProgressiveSession(tmp_path, transformed=True)
+    found = session.predict_proba(X.reshape(-1, 1, 8, 8))
+    assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-5)
+
+
+def test_missing_values_where_the_pipeline_takes_them(sized, tmp_path):
+    X = sized[0].copy() - [0, 0, 1e6, 0, 0, 0]
+    X[::5, 3] = np.nan
+    pipeline = pipeline_of((X, sized[1]), SimpleImputer(), StandardScaler())
+    to_onnx(pipeline, tmp_path, X=X)
+    session = ProgressiveSession(tmp_path)
+    found = session.predict_proba(X)
+    assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-5)
+    for column, value in ((0, np.nan), (3, np.inf), (3, 1e39)):
+        rows = X.copy()
+        rows[1, column] = value
+        with pytest.raises(ValueError, match="needs finite numbers"):
+            session.predict(rows)
+
+
+def test_dropped_column_may_be_missing_if_it_was_in_the_rows(sized, tmp_path):
+    X = sized[0].copy()
+    X[3, 1] = np.nan
+    columns = ColumnTransformer([("some", StandardScaler(), [0, 2, 3])])
+    pipeline = pipeline_of((X, sized[1]), columns)
+    to_onnx(pipeline, tmp_path / "told", X=X)
+    found = ProgressiveSession(tmp_path / "told").predict_proba(X)
+    assert_allclose(found, pipeline.predict_proba(X), rtol=0, atol=1e-5)
+    to_onnx(pipeline, tmp_path / "not told")
+    with pytest.raises(ValueError, match="needs finite numbers"):
+        ProgressiveSession(tmp_path / "not told").predict(X)
+
+
+# Overflow
+
+
+def assert_overflow_is_found(session, X):
+    message = "needs finite numbers. X contains NaN, infinity or a value too large for"
+    for method in ("predict", "predict_proba", "decision_function", "exit_stages"):
+        with pytest.raises(ValueError, match=message):
+            getattr(session, method)(X)
+    for method in ("staged_predict", "staged_predict_proba"):
+        with pytest.raises(ValueError, match=message):
+            next(getattr(session, method)(X))
+    for seconds in (1e-9, 1e6):
+        with pytest.raises(ValueError, match=message):
+            session.predict_within(X, seconds)
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_value_that_overflows_in_the_scaling(scaled, sized, early_exit):
+    session = ProgressiveSession(scaled[1], early_exit=early_exit)
+    # float64 and finite, and no float32 in units of the column, which are below 1e-3.
+    X = sized[0].copy()
+    X[-1, 1] = 1e36
+    assert_overflow_is_found(session, X)
+    X[-1, 1] = 1e200
+    assert_overflow_is_found(session, X)
+
+
+@pytest.mark.parametrize("n_stages", [1, 2])
+def test_value_that_overflows_in_the_scaling_of_the_estimator(n_stages, tmp_path):
+    rng = np.random.default_rng(0)
+    X = 1e-3 * rng.normal(size=(60, 5, 1)).astype(np.float32)
+    y = (X.mean(axis=(1, 2)) > 0).astype(int)
+    # Gates are saturated by infinity, so that the scores are finite.
+    student = partial(RecurrentNet, hidden=(3,), cell="lstm")
+    clf = BDistilClassifier("precomputed", **{**SMALL, "student": student})
+    clf.fit(X, y, teacher_scores=np.eye(2)[y])
+    to_onnx(clf[:n_stages], tmp_path)
+    X[-1, 0] = 3e38
+    assert_overflow_is_found(ProgressiveSession(tmp_path), X)
+
+
+@pytest.mark.parametrize("early_exit", [True, False])
+def test_value_that_overflows_in_a_student(early_exit, tmp_path):
+    clf = classifier_by_hand(torch.float32)
+    for parameter in clf.ensemble_.parameters():
+        parameter.fill_(1)
+    to_onnx(clf, tmp_path)
+    rule = {"rule": "confidence", "thresholds": [0.1], "temperatures": [1, 1]}
+    change(tmp_path, set_to(rule, "early_exit"))
+    session = ProgressiveSession(tmp_path, early_exit=early_exit)
+    X = np.zeros((3, 4))
+    assert_array_equal(session.exit_stages(X), [1 if early_exit else 2] * 3)
+    # None of them is infinite as float32, and their sum is.
+    X[-1] = 2e38
+    assert_overflow_is_found(session, X)
+
+
+def test_rows_of_an_export_without_scaled_rows_are_checked(binary, tmp_path):
+    """As version 0.1 wrote it."""
+    to_onnx(binary[1][:1], tmp_path)
+    path = tmp_path / "stage_1.onnx"
+    model = onnx.load(path)
+    (value,) = (value for value in model.graph.output if value.name == "scaled")
+    model.graph.output.remove(value)
+    path.write_bytes(model.SerializeToString())
+
+    def edit(manifest):
+        del manifest["input"]["missing"], manifest["input"]["transforms"]
+        (first,) = manifest["stages"]
+        first["outputs"] = [e for e in first["outputs"] if e["name"] != "scaled"]
+
+    change(tmp_path, edit)
+    sign(tmp_path, 1)
+    session = ProgressiveSession(tmp_path)
+    X = binary[0].copy()
+    assert_array_equal(session.predict(X), binary[1][:1].predict(X))
+    X.iloc[3, 2] = 1e39
+    assert_overflow_is_found(session, X)
+
+
+# Rows in chunks
 
 
 def test_chunks(exported, digits, monkeypatch):
