@@ -782,7 +782,7 @@ def test_a_new_connection_hands_on_the_students_own_features(connection):
         _append(ensemble, partial(MLP, hidden=(4,)))
     student = ensemble.new_student(partial(MLP, hidden=(4,)))
     own = torch.rand(5, 4)
-    absent = [torch.zeros(5, 4)] * 2
+    absent = [torch.zeros(5, 4)] * len(ensemble.read_by(2))
     bias = student.join.linear.bias
     assert torch.equal(student.join(own, absent), torch.relu(own + bias))
 
