@@ -137,6 +137,14 @@ def test_what_is_auto_stays_what_it_was_in_the_earlier_fit(name):
     assert getattr(plan, name) == given
 
 
+def test_batch_size_of_an_earlier_fit_to_more_rows_is_clipped_without_a_word():
+    earlier, notes = _earlier(), []
+    earlier.batch_size_ = 32
+    plan = _plan(notes, earlier=earlier, student="auto", batch_size="auto")
+    assert plan.batch_size == 12
+    assert notes == []
+
+
 def test_ladder_must_reach_the_class_of_the_last_student():
     with pytest.raises(ValueError, match=r"'student' parameter .* number 2\. Got 1"):
         _plan(earlier=_earlier(), student=[STUDENT])

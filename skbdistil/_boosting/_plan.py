@@ -102,12 +102,15 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     )
     batch_size = resolved("batch_size", lambda: auto_batch_size(n_rows))
     if batch_size > n_rows:
-        notes.append(
-            UserWarning(
-                f"The 'batch_size' parameter of {type(estimator).__name__} is "
-                f"{batch_size}, and there are {n_rows} training rows. It is clipped."
+        # That of an earlier fit to more rows was not asked for.
+        if estimator.batch_size != "auto":
+            notes.append(
+                UserWarning(
+                    f"The 'batch_size' parameter of {type(estimator).__name__} is "
+                    f"{batch_size}, and there are {n_rows} training rows. It is "
+                    "clipped."
+                )
             )
-        )
         batch_size = n_rows
     max_epochs = resolved("max_epochs", lambda: auto_epochs(n_rows, batch_size))
     return Plan(

@@ -110,12 +110,10 @@ class FeatureCache:
         earlier : list of tuple of torch.Tensor
             One tuple per earlier student, empty where it is not read.
         """
-        read = self._ensemble.read_by(len(self._held))
+        # All that is held is read by the next student.
         return [
             tuple(rows[index].to(device) for rows in activations)
-            if position in read
-            else ()
-            for position, activations in enumerate(self._held)
+            for activations in self._held
         ]
 
     def _read_after(self, position):
