@@ -55,10 +55,10 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
 )
 from skbdistil._teacher_scores import teacher_response, teacher_score_warning
-from skbdistil.ensemble import ProgressiveEnsemble, check_connection
+from skbdistil.ensemble import ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import CostsUnknownWarning
-from skbdistil.metrics import stage_within
-from skbdistil.objectives import OBJECTIVES, DistillationObjective, check_objective
+from skbdistil.metrics import _stage_within
+from skbdistil.objectives import _OBJECTIVES, DistillationObjective, _check_objective
 from skbdistil.stages import stage_cost
 
 # Kept as they come, and converted batch by batch; everything else becomes the first.
@@ -75,7 +75,7 @@ class _BaseBDistil(BaseEstimator):
         "student": "no_validation",
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "connection": "no_validation",
-        "objective": [StrOptions({"auto", *OBJECTIVES}), DistillationObjective],
+        "objective": [StrOptions({"auto", *_OBJECTIVES}), DistillationObjective],
         "eta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "edge_tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
         "max_attempts": [Interval(Integral, 1, None, closed="left")],
@@ -229,8 +229,8 @@ class _BaseBDistil(BaseEstimator):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
-        connection = check_connection(self.connection, estimator_name, auto=True)
-        objective = check_objective(
+        connection = _check_connection(self.connection, estimator_name, auto=True)
+        objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
             has_labels=y is not None,
@@ -313,7 +313,7 @@ class _BaseBDistil(BaseEstimator):
             self.certificate_ = self._certificate(boosting.game)
             for name, value in plan._asdict().items():
                 setattr(self, f"{name}_", value)
-            self.stage_costs_, problem = costs.count_stages(
+            self.stage_costs_, problem = costs._count_stages(
                 ensemble, ensemble.example()
             )
             if problem:
@@ -350,7 +350,7 @@ class _BaseBDistil(BaseEstimator):
         notes += [doubt for doubt in doubts if doubt is not None]
         if response.module is None:
             return scores, label, score, None
-        teacher_costs, problem = costs.count_module(
+        teacher_costs, problem = costs._count_module(
             response.module, response.module_input, macs=response.macs
         )
         if problem:
@@ -666,7 +666,7 @@ class _BaseBDistil(BaseEstimator):
             these, or the costs in this unit are not known.
         """
         check_is_fitted(self)
-        return stage_within(stage_cost(self, unit, X=X), budget)
+        return _stage_within(stage_cost(self, unit, X=X), budget)
 
     def __len__(self):
         """Return the number of students of the fitted ensemble."""

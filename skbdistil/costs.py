@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.latency import (
     Latency,
+    _evaluating,
     compare_latencies,
-    evaluating,
     measure_latency,
 )
 
@@ -240,13 +240,13 @@ def module_costs(module, *inputs, macs=None):
     >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
     Costs(macs=56, parameters=67, weight_bytes=268)
     """
-    costs, problem = count_module(module, *inputs, macs=macs)
+    costs, problem = _count_module(module, *inputs, macs=macs)
     if problem:
         warnings.warn(problem, CostsUnknownWarning, stacklevel=2)
     return costs
 
 
-def count_module(module, *inputs, macs=None):
+def _count_module(module, *inputs, macs=None):
     """Costs of a network, and what could not be counted.
 
     Parameters
@@ -342,13 +342,13 @@ def stage_costs(ensemble, x):
     >>> costs.cumulative_macs
     array([12, 33])
     """
-    costs, problem = count_stages(ensemble, x)
+    costs, problem = _count_stages(ensemble, x)
     if problem:
         warnings.warn(problem, CostsUnknownWarning, stacklevel=2)
     return costs
 
 
-def count_stages(ensemble, x):
+def _count_stages(ensemble, x):
     """Costs of the stages of an ensemble, and what could not be counted.
 
     Parameters
@@ -413,7 +413,7 @@ def _weights_by_stage(ensemble):
 def _kept_bytes(ensemble, x):
     """Bytes per row that each stage leaves for later ones."""
     kept = []
-    with evaluating([ensemble]), torch.no_grad():
+    with _evaluating([ensemble]), torch.no_grad():
         state = ensemble.start(x)
         for _ in ensemble.students:
             state.step()

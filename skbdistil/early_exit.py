@@ -66,12 +66,12 @@ from skbdistil._sklearn_compat import (
 )
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import (
-    check_method,
-    check_unit,
-    final_estimator,
+    _check_method,
+    _check_unit,
+    _final_estimator,
+    _transformed,
+    _wrapped_estimator,
     stage_cost,
-    transformed,
-    wrapped_estimator,
 )
 
 __all__ = ["EarlyExitClassifier", "ExitPath"]
@@ -346,7 +346,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         estimator_name = type(self).__name__
         check_rule(self.rule, estimator_name)
-        check_unit(self.cost)
+        _check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:
             raise ValueError(
                 f"The parameters 'delta' and 'max_cost' of {estimator_name} exclude "
@@ -510,7 +510,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _scored(self, estimator, X, y, estimator_name):
         """Scores of all stages, shape (T, n, L), and the columns of the labels."""
         final = _distilled(estimator, estimator_name)
-        scores = final._stage_scores(transformed(estimator, X))
+        scores = final._stage_scores(_transformed(estimator, X))
         if y is None:
             return scores, None
         unseen = np.setdiff1d(y, estimator.classes_)
@@ -579,7 +579,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _calibrated(self):
         """The estimator with the stages, if they are those that were calibrated."""
-        final = final_estimator(self.estimator_)
+        final = _final_estimator(self.estimator_)
         if not self._is_calibrated():
             raise NotFittedError(
                 f"The estimator of this {type(self).__name__}, or a transform before "
@@ -605,7 +605,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         changes none of these.
         """
         final = self._calibrated()
-        X = transformed(self.estimator_, X)
+        X = _transformed(self.estimator_, X)
         n_samples = _num_samples(X)
         dtype = final.ensemble_.dtype
         scores = torch.empty((n_samples, len(self.classes_)), dtype=dtype).numpy()
@@ -744,7 +744,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             If `method` is none of these.
         """
         check_is_fitted(self)
-        check_method(method)
+        _check_method(method)
         runs, _, response = self._begin(X)
         # Begun here, so that rows which are no input raise here.
         return _anytime(list(runs), partial(response, method))
@@ -779,11 +779,11 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         began = time.perf_counter()
         check_is_fitted(self)
-        check_method(method)
+        _check_method(method)
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         runs, _, response = self._begin(X)
-        macs = final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
+        macs = _final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
         run_within(list(runs), macs, seconds, began)
         return response(method)
 
@@ -847,7 +847,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
 def _distilled(estimator, estimator_name):
     """The BDistilClassifier in a fitted estimator."""
-    final = final_estimator(estimator)
+    final = _final_estimator(estimator)
     if not (isinstance(final, StagedEstimator) and is_classifier(final)):
         raise TypeError(
             f"The 'estimator' parameter of {estimator_name} must be a "
@@ -860,7 +860,7 @@ def _distilled(estimator, estimator_name):
 def _made_by_fit(estimator):
     """What a fit of the estimator, or of a transform before it, makes anew."""
     made = []
-    while (inner := wrapped_estimator(estimator)) is not None:
+    while (inner := _wrapped_estimator(estimator)) is not None:
         if isinstance(estimator, Pipeline):
             for _, transform in estimator.steps[:-1]:
                 fitted = getattr(transform, "__dict__", {})  # a step may be text

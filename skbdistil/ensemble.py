@@ -203,7 +203,7 @@ _NAMED = {
 }
 
 
-def check_connection(connection, estimator_name, *, auto=False):
+def _check_connection(connection, estimator_name, *, auto=False):
     """Connection as None, a :class:`Connection` class or a :class:`Lateral`.
 
     Parameters
@@ -236,7 +236,7 @@ def check_connection(connection, estimator_name, *, auto=False):
     )
 
 
-def auto_connection(ladder, input_shape):
+def _auto_connection(ladder, input_shape):
     """Connection that suits the backbones of a ladder.
 
     Parameters
@@ -415,7 +415,7 @@ class ProgressiveEnsemble(nn.Module):
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.n_outputs = n_outputs
-        self.connection = check_connection(connection, type(self).__name__)
+        self.connection = _check_connection(connection, type(self).__name__)
         self.integer_input = integer_input
         # Kept as x * factor + offset, which is one pass over the input.
         factor = offset = None

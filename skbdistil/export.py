@@ -28,9 +28,9 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
-from skbdistil.runtime import SCHEMA_VERSION
-from skbdistil.stages import transformed as through_pipelines
-from skbdistil.stages import wrapped_estimator
+from skbdistil.runtime import _SCHEMA_VERSION
+from skbdistil.stages import _transformed as through_pipelines
+from skbdistil.stages import _wrapped_estimator
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
 
@@ -396,7 +396,7 @@ def _unwrap(estimator):
     early, steps = None, []
     inner, step = None, estimator
     while step is not None:
-        inner, step = step, wrapped_estimator(step)
+        inner, step = step, _wrapped_estimator(step)
         if isinstance(inner, Pipeline):
             steps += leaves(inner.steps[:-1])
         if step is None and hasattr(inner, "thresholds_"):
@@ -440,7 +440,7 @@ def _manifest(parts, rows):
     if early is not None:
         early_exit = _stored_rule(early)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _SCHEMA_VERSION,
         "package_version": version("skbdistil"),
         "kind": "regressor" if classes is None else "classifier",
         "classes": classes,

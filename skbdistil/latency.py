@@ -216,7 +216,7 @@ def compare_latencies(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with evaluating(modules), _limited_threads(n_threads):
+        with _evaluating(modules), _limited_threads(n_threads):
             for repeat in range(-n_warmup, n_repeats):
                 for position, call in enumerate(calls):
                     elapsed = call((repeat + n_warmup) % len(batches))
@@ -285,7 +285,7 @@ def _synchronize(device):
 
 
 @contextmanager
-def evaluating(roots):
+def _evaluating(roots):
     """Put modules and all inside them into evaluation mode, and back."""
     modules = [module for root in roots for module in root.modules()]
     flags = [module.training for module in modules]

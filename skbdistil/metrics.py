@@ -85,7 +85,7 @@ def accuracy_cost_curve(
         scores.append(metric(y_true, predicted, **weight))
     if not scores:
         raise ValueError("'staged_predictions' is empty; give at least one stage.")
-    costs = check_costs(costs)
+    costs = _check_costs(costs)
     if len(costs) < len(scores):
         raise ValueError(
             f"'costs' has {len(costs)} value(s) for {len(scores)} stages; give one per "
@@ -230,7 +230,7 @@ def score_at_cost(costs, scores, budget):
     0.75
     """
     costs, scores = _check_curve(costs, scores)
-    return float(scores[: stage_within(costs, budget)].max())
+    return float(scores[: _stage_within(costs, budget)].max())
 
 
 def pareto_optimal(costs, scores):
@@ -276,7 +276,7 @@ def pareto_optimal(costs, scores):
     return optimal
 
 
-def search_scores_and_costs(cv_results, score, cost):
+def _search_scores_and_costs(cv_results, score, cost):
     """Mean score and cost of each candidate of a search.
 
     Parameters
@@ -331,7 +331,7 @@ def _search_column(cv_results, parameter, name):
     )
 
 
-def split_scores(cv_results, score):
+def _split_scores(cv_results, score):
     """Scores of the candidates of a search by split.
 
     Parameters
@@ -353,7 +353,7 @@ def split_scores(cv_results, score):
     return np.array(splits, dtype=np.float64)
 
 
-def check_costs(costs, n_stages=None):
+def _check_costs(costs, n_stages=None):
     """Cumulative costs of stages as an array.
 
     Parameters
@@ -386,13 +386,13 @@ def check_costs(costs, n_stages=None):
     return costs
 
 
-def stage_within(costs, budget):
+def _stage_within(costs, budget):
     """Number of the last stage within a budget.
 
     Parameters
     ----------
     costs : ndarray of shape (n_stages,)
-        As :func:`check_costs` returns them.
+        As :func:`_check_costs` returns them.
     budget : float
 
     Returns
@@ -452,7 +452,7 @@ def _accuracy(y_true, predicted, sample_weight=None):
 
 
 def _check_curve(costs, scores):
-    costs = check_costs(costs)
+    costs = _check_costs(costs)
     return costs, _check_scores(scores, costs)
 
 

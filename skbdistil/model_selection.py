@@ -17,14 +17,14 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
 from skbdistil._sklearn_compat import StrOptions, _fit_context, _MultimetricScorer
-from skbdistil.metrics import search_scores_and_costs, split_scores
+from skbdistil.metrics import _search_scores_and_costs, _split_scores
 from skbdistil.stages import (
     UNITS,
-    cost_if_known,
-    n_stages_used,
+    _cost_if_known,
+    _n_stages_used,
+    _stage_views,
     stage_cost,
     stage_latency,
-    stage_views,
 )
 
 __all__ = ["StagedSearchCV", "best_under", "cheapest_within", "cost_scorer"]
@@ -115,10 +115,10 @@ class cheapest_within:
         -------
         index : int
         """
-        scores, costs = search_scores_and_costs(cv_results, self.score, self.cost)
+        scores, costs = _search_scores_and_costs(cv_results, self.score, self.cost)
         tolerance = self.tolerance
         if tolerance == "1se":
-            splits = split_scores(cv_results, self.score)
+            splits = _split_scores(cv_results, self.score)
             if len(splits) < 2:
                 raise ValueError(
                     "tolerance='1se' needs the scores of at least 2 splits. Got "
@@ -195,7 +195,7 @@ class best_under:
         -------
         index : int
         """
-        scores, costs = search_scores_and_costs(cv_results, self.score, self.cost)
+        scores, costs = _search_scores_and_costs(cv_results, self.score, self.cost)
         cheapest = np.nanmin(costs)
         if cheapest > self.budget:
             raise ValueError(
@@ -275,7 +275,7 @@ class cost_scorer:
         -------
         cost : float
         """
-        n_stages = n_stages_used(estimator)
+        n_stages = _n_stages_used(estimator)
         if self.unit == "latency":
             (latency,) = stage_latency(estimator, X, stages=[n_stages])
             return latency.median
@@ -598,7 +598,7 @@ class _StagedScorer:
         self.error_score = error_score
 
     def __call__(self, estimator, X, *args, **kwargs):
-        views = stage_views(estimator, X)
+        views = _stage_views(estimator, X)
         stages = []
         for view in views:
             try:
@@ -660,7 +660,7 @@ class _StagedMultimetricScorer(_MultimetricScorer):
 
     def __call__(self, estimator, X, *args, **kwargs):
         score = super().__call__
-        views = stage_views(estimator, X)
+        views = _stage_views(estimator, X)
         stages = [score(view, X, *args, **kwargs) for view in views]
         costs = _costs(estimator, X, self.cost, len(views), self.error_score)
         return {
@@ -673,7 +673,7 @@ def _costs(estimator, X, cost, n_stages, error_score):
     """Costs of the first stages; NaN, with a warning, if they cannot be had."""
     try:
         # What could not be counted is NaN, and is not worth the scores.
-        return cost_if_known(estimator, cost, X)[:n_stages]
+        return _cost_if_known(estimator, cost, X)[:n_stages]
     except Exception:
         if error_score == "raise":
             raise

@@ -142,10 +142,10 @@ _NAMED = {
     "barrier": {"distillation": None},
 }
 
-OBJECTIVES = frozenset(_NAMED)
+_OBJECTIVES = frozenset(_NAMED)
 
 
-def check_objective(objective, *, regression, has_labels, estimator_name):
+def _check_objective(objective, *, regression, has_labels, estimator_name):
     """Objective as a validated :class:`DistillationObjective`.
 
     Parameters
@@ -209,7 +209,7 @@ class _EnsembleTerms(nn.Module):
         )
 
 
-class StudentLoss(_EnsembleTerms):
+class _StudentLoss(_EnsembleTerms):
     """Loss of the student of one round.
 
     Parameters
@@ -287,7 +287,7 @@ class StudentLoss(_EnsembleTerms):
         return mass * (1 + lead) / 2, mass * (1 - lead) / 2
 
 
-class JointLoss(_EnsembleTerms):
+class _JointLoss(_EnsembleTerms):
     """Loss of all students together: the mean over the stages of D(F_k, g).
 
     Without a distillation term in the objective, the one that is usual for the task
@@ -307,7 +307,7 @@ class JointLoss(_EnsembleTerms):
         stages : list of torch.Tensor of shape (n, n_outputs)
             Running means F_1..F_T.
         target : dict of torch.Tensor
-            As for :class:`StudentLoss`; the residual sum is not used.
+            As for :class:`_StudentLoss`; the residual sum is not used.
         """
         default = "squared_error" if self.regression else "kl"
         name = self.objective.distillation or default

@@ -58,11 +58,11 @@ from skbdistil._untrusted import (
 )
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Lateral, ProgressiveEnsemble, check_connection
+from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.objectives import DistillationObjective
-from skbdistil.stages import UNITS, final_estimator
-from skbdistil.students import RecurrentNet, check_ladder
+from skbdistil.stages import UNITS, _final_estimator
+from skbdistil.students import RecurrentNet, _check_ladder
 
 __all__ = ["load", "save"]
 
@@ -483,8 +483,8 @@ class _Reader:
         estimator_name = cls.__name__
         estimator = _built(cls, params)
         if not (isinstance(estimator.student, str) and estimator.student == "auto"):
-            check_ladder(estimator.student, estimator_name)
-        check_connection(estimator.connection, estimator_name, auto=True)
+            _check_ladder(estimator.student, estimator_name)
+        _check_connection(estimator.connection, estimator_name, auto=True)
         if estimator.device != "auto":
             # Whether there is such a thing at all, and it holds numbers.
             is_meta = torch.device(estimator.device).type == "meta"
@@ -683,7 +683,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         items = fitted[name]
         fits = len(items) == n_stages and all(type(item) is kind for item in items)
         require(fits, f"its attribute {name!r} does not fit.")
-    ladder = check_ladder(fitted["ladder_"], type(estimator).__name__)
+    ladder = _check_ladder(fitted["ladder_"], type(estimator).__name__)
     fits = all(0 <= position < len(ladder) for position in fitted["ladder_positions_"])
     require(fits, "a student is of no class of its ladder.")
     if is_classifier(estimator):
@@ -706,7 +706,7 @@ def _set_ensemble(estimator, ensemble, fitted):
 def _set_exits(estimator, fitted):
     """Give an EarlyExitClassifier its fitted attributes."""
     inner = fitted["estimator_"]
-    final = final_estimator(inner)
+    final = _final_estimator(inner)
     thresholds = np.asarray(fitted["thresholds_"])
     n_stages = len(thresholds) + 1
     require(

@@ -31,7 +31,7 @@ from skbdistil.exceptions import InvalidFileError
 __all__ = ["ProgressiveSession"]
 
 #: Of the manifests that are written, and the newest that are read.
-SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 1
 
 # Rows that run at once: at most so many, and fewer of large ones.
 _CHUNK_ROWS = 4096
@@ -662,10 +662,10 @@ def _read(directory, name):
 
 def _parse(manifest):
     schema = manifest.get("schema_version", "a positive int")
-    if schema > SCHEMA_VERSION:
+    if schema > _SCHEMA_VERSION:
         manifest.fail(
             f"has schema version {schema}, and this version of skbdistil reads up to "
-            f"{SCHEMA_VERSION}. Install a newer one"
+            f"{_SCHEMA_VERSION}. Install a newer one"
         )
     x = manifest.entry("input")
     row = _Tensor("x", tuple(x.get("shape", "a list of positive ints")), _dtype(x))

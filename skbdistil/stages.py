@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from skbdistil._protocol import StagedEstimator, shallow_copy
 from skbdistil._sklearn_compat import BaseSearchCV
 from skbdistil.latency import compare_latencies
-from skbdistil.metrics import check_costs
+from skbdistil.metrics import _check_costs
 
 __all__ = ["UNITS", "stage_cost", "stage_latency", "staged"]
 
@@ -93,11 +93,11 @@ def staged(estimator, X, method="predict"):
     >>> [labels.shape for labels in staged(pipeline.fit(X, y), X)]
     [(150,), (150,), (150,)]
     """
-    check_method(method)
-    final = final_estimator(estimator)
+    _check_method(method)
+    final = _final_estimator(estimator)
     if not hasattr(final, f"staged_{method}"):
         raise TypeError(f"{type(final).__name__} has no stages of {method!r}.")
-    return getattr(final, f"staged_{method}")(transformed(estimator, X))
+    return getattr(final, f"staged_{method}")(_transformed(estimator, X))
 
 
 def stage_cost(estimator, unit="macs", *, X=None):
@@ -158,24 +158,24 @@ def stage_cost(estimator, unit="macs", *, X=None):
     >>> bool((energy == 3e-12 * costs).all())
     True
     """
-    costs = cost_if_known(estimator, unit, X)
+    costs = _cost_if_known(estimator, unit, X)
     unknown = np.flatnonzero(np.isnan(costs))
     if len(unknown):
         raise ValueError(
-            f"The costs of {type(final_estimator(estimator)).__name__} in {unit!r} are "
-            f"not known: the operations of stage {unknown[0] + 1} could not be "
+            f"The costs of {type(_final_estimator(estimator)).__name__} in {unit!r} "
+            f"are not known: the operations of stage {unknown[0] + 1} could not be "
             "counted. Use another unit, such as 'latency', or a callable that returns "
             "the cumulative cost of each stage."
         )
     return costs
 
 
-def cost_if_known(estimator, unit, X):
+def _cost_if_known(estimator, unit, X):
     """As :func:`stage_cost`, with NaN from a stage on that could not be counted."""
-    final = final_estimator(estimator)
-    check_unit(unit)
+    final = _final_estimator(estimator)
+    _check_unit(unit)
     if callable(unit):
-        return check_costs(unit(final), _n_stages(final))
+        return _check_costs(unit(final), _n_stages(final))
     if unit == "latency":
         if X is None:
             raise ValueError("'X' must be given for unit='latency', which is measured.")
@@ -256,7 +256,7 @@ def stage_latency(
     ['AdaBoostClassifier[:1].predict', 'AdaBoostClassifier[:2].predict', \
 'AdaBoostClassifier[:3].predict']
     """
-    final = final_estimator(estimator)
+    final = _final_estimator(estimator)
     n_stages = _n_stages(final)
     stages = np.arange(1, n_stages + 1) if stages is None else np.asarray(stages)
     is_list = stages.ndim == 1 and len(stages) and stages.dtype.kind in "iu"
@@ -280,7 +280,7 @@ def stage_latency(
     ]
 
 
-def check_method(method):
+def _check_method(method):
     """Refuse what is not the name of a response method."""
     if method not in _METHODS:
         raise ValueError(
@@ -288,7 +288,7 @@ def check_method(method):
         )
 
 
-def check_unit(unit):
+def _check_unit(unit):
     """Refuse what is neither the name of a unit of cost nor a callable."""
     if not (callable(unit) or (isinstance(unit, str) and unit in UNITS)):
         raise ValueError(
@@ -297,7 +297,7 @@ def check_unit(unit):
         )
 
 
-def final_estimator(estimator):
+def _final_estimator(estimator):
     """Estimator with the stages, taken out of pipelines, searches and the like.
 
     Parameters
@@ -315,7 +315,7 @@ def final_estimator(estimator):
     TypeError
         If the estimator has no stages.
     """
-    inner = unwrapped(estimator)
+    inner = _unwrapped(estimator)
     if not hasattr(inner, "staged_predict"):
         where = "" if inner is estimator else f", inside {type(estimator).__name__},"
         raise TypeError(
@@ -326,7 +326,7 @@ def final_estimator(estimator):
     return inner
 
 
-def unwrapped(estimator):
+def _unwrapped(estimator):
     """What predicts inside pipelines, searches and the like.
 
     Parameters
@@ -339,12 +339,12 @@ def unwrapped(estimator):
     inner : object
         The estimator itself if it is none of these.
     """
-    while (step := wrapped_estimator(estimator)) is not None:
+    while (step := _wrapped_estimator(estimator)) is not None:
         estimator = step
     return estimator
 
 
-def wrapped_estimator(estimator):
+def _wrapped_estimator(estimator):
     """The estimator that a wrapper hands its predictions on from, or None."""
     if isinstance(estimator, Pipeline):
         return estimator[-1]
@@ -363,7 +363,7 @@ def wrapped_estimator(estimator):
     return None
 
 
-def transformed(estimator, X):
+def _transformed(estimator, X):
     """Rows as the estimator with the stages gets them.
 
     Parameters
@@ -377,7 +377,7 @@ def transformed(estimator, X):
     X : array-like of shape (n_samples, ...)
         After the transforms of pipelines.
     """
-    while (step := wrapped_estimator(estimator)) is not None:
+    while (step := _wrapped_estimator(estimator)) is not None:
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = step
@@ -391,7 +391,7 @@ def _cut(estimator, stage):
         name, last = estimator.steps[-1]
         shorter.steps = [*estimator.steps[:-1], (name, _cut(last, stage))]
         return shorter
-    inner = wrapped_estimator(estimator)
+    inner = _wrapped_estimator(estimator)
     if inner is not None:
         return _cut(inner, stage)
     shorter = shallow_copy(estimator)
@@ -417,16 +417,16 @@ def _n_stages(final):
     return len(final) if names is None else len(getattr(final, names[0]))
 
 
-def n_stages_used(estimator):
+def _n_stages_used(estimator):
     """Number of stages that an estimator predicts with."""
-    final = final_estimator(estimator)
+    final = _final_estimator(estimator)
     if isinstance(final, StagedEstimator):
         return final._n_stages_used()
     return _n_stages(final)
 
 
 def _latency_cost(estimator, X):
-    n_stages = _n_stages(final_estimator(estimator))
+    n_stages = _n_stages(_final_estimator(estimator))
     n_timed = min(n_stages, _MAX_TIMED)
     timed = np.linspace(1, n_stages, n_timed).round().astype(int)
     medians = [latency.median for latency in stage_latency(estimator, X, stages=timed)]
@@ -435,7 +435,7 @@ def _latency_cost(estimator, X):
     return np.interp(np.arange(1, n_stages + 1), timed, medians)
 
 
-def stage_views(estimator, X):
+def _stage_views(estimator, X):
     """The stages of an estimator in the eyes of a scorer.
 
     Parameters
@@ -456,12 +456,12 @@ def stage_views(estimator, X):
     passes = {}
     return [
         _StageView(estimator, stage, X, passes)
-        for stage in range(1, n_stages_used(estimator) + 1)
+        for stage in range(1, _n_stages_used(estimator) + 1)
     ]
 
 
 def _has_staged(method):
-    return lambda view: hasattr(final_estimator(view), f"staged_{method}")
+    return lambda view: hasattr(_final_estimator(view), f"staged_{method}")
 
 
 class _StageView:
@@ -507,7 +507,7 @@ class _StageView:
 
     def score(self, *args, **kwargs):
         # As the estimator scores, but with the predictions at hand.
-        return type(final_estimator(self)).score(self, *args, **kwargs)
+        return type(_final_estimator(self)).score(self, *args, **kwargs)
 
     def __getattr__(self, name):
         # Whatever else a scorer asks for is that of the shorter estimator.

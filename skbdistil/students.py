@@ -435,7 +435,7 @@ class RecurrentNet(Backbone):
         return maps[:, -1].clone()
 
 
-def auto_students(input_shape):
+def _auto_students(input_shape):
     """Backbones of growing cost that suit the shape of the input.
 
     Parameters
@@ -473,7 +473,7 @@ def auto_students(input_shape):
     )
 
 
-def check_ladder(student, estimator_name):
+def _check_ladder(student, estimator_name):
     """Hypothesis classes as a list of factories, from the `student` parameter.
 
     Parameters

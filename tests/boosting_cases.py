@@ -9,7 +9,7 @@ from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData
 from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
-from skbdistil.objectives import DistillationObjective, StudentLoss
+from skbdistil.objectives import DistillationObjective, _StudentLoss
 from skbdistil.students import MLP
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def join(rows, student):
 
 def student_loss(rows, **options):
     """Loss of the next student, of rows in a game."""
-    return StudentLoss(
+    return _StudentLoss(
         DistillationObjective("squared_error", **options),
         True,
         n_previous=len(rows.ensemble),

@@ -19,8 +19,8 @@ from skbdistil.ensemble import (
     Lateral,
     ProgressiveEnsemble,
     Residual,
-    auto_connection,
-    check_connection,
+    _auto_connection,
+    _check_connection,
 )
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
@@ -618,17 +618,17 @@ def test_user_connection_may_add_the_mean():
 
 
 def test_names_of_connections():
-    assert check_connection("dense", "Owner") is Dense
-    assert check_connection("residual", "Owner") is Residual
-    assert check_connection("last", "Owner") is Last
-    assert check_connection(None, "Owner") is None
-    assert check_connection(Gate, "Owner") is Gate
-    assert check_connection("lateral", "Owner").get_params() == {
+    assert _check_connection("dense", "Owner") is Dense
+    assert _check_connection("residual", "Owner") is Residual
+    assert _check_connection("last", "Owner") is Last
+    assert _check_connection(None, "Owner") is None
+    assert _check_connection(Gate, "Owner") is Gate
+    assert _check_connection("lateral", "Owner").get_params() == {
         "earlier": "all",
         "shared_blocks": 0,
     }
     mine = Lateral("last", shared_blocks=1)
-    assert check_connection(mine, "Owner") is mine
+    assert _check_connection(mine, "Owner") is mine
     assert clone(mine).get_params() == mine.get_params()
 
 
@@ -644,7 +644,7 @@ narrow, wide = (partial(ConvNet2d, channels=widths) for widths in ((2, 3), (4, 6
     ],
 )
 def test_convolutional_backbones_are_composed_block_by_block(ladder, input_shape):
-    connection = auto_connection(ladder, input_shape)
+    connection = _auto_connection(ladder, input_shape)
     assert connection.get_params() == {"earlier": "all", "shared_blocks": 1}
     ensemble = ProgressiveEnsemble(input_shape, 2, connection=connection)
     for factory in (*ladder, *ladder):
@@ -667,18 +667,18 @@ def test_convolutional_backbones_are_composed_block_by_block(ladder, input_shape
     ],
 )
 def test_other_backbones_join_their_last_features(ladder, input_shape):
-    assert auto_connection(ladder, input_shape) is Dense
+    assert _auto_connection(ladder, input_shape) is Dense
 
 
 # Messages
 
 
 def test_auto_is_a_connection_only_where_it_is_allowed():
-    assert check_connection("auto", "Owner", auto=True) == "auto"
+    assert _check_connection("auto", "Owner", auto=True) == "auto"
     with pytest.raises(ValueError, match=r"must be None, .*Got 'auto' instead"):
-        check_connection("auto", "Owner")
+        _check_connection("auto", "Owner")
     with pytest.raises(ValueError, match="must be 'auto', None, 'dense'"):
-        check_connection("densest", "Owner", auto=True)
+        _check_connection("densest", "Owner", auto=True)
 
 
 @pytest.mark.parametrize(
@@ -686,10 +686,10 @@ def test_auto_is_a_connection_only_where_it_is_allowed():
 )
 def test_unknown_connection_is_named(connection):
     if connection is Connection:
-        assert check_connection(connection, "Owner") is Connection
+        assert _check_connection(connection, "Owner") is Connection
         return
     with pytest.raises(ValueError, match="'connection' parameter of Owner") as error:
-        check_connection(connection, "Owner")
+        _check_connection(connection, "Owner")
     assert "'lateral'" in str(error.value)
     assert f"Got {connection!r} instead" in str(error.value)
 

@@ -23,7 +23,7 @@ from skbdistil._boosting._rows import FeatureCache, RowData
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
-from skbdistil.objectives import DistillationObjective, JointLoss
+from skbdistil.objectives import DistillationObjective, _JointLoss
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -81,7 +81,7 @@ def _boosting(trainer=None, *, rounds=(), kind=Boosting, **options):
             bound=1.0,
         ),
         trainer=trainer,
-        joint_loss=JointLoss(DistillationObjective("squared_error"), True),
+        joint_loss=_JointLoss(DistillationObjective("squared_error"), True),
         progress=Progress(0, "Owner", N_ROUNDS, None, ""),
         estimator_name="Owner",
     )

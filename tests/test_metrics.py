@@ -19,15 +19,15 @@ from sklearn.metrics import (
 )
 
 from skbdistil.metrics import (
+    _check_costs,
+    _search_scores_and_costs,
+    _split_scores,
+    _stage_within,
     accuracy_cost_area,
     accuracy_cost_curve,
-    check_costs,
     cost_at_score,
     pareto_optimal,
     score_at_cost,
-    search_scores_and_costs,
-    split_scores,
-    stage_within,
 )
 
 # Scores and costs on a coarse grid, so that ties are common.
@@ -509,7 +509,7 @@ CV_RESULTS = {
     ],
 )
 def test_scores_and_costs_are_missing_together(score, cost, expected):
-    scores, costs = search_scores_and_costs(CV_RESULTS, score, cost)
+    scores, costs = _search_scores_and_costs(CV_RESULTS, score, cost)
     assert_array_equal(costs, expected)
     assert_array_equal(
         scores, np.where(np.isnan(expected), np.nan, CV_RESULTS["mean_test_recall"])
@@ -522,12 +522,12 @@ def test_scores_and_costs_are_missing_together(score, cost, expected):
 def test_costs_of_a_callable_are_one_per_candidate(costs):
     message = f"each of the 4 candidates. Got shape {np.shape(costs)}."
     with pytest.raises(ValueError, match=re.escape(message)):
-        search_scores_and_costs(CV_RESULTS, "recall", lambda cv_results: costs)
+        _search_scores_and_costs(CV_RESULTS, "recall", lambda cv_results: costs)
 
 
 def test_no_candidate_with_both():
     with pytest.raises(ValueError, match="no candidate with both a score and a cost"):
-        search_scores_and_costs(
+        _search_scores_and_costs(
             CV_RESULTS, "recall", lambda cv_results: [np.nan, np.nan, 3, np.nan]
         )
 
@@ -535,12 +535,12 @@ def test_no_candidate_with_both():
 @pytest.mark.parametrize("score", ["recall", "mean_test_recall"])
 def test_scores_by_split(score):
     expected = [CV_RESULTS["split0_test_recall"], CV_RESULTS["split1_test_recall"]]
-    assert_array_equal(split_scores(CV_RESULTS, score), expected)
+    assert_array_equal(_split_scores(CV_RESULTS, score), expected)
 
 
 @pytest.mark.parametrize("score", ["macs", "param_width", "split0_test_recall"])
 def test_columns_without_splits(score):
-    assert len(split_scores(CV_RESULTS, score)) == 0
+    assert len(_split_scores(CV_RESULTS, score)) == 0
 
 
 # Checks
@@ -553,10 +553,10 @@ CURVE_FUNCTIONS = [
 
 
 def test_costs_become_an_array():
-    costs = check_costs([1, 2, 2], n_stages=3)
+    costs = _check_costs([1, 2, 2], n_stages=3)
     assert_array_equal(costs, [1, 2, 2])
     assert costs.dtype == np.float64
-    assert_array_equal(check_costs((0,)), [0])
+    assert_array_equal(_check_costs((0,)), [0])
 
 
 @pytest.mark.parametrize(
@@ -578,7 +578,7 @@ def test_costs_become_an_array():
 @pytest.mark.parametrize(
     "function",
     [
-        lambda costs, scores: check_costs(costs),
+        lambda costs, scores: _check_costs(costs),
         lambda costs, scores: accuracy_cost_curve([0], [[0]], costs),
         *CURVE_FUNCTIONS,
     ],
@@ -591,7 +591,7 @@ def test_refused_costs(function, costs, message):
 def test_number_of_costs():
     message = "'costs' has 2 value(s) for 3 stage(s); give one per stage."
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_costs([1, 2], n_stages=3)
+        _check_costs([1, 2], n_stages=3)
 
 
 @pytest.mark.parametrize(
@@ -618,14 +618,14 @@ def test_refused_scores(function):
         function([1, 2], [0.5, np.nan])
 
 
-# stage_within
+# _stage_within
 
 
 @given(curve=curves(), budget=st.integers(0, 50))
 def test_stage_within_by_definition(curve, budget):
     costs, _ = curve
     assume(budget >= costs[0])
-    stage = stage_within(costs, budget)
+    stage = _stage_within(costs, budget)
     assert type(stage) is int
     assert costs[stage - 1] <= budget
     assert (costs[stage:] > budget).all()
@@ -644,18 +644,18 @@ def test_stage_within_by_definition(curve, budget):
     ],
 )
 def test_stage_within(budget, stage):
-    assert stage_within(check_costs(COSTS), budget) == stage
+    assert _stage_within(_check_costs(COSTS), budget) == stage
 
 
 @pytest.mark.parametrize("budget", [np.nan, "25", None, [25]])
 def test_budget_is_no_number(budget):
     message = f"'budget' must be a number. Got {budget!r} instead."
     with pytest.raises(ValueError, match=re.escape(message)):
-        stage_within(check_costs(COSTS), budget)
+        _stage_within(_check_costs(COSTS), budget)
 
 
 @pytest.mark.parametrize("budget", [9.99, -1, -np.inf])
 def test_budget_below_the_first_stage(budget):
     message = f"budget of {budget:g}: the cheapest one costs 10."
     with pytest.raises(ValueError, match=re.escape(message)):
-        stage_within(check_costs(COSTS), budget)
+        _stage_within(_check_costs(COSTS), budget)

@@ -10,13 +10,13 @@ from torch.nn import functional
 from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._residuals import Residuals
 from skbdistil.objectives import (
-    OBJECTIVES,
+    _OBJECTIVES,
     DistillationObjective,
-    JointLoss,
-    StudentLoss,
     _barrier_logarithm,
+    _check_objective,
+    _JointLoss,
     _kl,
-    check_objective,
+    _StudentLoss,
 )
 
 BOUND = 2.0
@@ -25,7 +25,7 @@ PURE = {"distillation": None, "gamma": 1.0}
 
 def _loss(options, *, regression=True, n_previous=1, eta=0.5, log_z=None, n_outputs=1):
     log_z = torch.full((n_outputs,), np.log(2.0)) if log_z is None else log_z
-    return StudentLoss(
+    return _StudentLoss(
         DistillationObjective(**options),
         regression,
         n_previous=n_previous,
@@ -226,7 +226,7 @@ def test_huge_residual_sums_stay_finite(barrier, dtype, n_previous):
 
 
 def test_constant_teacher_has_a_finite_barrier():
-    loss = StudentLoss(
+    loss = _StudentLoss(
         DistillationObjective(**PURE),
         True,
         n_previous=0,
@@ -434,7 +434,9 @@ def test_joint_loss_is_the_mean_over_stages(regression, distillation):
         return _kl(teacher, scores, 2.0)
 
     for target, row_weight in [({}, 1.0), ({"sample_weight": weight}, weight)]:
-        value = JointLoss(objective, regression)(stages, {"teacher": teacher, **target})
+        value = _JointLoss(objective, regression)(
+            stages, {"teacher": teacher, **target}
+        )
         expected = sum((rows(scores) * row_weight).mean() for scores in stages) / 3
         torch.testing.assert_close(value, expected)
 
@@ -443,8 +445,8 @@ def test_joint_loss_has_the_label_term():
     teacher, label = _randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
     stages = [_randn(6, 4, seed=seed) for seed in (1, 2)]
     target = {"teacher": teacher, "label": label}
-    without = JointLoss(DistillationObjective(), False)(stages, target)
-    value = JointLoss(DistillationObjective(alpha=0.5), False)(stages, target)
+    without = _JointLoss(DistillationObjective(), False)(stages, target)
+    value = _JointLoss(DistillationObjective(alpha=0.5), False)(stages, target)
     term = sum(functional.cross_entropy(scores, label) for scores in stages) / 2
     torch.testing.assert_close(value - without, 0.5 * term)
 
@@ -463,10 +465,10 @@ def test_joint_loss_has_the_label_term():
     ],
 )
 def test_named_objectives(name, distillation, barrier):
-    objective = check_objective(
+    objective = _check_objective(
         name, regression=False, has_labels=False, estimator_name="Owner"
     )
-    assert name in OBJECTIVES
+    assert name in _OBJECTIVES
     assert objective.distillation == distillation
     assert objective.barrier == barrier
     assert objective.on == "ensemble"
@@ -475,7 +477,7 @@ def test_named_objectives(name, distillation, barrier):
 
 def test_objects_are_used_as_they_are():
     objective = DistillationObjective(None, gamma=2.0)
-    checked = check_objective(
+    checked = _check_objective(
         objective, regression=True, has_labels=False, estimator_name="Owner"
     )
     assert checked is objective
@@ -501,13 +503,13 @@ def test_objects_are_used_as_they_are():
 )
 def test_impossible_objectives_are_refused(objective, regression, message):
     with pytest.raises(ValueError, match=message):
-        check_objective(
+        _check_objective(
             objective, regression=regression, has_labels=False, estimator_name="Owner"
         )
 
 
 def test_label_term_is_allowed_with_labels():
-    check_objective(
+    _check_objective(
         DistillationObjective(alpha=0.5),
         regression=False,
         has_labels=True,
@@ -533,7 +535,7 @@ def test_parameters_are_validated(name, value):
         ValueError,
         match=rf"'{name}' parameter of DistillationObjective .*Got {value!r}",
     ):
-        check_objective(
+        _check_objective(
             DistillationObjective(**{name: value}),
             regression=False,
             has_labels=True,

@@ -149,3 +149,27 @@ def test_constraints_pin_every_direct_dependency():
         (specifier,) = pin.specifier
         assert specifier.operator == "=="
         assert required[pin.name].specifier.contains(specifier.version)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(PACKAGE.glob("*.py")) if not path.name.startswith("_")],
+    ids=lambda path: path.stem,
+)
+def test_names_of_a_public_module_are_public_or_begin_with_an_underscore(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
+    names |= {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    public = {name for name in names if not name.startswith("_")}
+    module = getattr(skbdistil, path.stem)
+    assert public <= set(module.__all__)

@@ -30,11 +30,11 @@ from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.costs import Latency
 from skbdistil.stages import (
     UNITS,
-    final_estimator,
-    n_stages_used,
+    _final_estimator,
+    _n_stages_used,
+    _stage_views,
     stage_cost,
     stage_latency,
-    stage_views,
     staged,
 )
 
@@ -99,7 +99,7 @@ def test_wrappers_give_the_stages_of_what_is_inside(clf, data, wrapper, method):
     found = list(staged(outer, data[0], method))
     assert_array_equal(found, expected)
     assert len(found) == N_STAGES
-    assert final_estimator(outer) is clf
+    assert _final_estimator(outer) is clf
 
 
 def test_regressor(reg, data):
@@ -143,7 +143,7 @@ def test_stages_in_use_only(data):
     clf = BDistilClassifier(LogisticRegression(), **SMALL).fit(*data)
     clf.set_params(n_stages=2)
     assert len(list(staged(clf, data[0]))) == 2
-    assert len(stage_views(clf, data[0])) == 2
+    assert len(_stage_views(clf, data[0])) == 2
     # A curve may be cut to them; the budget is asked for all.
     assert len(stage_cost(clf)) == N_STAGES
 
@@ -151,7 +151,7 @@ def test_stages_in_use_only(data):
 def test_estimator_without_stages(data):
     forest = RandomForestClassifier(n_estimators=2).fit(*data)
     message = "RandomForestClassifier has no stages: it has no method 'staged_predict'"
-    for function in (staged, stage_latency, stage_views):
+    for function in (staged, stage_latency, _stage_views):
         with pytest.raises(TypeError, match=message):
             function(forest, data[0])
     with pytest.raises(TypeError, match=message):
@@ -345,7 +345,7 @@ def test_what_is_timed_has_the_weights_of_the_estimator(clf, data, timed):
     stage_latency(make_pipeline("passthrough", clf), data[0])
     ((predicts, _),) = timed
     for predict in predicts:
-        final = final_estimator(predict.__self__)
+        final = _final_estimator(predict.__self__)
         assert final.ensemble_ is clf.ensemble_
     assert clf.n_stages is None
 
@@ -404,7 +404,7 @@ def test_scorers_see_the_estimator_cut(clf, data, name, wrapper):
     X, y = data
     outer = clf if wrapper is None else wrapped(clf)[wrapper]
     scorer = get_scorer(name)
-    found = [scorer(view, X, y) for view in stage_views(outer, X)]
+    found = [scorer(view, X, y) for view in _stage_views(outer, X)]
     assert_allclose(found, [scorer(clf[:k], X, y) for k in range(1, N_STAGES + 1)])
 
 
@@ -412,7 +412,7 @@ def test_scorers_see_the_estimator_cut(clf, data, name, wrapper):
 def test_views_of_scikit_learn(boosting, data):
     X, y = data
     boosting.fit(X, y)
-    views = stage_views(boosting, X)
+    views = _stage_views(boosting, X)
     assert len(views) == N_STAGES
     assert views[-1].score(X, y) == boosting.score(X, y)
     assert is_classifier(views[0]) == is_classifier(boosting)
@@ -424,7 +424,8 @@ def test_own_score_with_weights(clf, reg, data):
     weight = np.linspace(0, 1, len(X))
     for estimator in (clf, reg):
         found = [
-            view.score(X, y, sample_weight=weight) for view in stage_views(estimator, X)
+            view.score(X, y, sample_weight=weight)
+            for view in _stage_views(estimator, X)
         ]
         assert_allclose(found, list(estimator.staged_score(X, y, sample_weight=weight)))
 
@@ -438,7 +439,7 @@ def test_one_pass_per_method(clf, data, monkeypatch):
             calls.append(method) or staged(estimator, X, method)
         ),
     )
-    for view in stage_views(clf, X):
+    for view in _stage_views(clf, X):
         for name in ("accuracy", "f1", "neg_log_loss", "roc_auc"):
             get_scorer(name)(view, X, y)
     assert sorted(calls) == ["decision_function", "predict", "predict_proba"]
@@ -450,7 +451,7 @@ def test_scorer_of_some_rows(clf, data):
     def first_half(estimator, X, y):
         return roc_auc_score(y[:40], estimator.predict_proba(X[:40])[:, 1])
 
-    found = [first_half(view, X, y) for view in stage_views(clf, X)]
+    found = [first_half(view, X, y) for view in _stage_views(clf, X)]
     expected = [first_half(clf[:k], X, y) for k in range(1, N_STAGES + 1)]
     assert_allclose(found, expected)
 
@@ -465,11 +466,11 @@ def test_a_view_is_the_estimator_cut(clf, data, wrapper, monkeypatch):
     # By which estimators are copied and stored.
     monkeypatch.setattr(BDistilClassifier, "__getstate__", no_copy)
     outer = clf if wrapper is None else wrapped(clf)[wrapper]
-    for stage, view in enumerate(stage_views(outer, X), start=1):
-        assert n_stages_used(view) == stage
+    for stage, view in enumerate(_stage_views(outer, X), start=1):
+        assert _n_stages_used(view) == stage
         assert_array_equal(list(staged(view, X)), list(staged(clf, X))[:stage])
-        assert len(stage_views(view, X)) == stage
-        final = final_estimator(view)
+        assert len(_stage_views(view, X)) == stage
+        final = _final_estimator(view)
         assert type(final) is BDistilClassifier
         assert final.n_stages == stage
         weights = zip(
@@ -483,14 +484,14 @@ def test_a_view_is_the_estimator_cut(clf, data, wrapper, monkeypatch):
 def test_a_view_of_scikit_learn_is_the_ensemble_cut(boosting, data):
     X, y = data
     boosting.fit(X, y)
-    for stage, view in enumerate(stage_views(boosting, X), start=1):
-        assert n_stages_used(view) == stage
+    for stage, view in enumerate(_stage_views(boosting, X), start=1):
+        assert _n_stages_used(view) == stage
         assert_array_equal(list(staged(view, X)), list(staged(boosting, X))[:stage])
-    assert n_stages_used(boosting) == N_STAGES
+    assert _n_stages_used(boosting) == N_STAGES
 
 
 def test_views_tell_their_stage(clf, data):
-    views = stage_views(clf, data[0])
+    views = _stage_views(clf, data[0])
     assert [view.n_stages for view in views] == [1, 2, 3]
     assert_array_equal(views[0].classes_, clf.classes_)
     assert views[0].n_features_in_ == 6
@@ -502,4 +503,4 @@ def test_scorer_that_needs_what_is_not_there(reg, data):
     X, y = data
     scorer = make_scorer(roc_auc_score, response_method="predict_proba")
     with pytest.raises(AttributeError, match=re.escape("predict_proba")):
-        scorer(stage_views(reg, X)[0], X, y)
+        scorer(_stage_views(reg, X)[0], X, y)

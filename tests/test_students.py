@@ -15,9 +15,9 @@ from skbdistil.students import (
     ConvNet1d,
     ConvNet2d,
     RecurrentNet,
+    _auto_students,
+    _check_ladder,
     _PooledFeatures,
-    auto_students,
-    check_ladder,
 )
 
 # Factory, shape of a row, multiply-accumulates per row and parameters by hand.
@@ -238,7 +238,7 @@ def test_backbone_runs_blocks_of_a_subclass():
     ],
 )
 def test_auto_students_suit_the_shape_and_grow_in_cost(shape, kind):
-    factories, default = auto_students(shape)
+    factories, default = _auto_students(shape)
     assert 0 <= default < len(factories)
     x = torch.randn(2, *shape)
     macs = []
@@ -253,19 +253,19 @@ def test_auto_students_suit_the_shape_and_grow_in_cost(shape, kind):
 @pytest.mark.parametrize("shape", [(), (2, 3, 4, 5)])
 def test_auto_students_refuse_other_shapes(shape):
     with pytest.raises(ValueError, match=r"student='auto'.*Pass a backbone") as error:
-        auto_students(shape)
+        _auto_students(shape)
     assert f"have shape {shape}" in str(error.value)
 
 
 def test_ladder_is_a_list_of_factories():
     factory = partial(MLP, hidden=(4,))
-    assert check_ladder(factory, "Owner") == [factory]
-    assert check_ladder(MLP, "Owner") == [MLP]
+    assert _check_ladder(factory, "Owner") == [factory]
+    assert _check_ladder(MLP, "Owner") == [MLP]
     rungs = [MLP, factory]
-    ladder = check_ladder(rungs, "Owner")
+    ladder = _check_ladder(rungs, "Owner")
     assert ladder == rungs
     assert ladder is not rungs
-    assert check_ladder((MLP, factory), "Owner") == rungs
+    assert _check_ladder((MLP, factory), "Owner") == rungs
 
 
 @pytest.mark.parametrize(
@@ -281,4 +281,4 @@ def test_ladder_is_a_list_of_factories():
 )
 def test_ladder_errors_say_what_was_got(student, message):
     with pytest.raises(ValueError, match=message):
-        check_ladder(student, "Owner")
+        _check_ladder(student, "Owner")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, SequentialSampler, default_collate
 from skbdistil._boosting._rows import RoundBatches
 from skbdistil._boosting._training import JointStudents, Trainer, _centre, check_net
 from skbdistil.ensemble import ProgressiveEnsemble
-from skbdistil.objectives import DistillationObjective, JointLoss
+from skbdistil.objectives import DistillationObjective, _JointLoss
 from skbdistil.students import MLP
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
@@ -61,7 +61,7 @@ def _train_jointly(rows, valid=None, *, epochs=8, net=None, **kw):
     """Train all students; returns the history."""
     return _trainer(net, **kw).train_jointly(
         rows.ensemble,
-        JointLoss(DistillationObjective("squared_error"), True),
+        _JointLoss(DistillationObjective("squared_error"), True),
         rows,
         valid,
         max_epochs=epochs,

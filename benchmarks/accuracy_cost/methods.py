@@ -19,8 +19,8 @@ from benchmarks.accuracy_cost.networks import (
 from benchmarks.accuracy_cost.teachers import Response
 from skbdistil import BDistilClassifier, DistillationObjective
 from skbdistil._boosting._game import auto_eta
-from skbdistil.ensemble import auto_connection
-from skbdistil.objectives import JointLoss
+from skbdistil.ensemble import _auto_connection
+from skbdistil.objectives import _JointLoss
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,13 @@ def multi_exit(task):
         task.data.student(task.data.width),
         task.data.n_estimators,
         task.teacher.train,
-        JointLoss(DistillationObjective(), regression=False),
+        _JointLoss(DistillationObjective(), regression=False),
     )
 
 
 def _train_together(task, factory, n_students, scores, loss):
     X = task.split.X_train
-    connection = auto_connection([factory], X.shape[1:])
+    connection = _auto_connection([factory], X.shape[1:])
     ensemble = empty_ensemble(X, scores.shape[1], connection)
     add_students(ensemble, factory, n_students, task.seed)
     train(ensemble, X, scores, loss, seed=task.seed, **task.training)

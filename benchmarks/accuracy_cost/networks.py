@@ -15,7 +15,7 @@ from skbdistil._boosting._scaling import input_scaling
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
 from skbdistil.costs import stage_costs
-from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
+from skbdistil.ensemble import ProgressiveEnsemble, _auto_connection
 
 
 class Stage(NamedTuple):
@@ -63,7 +63,7 @@ def empty_ensemble(X, n_outputs, connection=None):
 
 def ensemble_macs(input_shape, n_outputs, factory, n_students):
     """Cumulative multiply-accumulates by stage, without any training."""
-    connection = auto_connection([factory], input_shape)
+    connection = _auto_connection([factory], input_shape)
     ensemble = ProgressiveEnsemble(input_shape, n_outputs, connection=connection)
     add_students(ensemble, factory, n_students, seed=0)
     return stage_costs(ensemble, ensemble.example()).cumulative_macs

@@ -44,7 +44,7 @@ class Boosting:
     valid : RowData or None
     search : WeakLearnerSearch
     trainer : Trainer
-    joint_loss : JointLoss
+    joint_loss : _JointLoss
         What refinement minimises.
     progress : Progress
     estimator_name : str

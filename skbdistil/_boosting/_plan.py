@@ -19,9 +19,9 @@ from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
-from skbdistil.ensemble import ProgressiveEnsemble, auto_connection
-from skbdistil.objectives import DistillationObjective, JointLoss
-from skbdistil.students import auto_students, check_ladder
+from skbdistil.ensemble import ProgressiveEnsemble, _auto_connection
+from skbdistil.objectives import DistillationObjective, _JointLoss
+from skbdistil.students import _auto_students, _check_ladder
 
 # Optimizer steps that max_epochs="auto" guarantees, and epochs it takes at least.
 _MIN_STEPS = 1000
@@ -191,7 +191,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             bound=plan.teacher_bound,
         ),
         trainer=trainer,
-        joint_loss=JointLoss(plan.objective, regression),
+        joint_loss=_JointLoss(plan.objective, regression),
         progress=progress,
         estimator_name=type(estimator).__name__,
     )
@@ -215,12 +215,12 @@ def resolved_connection(student, input_shape, earlier, estimator_name):
     if earlier is not None:
         return earlier.connection_
     if isinstance(student, str) and student == "auto":
-        ladder, _ = auto_students(input_shape)
+        ladder, _ = _auto_students(input_shape)
     else:
-        ladder = check_ladder(student, estimator_name)
+        ladder = _check_ladder(student, estimator_name)
     # What is drawn for the weights must not use up random numbers.
     with seeded(0, torch.device("cpu")):
-        return auto_connection(ladder, input_shape)
+        return _auto_connection(ladder, input_shape)
 
 
 def auto_batch_size(n_rows):
@@ -257,13 +257,13 @@ def auto_ladder(ensemble, n_students, teacher_macs):
     ladder : list of callable
         A backbone, and behind it one of about twice the width where there is one.
     """
-    factories, default = auto_students(ensemble.input_shape)
+    factories, default = _auto_students(ensemble.input_shape)
     chosen = default
     if teacher_macs is not None:
         chosen = 0
         for position, factory in enumerate(factories):
             sample = _sample(ensemble, factory, n_students)
-            counted, _ = costs.count_stages(sample, sample.example())
+            counted, _ = costs._count_stages(sample, sample.example())
             spent = counted.cumulative_macs[-1]
             if np.isnan(spent):
                 # A connection of the user's that cannot be counted.
@@ -295,7 +295,7 @@ def held_bytes(ladder, ensemble, n_students):
     """
     # Two of them, for the connection.
     samples = [_sample(ensemble, factory, min(2, n_students)) for factory in ladder]
-    counted, _ = costs.count_stages(samples[0], samples[0].example())
+    counted, _ = costs._count_stages(samples[0], samples[0].example())
     of_student = counted.activation_bytes
     # A student that does not read all three before it stands for all later ones. What
     # it reads is there at once with what it leaves.
@@ -358,7 +358,7 @@ def _sample(ensemble, factory, n_students):
 
 
 def _checked_ladder(ladder, estimator_name, earlier):
-    ladder = check_ladder(ladder, estimator_name)
+    ladder = _check_ladder(ladder, estimator_name)
     last = -1 if earlier is None else earlier.ladder_positions_[-1]
     if last >= len(ladder):
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 
 from skbdistil._boosting._random import derive_seed
 from skbdistil._seeding import seeded
-from skbdistil.objectives import StudentLoss
+from skbdistil.objectives import _StudentLoss
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class WeakLearnerSearch:
             student = ensemble.new_student(self.ladder[position])
         # An ensemble without scaling and students has no device and no dtype.
         student.to(rows.device, rows.dtype)
-        loss = StudentLoss(
+        loss = _StudentLoss(
             self.objective,
             self.regression,
             n_previous=len(ensemble),

@@ -9,13 +9,13 @@ from sklearn.metrics import check_scoring
 from skbdistil._sklearn_compat import check_matplotlib_support
 from skbdistil.inspection._shared import choose_scale, label_of_cost, readable
 from skbdistil.metrics import (
+    _check_costs,
+    _search_scores_and_costs,
+    _split_scores,
     accuracy_cost_curve,
-    check_costs,
     pareto_optimal,
-    search_scores_and_costs,
-    split_scores,
 )
-from skbdistil.stages import final_estimator, stage_cost, stage_views
+from skbdistil.stages import _final_estimator, _stage_views, stage_cost
 
 # About as many stages of a curve get a marker and a number.
 _MAX_NUMBERS = 10
@@ -212,7 +212,7 @@ class AccuracyCostDisplay:
         >>> plt.show()
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        views = stage_views(estimator, X)
+        views = _stage_views(estimator, X)
         scorer = check_scoring(views[0], scoring=scoring)
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         display = cls(
@@ -221,7 +221,7 @@ class AccuracyCostDisplay:
             cost_label=label_of_cost(cost) if cost_label is None else cost_label,
             score_name=_score_name(scoring) if score_name is None else score_name,
             estimator_name=(
-                type(final_estimator(estimator)).__name__ if name is None else name
+                type(_final_estimator(estimator)).__name__ if name is None else name
             ),
             teacher=teacher,
         )
@@ -416,8 +416,8 @@ class AccuracyCostDisplay:
         >>> plt.show()
         """
         check_matplotlib_support(f"{cls.__name__}.from_cv_results")
-        means, costs = search_scores_and_costs(cv_results, score, cost)
-        splits = split_scores(cv_results, score)
+        means, costs = _search_scores_and_costs(cv_results, score, cost)
+        splits = _split_scores(cv_results, score)
         scores = splits if len(splits) else means[np.newaxis]
 
         order = np.argsort(costs, kind="stable")
@@ -474,7 +474,7 @@ class AccuracyCostDisplay:
         check_matplotlib_support(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
 
-        costs = check_costs(self.costs)
+        costs = _check_costs(self.costs)
         scores = _check_repeats(self.scores, len(costs))
         teacher_cost, teacher_score = _check_teacher(self.teacher)
         if relative:

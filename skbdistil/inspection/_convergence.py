@@ -4,7 +4,7 @@ import numpy as np
 
 from skbdistil._sklearn_compat import check_matplotlib_support
 from skbdistil.inspection._shared import choose_scale
-from skbdistil.stages import final_estimator
+from skbdistil.stages import _final_estimator
 
 
 class ConvergenceDisplay:
@@ -124,7 +124,7 @@ class ConvergenceDisplay:
         >>> plt.show()
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        final = final_estimator(estimator)
+        final = _final_estimator(estimator)
         if not hasattr(final, "certificate_"):
             raise TypeError(
                 f"{type(final).__name__} has no certificate. Pass a BDistilClassifier "

@@ -4,7 +4,7 @@ import numpy as np
 
 from skbdistil._sklearn_compat import check_matplotlib_support
 from skbdistil.inspection._shared import label_of_cost
-from skbdistil.stages import transformed, unwrapped
+from skbdistil.stages import _transformed, _unwrapped
 
 
 class EarlyExitDisplay:
@@ -158,13 +158,13 @@ class EarlyExitDisplay:
         >>> plt.show()
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        early = unwrapped(estimator)
+        early = _unwrapped(estimator)
         if not hasattr(early, "exit_path"):
             raise TypeError(
                 f"{type(early).__name__} has no early exit. Pass an "
                 "EarlyExitClassifier."
             )
-        path = early.exit_path(transformed(estimator, X), y)
+        path = early.exit_path(_transformed(estimator, X), y)
         if score_name is None:
             score_name = "Agreement" if y is None else "Accuracy"
         display = cls(
