@@ -482,7 +482,14 @@ def _count(root, inputs, run, n_stages):
         macs, reasons = [], []
         operations = _Operations()
         try:
-            with torch.no_grad(), torch.device("meta"), _WithoutData(operations):
+            with (
+                warnings.catch_warnings(),
+                torch.no_grad(),
+                torch.device("meta"),
+                _WithoutData(operations),
+            ):
+                # What the network warns of, it says when it runs with data.
+                warnings.simplefilter("ignore")
                 stages = run(
                     _copy_without_data(root),
                     *(_rows_without_data(x, n) for x in inputs),

@@ -1457,6 +1457,7 @@ def test_students_that_cannot_be_counted_are_fitted():
     assert reg.stage_for(150, unit=stated) == 1
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_early_exit_with_costs_that_the_user_states():
     X, y = rows(4), np.arange(20) % 3
     clf = small(BDistilClassifier, student=opaque)
@@ -1470,6 +1471,18 @@ def test_early_exit_with_costs_that_the_user_states():
     # All stages are run that the time allows.
     assert_array_equal(early.predict_within(X, 1e9), clf.predict(X))
     assert_array_equal(early.predict_within(X, 1e-9), clf[:1].predict(X))
+
+
+class Warned(nn.Linear):
+    def forward(self, x):
+        warnings.warn("This layer is deprecated.", FutureWarning)
+        return super().forward(x)
+
+
+def test_network_that_warns_is_counted_whatever_is_done_with_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert module_costs(Warned(4, 3), torch.zeros(1, 4)).macs == 12
 
 
 def widths(reg):

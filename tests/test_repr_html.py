@@ -14,6 +14,11 @@ from torch import nn
 from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
 from skbdistil.students import MLP
 
+# Whether the students have a good teacher does not matter here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::skbdistil.exceptions.DoubtfulTeacherWarning"
+)
+
 STUDENT = partial(MLP, hidden=(4,))
 
 
@@ -83,7 +88,6 @@ def test_fitted_shows_what_could_not_be_counted():
     assert {"1: unknown MACs", "2: unknown MACs"} <= set(found)
 
 
-@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_fitted_regressor():
     found = texts(fitted(nn.Linear(3, 1), BDistilRegressor))
     assert found[0].startswith("BDistilRegressor")
