@@ -34,7 +34,11 @@ from torch import nn
 from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
 from skbdistil._boosting import _plan, _progress, _rows, _training
 from skbdistil.ensemble import Lateral
-from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+from skbdistil.exceptions import (
+    CostsUnknownWarning,
+    FitInterruptedWarning,
+    WeakLearnerNotFoundWarning,
+)
 from skbdistil.students import MLP, ConvNet2d
 from skbdistil.teachers import TorchTeacher
 
@@ -521,16 +525,21 @@ def test_budget_is_kept_by_the_estimator():
     assert_array_equal(model.set_params(n_stages=stage).predict_proba(X), expected)
 
 
-def test_teacher_that_cannot_be_counted_has_no_costs():
+def test_teacher_that_cannot_be_counted_has_unknown_costs_and_a_warning():
     class Odd(nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.ones(N_FEATURES, 3))
 
         def forward(self, x):
-            return x @ self.weight
+            # What it computes depends on the data.
+            return x @ self.weight if x.sum() > 0 else -x @ self.weight
 
-    assert fitted(BDistilRegressor, teacher=Odd()).teacher_costs_ is None
+    with pytest.warns(CostsUnknownWarning, match="operations of Odd could not be") as w:
+        reg = fitted(BDistilRegressor, teacher=Odd())
+    assert reg.teacher_costs_.macs is None
+    assert reg.teacher_costs_.parameters == 3 * N_FEATURES
+    assert [warning.filename for warning in w] == [__file__]
 
 
 @ESTIMATORS
