@@ -536,7 +536,7 @@ def test_guaranteed_thresholds_are_more_careful(clf, digits):
 def test_nothing_certified(clf, digits):
     # At the first threshold, all rows leave after the first stage.
     with pytest.warns(
-        NothingCertifiedWarning, match=r"can guarantee no early exit wit"
+        NothingCertifiedWarning, match=r"can guarantee no early exit with"
     ) as record:
         early = calibrated(
             clf,

@@ -9,7 +9,6 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
-from packaging.requirements import Requirement
 
 import skbdistil
 
@@ -118,37 +117,6 @@ def test_ci_finds_the_readme_commands():
             check=True,
         )
         assert completed.stdout == f"{command}\n"
-
-
-def setup_arguments():
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    (call,) = (
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
-    )
-    wanted = {"install_requires", "extras_require"}
-    return {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg in wanted}
-
-
-def test_constraints_pin_every_direct_dependency():
-    arguments = setup_arguments()
-    required = {
-        Requirement(line).name: Requirement(line)
-        for group in [
-            arguments["install_requires"],
-            *arguments["extras_require"].values(),
-        ]
-        for line in group
-    }
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-
-    assert {pin.name for pin in pins} == set(required)
-    for pin in pins:
-        (specifier,) = pin.specifier
-        assert specifier.operator == "=="
-        assert required[pin.name].specifier.contains(specifier.version)
 
 
 @pytest.mark.parametrize(

@@ -1155,6 +1155,7 @@ def read(data):
     return parts(io.BytesIO(data))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", ["classifier", "early exit"])
 @pytest.mark.parametrize(
     ("mutate", "n_files"),
