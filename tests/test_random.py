@@ -1,4 +1,4 @@
-"""Seeds: independent, reproducible, and without a trace in the global generators."""
+"""Seeds: independent and reproducible."""
 
 import itertools
 
@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skbdistil._boosting._random import derive_seed, draw_seeds, torch_seed
-
-CPU = torch.device("cpu")
+from skbdistil._boosting._random import derive_seed, draw_seeds
 
 
 def test_first_seeds_do_not_depend_on_how_many_are_drawn():
@@ -35,38 +33,3 @@ def test_derived_seeds_are_accepted_by_torch_and_numpy(keys):
     assert isinstance(seed, int)
     torch.Generator().manual_seed(seed)
     np.random.RandomState(seed)
-
-
-def test_torch_seed_gives_the_same_numbers_and_restores_the_generator():
-    torch.manual_seed(11)
-    state = torch.get_rng_state()
-    numpy_state = np.random.get_state()  # noqa: NPY002
-    with torch_seed(5, CPU):
-        first = torch.randn(3)
-    torch.randn(7)
-    with torch_seed(5, CPU):
-        second = torch.randn(3)
-    with torch_seed(6, CPU):
-        other = torch.randn(3)
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)
-    torch.set_rng_state(state)
-    with torch_seed(5, CPU):
-        torch.randn(3)
-    assert torch.equal(torch.get_rng_state(), state)
-    after = np.random.get_state()  # noqa: NPY002
-    assert all(np.array_equal(a, b) for a, b in zip(numpy_state, after, strict=True))
-
-
-def test_torch_seed_restores_the_generator_after_an_error():
-    torch.manual_seed(11)
-    state = torch.get_rng_state()
-
-    def fail():
-        with torch_seed(5, CPU):
-            torch.randn(3)
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        fail()
-    assert torch.equal(torch.get_rng_state(), state)
