@@ -54,7 +54,7 @@ setup(
         "scipy>=1.10.0",
         "skorch>=1.3.1",
         "threadpoolctl>=3.1.0",
-        "torch>=2.7.0",
+        "torch>=2.13.0",
         "tqdm>=4.64.0",
     ],
     extras_require={

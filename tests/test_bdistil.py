@@ -1340,81 +1340,6 @@ def test_weight_zero_is_as_good_as_absent(estimator, options):
 
 
 @ESTIMATORS
-def test_weights_count(estimator):
-    weight = np.linspace(0.01, 1, N_ROWS)
-    plain = fitted(estimator)
-    ones = fitted(estimator, fit={"sample_weight": np.ones(N_ROWS)})
-    scaled, weighted = (
-        fitted(estimator, fit={"sample_weight": factor * weight}) for factor in (4, 1)
-    )
-    X = rows()
-    assert_allclose(
-        staged_scores(ones, X), staged_scores(plain, X), rtol=1e-4, atol=1e-5
-    )
-    assert_allclose(
-        staged_scores(scaled, X), staged_scores(weighted, X), rtol=1e-4, atol=1e-5
-    )
-    assert np.abs(staged_scores(weighted, X) - staged_scores(plain, X)).max() > 1e-3
-
-
-@ESTIMATORS
-def test_constant_teacher_leaves_nothing_to_boost(estimator):
-    module = linear(2)
-    with torch.no_grad():
-        module[1].weight.zero_()
-        module[1].bias.fill_(3.0)
-    teacher = TorchTeacher(
-        module, classes=[0, 1] if estimator is BDistilClassifier else None
-    )
-    model = fitted(
-        estimator, teacher=teacher, edge_tol="auto", objective="squared_error"
-    )
-    assert model.eta_ == 0
-    assert model.teacher_bound_ == 0
-    assert np.isfinite(staged_scores(model, rows())).all()
-    assert np.isfinite(model.student_edges_).all()
-    assert not np.isnan(model.certificate_.bound).any()
-    if estimator is BDistilRegressor:
-        assert_allclose(model.predict(rows()), 3.0, atol=3.0)
-
-
-@ESTIMATORS
-def test_validation_rows_take_no_part_in_the_game(estimator, monkeypatch):
-    games = []
-
-    class Recorded(_plan.BoostingGame):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            games.append(self)
-
-    X = rows()
-    monkeypatch.setattr(_plan, "BoostingGame", Recorded)
-    module = linear(3)
-    model = fitted(estimator, early_stopping=True, validation_fraction=0.25)
-    monkeypatch.undo()
-    for history in model.training_history_:
-        assert all(set(row) == {"epoch", "train_loss", "valid_loss"} for row in history)
-    no_valid = fitted(estimator).training_history_
-    assert all(set(row) == {"epoch", "train_loss"} for h in no_valid for row in h)
-    # The game that was played knows the training rows only.
-    (game,) = games
-    assert len(game.residuals) == 72
-    with torch.no_grad():
-        g = module(torch.from_numpy(X)).numpy().astype(float)
-    if estimator is BDistilClassifier:
-        in_game = g = teacher_logits(module, X)
-    else:
-        in_game = (g - model.target_mean_) / model.target_scale_
-    distance = np.abs(game.residuals.teacher_scores[:, None] - in_game).max(axis=2)
-    train = distance.argmin(axis=1)
-    assert_allclose(distance.min(axis=1), 0, atol=1e-5)
-    assert len(set(train)) == 72
-    errors = np.abs(staged_scores(model, X) - g)
-    assert_allclose(model.certificate_.actual, errors[:, train].max(axis=1), rtol=1e-4)
-    assert model.teacher_bound_ == pytest.approx(np.abs(in_game[train]).max(), rel=1e-5)
-
-
-@ESTIMATORS
 @pytest.mark.parametrize("batch_size", [N_ROWS + 1, 10**6])
 def test_batch_size_above_the_rows_is_clipped_with_a_warning(estimator, batch_size):
     with pytest.warns(UserWarning, match=r"'batch_size' parameter of .* is clipped"):
@@ -1772,16 +1697,6 @@ def test_progress_bars_reach_their_totals(estimator, monkeypatch):
     assert [(bar.n, bar.total) for bar in bars] == [(2, 2)] * 3 + [(3, 3)]
     assert "refinement" in bars[-1].desc
     assert all(f"round {k} of 3" in bars[k - 1].desc for k in (1, 2, 3))
-
-
-@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
-def test_early_stopping_with_a_class_of_one_row():
-    y = np.zeros(N_ROWS, dtype=int)
-    y[: N_ROWS // 2], y[0] = 1, 2
-    clf = BDistilClassifier(
-        torch_teacher(BDistilClassifier), **{**SMALL, "early_stopping": True}
-    )
-    assert len(clf.fit(rows(), y)) == 3
 
 
 @pytest.mark.parametrize("connection", [None, "dense", "lateral"])
