@@ -78,7 +78,7 @@ setup(
             "pytest-cov>=5.0.0",
             "pytest-xdist>=3.5.0",
             "pyyaml>=6.0.1",
-            "setuptools>=70.1.0",
+            "setuptools>=77.0.3",
         ],
         # Tools, of which only the pinned version counts.
         "docs": [
