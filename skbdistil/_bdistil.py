@@ -266,7 +266,7 @@ class _BaseBDistil(BaseEstimator):
             data = FitData(x, scores, label, weight)
             train, valid = self._split(data, split_seed)
             if earlier is None:
-                ensemble = self._new_ensemble(data, connection, device, notes)
+                ensemble = self._new_ensemble(train, connection, device, notes)
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
@@ -368,7 +368,15 @@ class _BaseBDistil(BaseEstimator):
             seed,
             type(self).__name__,
         )
-        return data.take(train), data.take(valid)
+        train, valid = data.take(train), data.take(valid)
+        if data.sample_weight is not None:
+            # Their mean over the training rows is 1.
+            mean = train.sample_weight.mean()
+            train, valid = (
+                part._replace(sample_weight=part.sample_weight / mean)
+                for part in (train, valid)
+            )
+        return train, valid
 
     def _goes_on(self):
         """Whether the fit adds to an earlier one."""
@@ -486,6 +494,7 @@ class _BaseBDistil(BaseEstimator):
             input_mean=mean,
             input_scale=scale,
             integer_input=mean is None and data.x.dtype.kind in "iu",
+            dtype=getattr(torch, self.dtype),
             **self._output_scaling(),
         ).to(device, getattr(torch, self.dtype))
 
@@ -867,9 +876,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine. The global generators of torch,
-        NumPy and Python are left as they were; fits in several threads of a process,
-        which share them, run one after the other.
+        An int gives the same bits on the same machine, unless several fits share a
+        process in threads. The global generators of torch, NumPy and Python are left as
+        they were.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1270,9 +1279,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     random_state : int, RandomState instance or None, default=None
         Seed of a teacher fitted here, of the initial weights and of the order of rows.
-        An int gives the same bits on the same machine. The global generators of torch,
-        NumPy and Python are left as they were; fits in several threads of a process,
-        which share them, run one after the other.
+        An int gives the same bits on the same machine, unless several fits share a
+        process in threads. The global generators of torch, NumPy and Python are left as
+        they were.
 
     verbose : int, default=0
         If positive, shows a progress bar per round and prints one line about each.
@@ -1404,6 +1413,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 "With warm_start=True, the teacher must have the targets of the "
                 f"earlier fit, {len(self.target_mean_)}. Got {values.shape[1]}."
             )
+        constant = self.target_scale_ == 0
+        if (values[:, constant] != self.target_mean_[constant]).any():
+            raise ValueError(
+                "With warm_start=True, targets that were constant in the earlier fit "
+                "must be so again: the students give constants for them."
+            )
 
         def standardised(targets):
             centred = targets - self.target_mean_
@@ -1434,10 +1449,6 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         values = scores * self.target_scale_ + self.target_mean_
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
 
-    def _as_targets(self, scores):
-        targets = scores.astype(np.float64) * self.target_scale_ + self.target_mean_
-        return targets[:, 0] if self.single_output_ else targets
-
     def predict(self, X):
         """Targets of each row.
 
@@ -1451,7 +1462,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
-        return self._as_targets(self._last_scores(X))
+        scores = self._last_scores(X)
+        return _in_units(
+            scores, self.target_mean_, self.target_scale_, self.single_output_
+        )
 
     def staged_predict(self, X):
         """Targets of each row after each stage.
@@ -1468,13 +1482,20 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         check_is_fitted(self)
+        units = self.target_mean_, self.target_scale_, self.single_output_
         for scores in self._stage_scores(X):
-            yield self._as_targets(scores)
+            yield _in_units(scores, *units)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _in_units(scores, mean, scale, single_output):
+    """Targets in their own units, from standardised ones."""
+    targets = scores.astype(np.float64) * scale + mean
+    return targets[:, 0] if single_output else targets
 
 
 def _mean_1(sample_weight):

@@ -2,15 +2,16 @@
 
 import random
 from contextlib import contextmanager
-from threading import RLock
+from threading import Lock
 
 import numpy as np
 import torch
 
-# The one state that a module of the package keeps. The generators are global to the
-# process, so what guards them has to be, too. The same thread may take it again, for
-# a fit inside a fit.
-_LOCK = RLock()
+# The one state that a module of the package keeps: the generators are global to the
+# process, so what puts them back has to be, too. The lock is held for moments only. It
+# is never held while code of the user runs, which may wait for another thread's fit.
+_LOCK = Lock()
+_OPEN = []  # what the blocks found that are open, and the first of them for all
 
 
 @contextmanager
@@ -19,8 +20,8 @@ def seeded(seed, device):
 
     Layers initialise from torch's global generator, and user code draws from any of
     them, so they cannot be avoided; they can be left as they were found. All threads
-    of a process share them: blocks of several threads run one after the other. A
-    block must not wait for another thread to enter one.
+    of a process share them: blocks in several threads disturb each other's numbers, and
+    the last one to end puts back what the first one found.
 
     Parameters
     ----------
@@ -33,19 +34,40 @@ def seeded(seed, device):
     if device.type == "cuda":
         current = torch.cuda.current_device()
         cuda = [current if device.index is None else device.index]
-    with _LOCK, torch.random.fork_rng(cuda):
-        numpy_state = np.random.get_state()  # noqa: NPY002
-        python_state = random.getstate()
-        try:
-            # Of torch one by one: seeding all of it would also reset the generators of
-            # devices that are not in use here.
-            torch.random.default_generator.manual_seed(seed)
-            for index in cuda:
-                with torch.cuda.device(index):
-                    torch.cuda.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            random.seed(seed)
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    with _LOCK:
+        found = _Generators(cuda)
+        # Blocks that overlap hand on what the first of them found.
+        first = _OPEN[0][1] if _OPEN else found
+        _OPEN.append((found, first))
+    try:
+        # Of torch one by one: seeding all of it would also reset the generators of
+        # devices that are not in use here.
+        torch.random.default_generator.manual_seed(seed)
+        for index in cuda:
+            with torch.cuda.device(index):
+                torch.cuda.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        yield
+    finally:
+        with _LOCK:
+            _OPEN.remove((found, first))
+            # The last to end need not be the first that began.
+            (found if _OPEN else first).restore()
+
+
+class _Generators:
+    """States of the global generators, to be restored."""
+
+    def __init__(self, cuda):
+        self.torch = torch.get_rng_state()
+        self.cuda = {index: torch.cuda.get_rng_state(index) for index in cuda}
+        self.numpy = np.random.get_state()  # noqa: NPY002
+        self.python = random.getstate()
+
+    def restore(self):
+        torch.set_rng_state(self.torch)
+        for index, state in self.cuda.items():
+            torch.cuda.set_rng_state(state, index)
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        random.setstate(self.python)

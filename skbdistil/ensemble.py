@@ -3,6 +3,7 @@
 Plain torch: nothing here knows scikit-learn's estimators or how a student is trained.
 """
 
+import copy
 from itertools import chain
 from numbers import Integral
 
@@ -222,10 +223,16 @@ def _check_connection(connection, estimator_name, *, auto=False):
         connection._validate_params()
         return connection
     if isinstance(connection, type) and issubclass(connection, Connection):
+        if connection.reads not in ("all", "last"):
+            raise ValueError(
+                f"The attribute 'reads' of {connection.__name__} must be 'all' or "
+                f"'last'. Got {connection.reads!r} instead."
+            )
         return connection
     if connection is None or isinstance(connection, str):
         if connection in _NAMED:
-            return _NAMED[connection]
+            # A copy, since a Lateral can be changed.
+            return copy.copy(_NAMED[connection])
         if auto and connection == "auto":
             return connection
     first = "'auto', " if auto else ""
@@ -363,6 +370,9 @@ class ProgressiveEnsemble(nn.Module):
         Whether students take rows of int64, such as the indices of an embedding. Only
         without `input_mean` and `input_scale`.
 
+    dtype : torch.dtype, default=torch.float32
+        Type of the weights, as long as there are neither students nor scaling.
+
     output_mean, output_scale : torch.Tensor of shape (n_outputs,) or None, default=None
         The running mean is multiplied by `output_scale` and shifted by `output_mean`:
         the units of a regression target. None leaves it as it is.
@@ -409,6 +419,7 @@ class ProgressiveEnsemble(nn.Module):
         input_mean=None,
         input_scale=None,
         integer_input=False,
+        dtype=torch.float32,
         output_mean=None,
         output_scale=None,
     ):
@@ -417,6 +428,7 @@ class ProgressiveEnsemble(nn.Module):
         self.n_outputs = n_outputs
         self.connection = _check_connection(connection, type(self).__name__)
         self.integer_input = integer_input
+        self._empty = torch.zeros((), dtype=dtype)
         # Kept as x * factor + offset, which is one pass over the input.
         factor = offset = None
         if input_scale is not None:
@@ -595,6 +607,11 @@ class ProgressiveEnsemble(nn.Module):
             student(state.x, state.earlier, mean)
         except RuntimeError as error:
             what = f"{_describe(student.backbone)} and its connection"
+            if not len(self):
+                raise ValueError(
+                    f"{_describe(student.backbone)} cannot be run on rows of shape "
+                    f"{self.input_shape} and type {self.input_dtype}: {error}"
+                ) from error
             if isinstance(self.connection, Lateral):
                 what = (
                     "Lateral connections need blocks whose maps have the same size in "
@@ -637,7 +654,7 @@ class ProgressiveEnsemble(nn.Module):
     def _like(self):
         """A tensor of the dtype and on the device of the ensemble."""
         tensors = chain(self.buffers(), self.parameters())
-        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+        return next((t for t in tensors if t.is_floating_point()), self._empty)
 
     @property
     def dtype(self):

@@ -275,7 +275,7 @@ class _StudentLoss(_EnsembleTerms):
     def _weights(self, residual_sum):
         """K+ and K- of a batch, sample weights aside, with mean mass 2."""
         if self.objective.barrier == "indicator":
-            sign = residual_sum.sign()
+            sign = (self.eta * residual_sum).sign()
             return 1 - sign, 1 + sign
         exponent = self.eta * residual_sum
         log_mass = torch.logaddexp(exponent, -exponent) - self.log_scale

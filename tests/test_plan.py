@@ -108,10 +108,8 @@ def test_bound_is_the_largest_score_of_the_training_rows():
 # Values that no rule of this package would choose for these rows.
 EARLIER = {
     "eta": 0.123,
-    "edge_tol": 0.456,
     "batch_size": 5,
     "max_epochs": 17,
-    "refine_epochs": 19,
 }
 
 
@@ -135,6 +133,12 @@ def test_what_is_auto_stays_what_it_was_in_the_earlier_fit(name):
     given = LADDER[::-1] if name == "ladder" else 2
     plan = _plan(earlier=_earlier(), **{**automatic, parameter: given})
     assert getattr(plan, name) == given
+
+
+def test_what_follows_from_others_is_not_kept_from_the_earlier_fit():
+    plan = _plan(earlier=_earlier(), student="auto", max_epochs=7)
+    assert plan.refine_epochs == 7
+    assert plan.edge_tol == auto_edge_tol(plan.objective)
 
 
 def test_batch_size_of_an_earlier_fit_to_more_rows_is_clipped_without_a_word():

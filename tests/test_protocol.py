@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 import skbdistil
 from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil._bdistil import _in_units
 from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import StagedEstimator, shallow_copy
 
@@ -67,7 +68,15 @@ def test_scores_are_those_of_every_stage_in_use(fit, n_outputs, n_stages):
     if is_classifier(estimator):
         staged, output = estimator.staged_decision_function, as_decision
     else:
-        staged, output = estimator.staged_predict, estimator._as_targets
+        staged, output = (
+            estimator.staged_predict,
+            partial(
+                _in_units,
+                mean=estimator.target_mean_,
+                scale=estimator.target_scale_,
+                single_output=estimator.single_output_,
+            ),
+        )
     for of_stage, expected in zip(scores, staged(X), strict=True):
         assert_array_equal(output(of_stage), expected)
 

@@ -72,22 +72,40 @@ def test_block_in_a_block_does_not_move_the_outer_one():
     assert found == expected
 
 
-def test_threads_get_the_numbers_of_their_seed_and_leave_no_trace():
+def test_threads_leave_no_trace():
     def numbers(seed):
         with seeded(seed, CPU):
             return [draw() for _ in range(200)]
 
-    expected = [numbers(seed) for seed in range(8)]
     before, interval = state(), sys.getswitchinterval()
     # So that threads change places in the middle of a block.
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(numbers, range(8)))
+            list(pool.map(numbers, range(8)))
     finally:
         sys.setswitchinterval(interval)
-    assert found == expected
     assert state() == before
+
+
+def test_blocks_that_overlap_leave_no_trace():
+    before = state()
+    first, second = seeded(1, CPU), seeded(2, CPU)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    draw()
+    second.__exit__(None, None, None)
+    assert state() == before
+
+
+def test_block_that_waits_for_a_block_of_another_thread_goes_on():
+    def number():
+        with seeded(2, CPU):
+            return draw()
+
+    with seeded(1, CPU), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(number).result(timeout=60)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from skbdistil._boosting._random import derive_seed
@@ -170,17 +171,29 @@ class Boosting:
         self.ensemble.append(student)
 
     def replay(self):
-        """Play the game from the start with the students as they are now."""
+        """Play the game from the start with the students as they are now.
+
+        Returns
+        -------
+        finite : bool
+            False where a student gives scores that are not finite. The game ends
+            there.
+        """
         del self.ensemble.students[:]
         self.rows.reset()
         if self.valid is not None:
             self.valid.reset()
         for played in self.rounds:
-            self._join(played.student, *self.rows.run(played.student))
+            scores, activations = self.rows.run(played.student)
+            if not np.isfinite(scores).all():
+                return False
+            self._join(played.student, scores, activations)
+        return True
 
     def _refine(self, epochs, seed):
         """Train all students together; a failure leaves them as they were."""
-        before = copy.deepcopy(self.ensemble.state_dict())
+        students = list(self.ensemble.students)
+        before = [copy.deepcopy(student.state_dict()) for student in students]
         self.ensemble.unfreeze()
         # What is held is about to be out of date.
         self.rows.forget_activations()
@@ -199,21 +212,21 @@ class Boosting:
                     seed=derive_seed(seed, 1),
                     bar=bar,
                 )
-            finished = all(
-                bool(torch.isfinite(p).all()) for p in self.ensemble.parameters()
-            )
+            self.ensemble.freeze()
+            finished = self.replay()
         finally:
             self.ensemble.freeze()
             if not finished:
-                self.ensemble.load_state_dict(before)
+                for student, state in zip(students, before, strict=True):
+                    student.load_state_dict(state)
         if not finished:
+            self.replay()
             self.notes.append(
                 RuntimeWarning(
-                    "The refinement diverged to weights that are not finite; the "
+                    "The refinement diverged to scores that are not finite; the "
                     "students stay as they were before it. Lower 'learning_rate'."
                 )
             )
-        self.replay()
 
 
 def _called_by_joblib():

@@ -95,6 +95,18 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
 
     n_rows = len(train.x)
     bound = float(np.abs(train.scores).max())
+    eta = float(
+        resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
+    )
+    if estimator.eta == "auto" and 2 * eta * bound > 1 + 1e-9:
+        notes.append(
+            UserWarning(
+                f"The scores of the teacher are larger than in the earlier fit, whose "
+                f"step eta={eta:.3g} is kept: the certificate proves nothing from the "
+                "first step on that exceeds 1. Set a smaller 'eta', or fit again "
+                "without warm_start."
+            )
+        )
     ladder = resolved(
         "student",
         lambda: auto_ladder(ensemble, estimator.n_estimators, teacher_macs),
@@ -118,13 +130,18 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
         objective=copy.copy(objective),
         ladder=_checked_ladder(ladder, type(estimator).__name__, earlier),
         teacher_bound=bound,
-        eta=float(
-            resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
+        eta=eta,
+        # These follow from others, also in a warm start.
+        edge_tol=(
+            auto_edge_tol(objective)
+            if estimator.edge_tol == "auto"
+            else float(estimator.edge_tol)
         ),
-        edge_tol=float(resolved("edge_tol", lambda: auto_edge_tol(objective))),
         batch_size=int(batch_size),
         max_epochs=int(max_epochs),
-        refine_epochs=int(resolved("refine_epochs", lambda: max_epochs)),
+        refine_epochs=int(
+            max_epochs if estimator.refine_epochs == "auto" else estimator.refine_epochs
+        ),
     )
 
 

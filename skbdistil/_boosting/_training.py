@@ -136,6 +136,8 @@ class Trainer:
     def changes_rows(self):
         """Whether the template's iterator says that it changes rows."""
         iterator = None if self.net is None else self.net.iterator_train
+        while isinstance(iterator, partial):
+            iterator = iterator.func
         return getattr(iterator, "changes_rows", False)
 
     def train_student(self, student, criterion, rows, valid, **options):
