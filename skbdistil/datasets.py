@@ -39,7 +39,7 @@ def make_ellipsoid(
     In the manner of the simulated sets of section 5.1 of [1]_. The ellipsoids share
     their centre, the origin, their randomly rotated axes and their shape; that of class
     ``k`` is ``k + 1`` times as large as that of class 0. No linear function of the
-    features tells the classes apart, one quadratic form does.
+    features tells the classes apart, but a quadratic form does.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Numbers from the trade between accuracy and cost. NumPy only.
 
-Scores are better when they are greater. Costs are cumulative: what a prediction costs
+Scores are better when they are greater. Costs are cumulative: the cost of a prediction
 that ends with the stage.
 """
 
