@@ -746,9 +746,9 @@ class _BaseBDistil(BaseEstimator):
 class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     """Distil a classifier into a sequence of small students.
 
-    The students' running mean approaches the teacher's logits, so that accuracy is
-    bought with inference cost at run time: any prefix of the students predicts. Each
-    student is a small torch network that is trained, by way of skorch, against the
+    The students' running mean approaches the teacher's logits. Any prefix of the
+    students predicts, so that accuracy can be traded for inference cost at run time.
+    Each student is a small torch network that is trained, by way of skorch, against the
     weights of a boosting game which grow where the mean of the earlier students is
     off [1]_.
 
@@ -1148,8 +1148,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
     """Distil a regressor into a sequence of small students.
 
-    The students' running mean approaches the teacher ``g: X -> R^L``, so that accuracy
-    is bought with inference cost at run time: any prefix of the students predicts.
+    The students' running mean approaches the teacher ``g: X -> R^L``. Any prefix of
+    the students predicts, so that accuracy can be traded for inference cost.
     Targets are standardised inside, so that one bound and one step of the game serve
     all of them; predictions and the certificate are in the units of the targets [1]_.
 
