@@ -79,7 +79,8 @@ def save(estimator, path, *, include_teacher=False):
     """Save a fitted estimator to a file.
 
     The file appears under its name when it is complete and can be read back; a failure
-    before that leaves an earlier file of this name as it was.
+    before that leaves an earlier file of this name as it was. A file that is there is
+    replaced, if it may be written to.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def save(estimator, path, *, include_teacher=False):
         save ``best_estimator_``.
 
     path : str or path-like
-        Name of the file. One that is there is replaced, if it may be written to.
+        Name of the file.
 
     include_teacher : bool, default=False
         Whether to save the `teacher` parameter too, with skops. For scikit-learn
