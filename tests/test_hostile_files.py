@@ -163,7 +163,7 @@ def test_small_description_that_asks_for_much_is_refused(edit, reason, clf, path
         ({"stride": True}, "'stride' parameter"),
         ({"stride": 2.0}, "'stride' parameter"),
         ({"kernel_size": -3}, "'kernel_size' parameter"),
-        ({"kernel_size": 2**62}, "RuntimeError"),
+        ({"kernel_size": 2**62}, "factory .* cannot be called with the shape of a row"),
         ({"n_features": -4}, "'n_features' parameter"),
         ({"channels": tuple_of(3, -4)}, "'channels' parameter"),
         ({"channels": tuple_of(*[3] * 20000)}, "have 40000 blocks, and there are"),
@@ -225,7 +225,8 @@ def test_estimators_are_nested_ten_times_at_most(kind, clf, path):
         path.write_bytes(packed({**members, "estimator.json": text}))
 
     # Pipelines take scikit-learn three times as long with every level.
-    write(10 if kind == "FrozenEstimator" else 5)
+    # The innermost one holds its objective.
+    write(9 if kind == "FrozenEstimator" else 5)
     assert load(path).predict(np.zeros((2, N_FEATURES))).shape == (2,)
     write(11)
     assert_refused(path, "more than 10 estimators inside each other")
@@ -446,6 +447,7 @@ def memories(pipeline):
     return [step.memory for step in (plain, columns.transformers[0][1], fitted)]
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_no_step_keeps_a_folder_to_cache_in(data, path, tmp_path):
     X, y = data
     folder = tmp_path / "cache"

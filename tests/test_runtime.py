@@ -507,6 +507,7 @@ def test_without_transforms_there_is_nothing_to_acknowledge(exported):
     ProgressiveSession(exported, transformed=True)
 
 
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_images_that_a_pipeline_makes(tmp_path):
     X, y = load_digits(n_class=3, return_X_y=True)
     to_images = FunctionTransformer(partial(np.reshape, shape=(-1, 1, 8, 8)))
@@ -577,6 +578,7 @@ def test_value_that_overflows_in_the_scaling(scaled, sized, early_exit):
 
 
 @pytest.mark.parametrize("n_stages", [1, 2])
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_value_that_overflows_in_the_scaling_of_the_estimator(n_stages, tmp_path):
     rng = np.random.default_rng(0)
     X = 1e-3 * rng.normal(size=(60, 5, 1)).astype(np.float32)
