@@ -628,6 +628,11 @@ class _Scaling(nn.Module):
 
 def _split_scaling(transform, ensemble):
     """The scaling after the transforms, and the ensemble without it, in float32."""
+    if ensemble.integer_input:
+        raise ValueError(
+            "Students that take integers, which were fitted with input_scaling=None, "
+            "cannot be exported to ONNX. Use to_torch or to_torch_export."
+        )
     scaling = _Scaling(ensemble, transform)
     ensemble.input_factor = ensemble.input_offset = None
     return scaling, ensemble.float()

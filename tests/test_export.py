@@ -846,3 +846,28 @@ def test_missing_dependency(clf, function, name, tmp_path, monkeypatch):
         function(clf, tmp_path / "export")
     # They need none of them.
     to_torch_export(clf)
+
+
+class Embedded(nn.Module):
+    """Indices of at most 9 to features."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(10, 6)
+
+    def forward(self, x):
+        return self.embedding(x)
+
+
+def test_students_of_integers_are_exported_to_torch_and_refused_for_onnx(tmp_path):
+    X = np.random.RandomState(0).randint(10, size=(40, 5))
+    clf = BDistilClassifier(
+        None, **{**SMALL, "student": Embedded}, input_scaling=None
+    ).fit(X, X[:, 0] % 2)
+    module = to_torch(clf)
+    with torch.no_grad():
+        scores = module(torch.from_numpy(X)).numpy()
+    assert_array_equal(clf.classes_[scores.argmax(axis=1)], clf.predict(X))
+    for to_graph in (to_onnx, to_single_onnx):
+        with pytest.raises(ValueError, match=r"take integers.* cannot be exported to"):
+            to_graph(clf, tmp_path / "exported")
