@@ -61,9 +61,15 @@ from skbdistil.metrics import _stage_within
 from skbdistil.objectives import _OBJECTIVES, DistillationObjective, _check_objective
 from skbdistil.stages import stage_cost
 
-# Kept as they come, and converted batch by batch; everything else becomes the first.
+# Kept as they come, and converted batch by batch.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 _INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
+
+
+def _input_options(dtype):
+    """How rows are validated; what has another dtype becomes that of the students."""
+    dtypes = [np.dtype(dtype).type, *_INPUT_DTYPES]
+    return {"dtype": dtypes, "order": "C", "allow_nd": True}
 
 
 class _BaseBDistil(BaseEstimator):
@@ -171,7 +177,7 @@ class _BaseBDistil(BaseEstimator):
             Training rows: a table, sequences (n_samples, steps, channels) or images
             (n_samples, channels, height, width). Read-only memory maps and the dtypes
             float16, float32, float64, uint8, int8, int16, int32 and int64 are used as
-            they are; other dtypes are converted to float32.
+            they are; other dtypes are converted to `dtype`.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or targets. None is allowed where the teacher needs none to be
@@ -248,6 +254,15 @@ class _BaseBDistil(BaseEstimator):
             )
         if earlier is not None:
             self._check_warm_start(input_shape, connection, notes)
+        if len(input_shape) == 3 and input_shape[0] == input_shape[1] > 4:
+            if input_shape[2] in (1, 3, 4):
+                notes.append(
+                    UserWarning(
+                        f"Rows of shape {input_shape} are read as (channels, height, "
+                        "width). If the channels are the last axis, pass "
+                        "np.moveaxis(X, -1, 1)."
+                    )
+                )
         X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
             X, x, y, sample_weight, teacher_scores
         )
@@ -390,7 +405,7 @@ class _BaseBDistil(BaseEstimator):
             )
 
     def _validate_fit(self, X, y, *, reset):
-        options = {"dtype": _INPUT_DTYPES, "order": "C", "allow_nd": True}
+        options = _input_options(self.dtype)
         X = from_torch(X)
         if y is None:
             x = validate_data(self, X, reset=reset, **options)
@@ -552,9 +567,8 @@ class _BaseBDistil(BaseEstimator):
         # Before scikit-learn calls the first axis of a sequence or an image "features".
         X = from_torch(X)
         self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
-        x = validate_data(
-            self, X, reset=False, dtype=_INPUT_DTYPES, order="C", allow_nd=True
-        )
+        dtype = str(self.ensemble_.dtype).removeprefix("torch.")
+        x = validate_data(self, X, reset=False, **_input_options(dtype))
         self._check_row_shape(x.shape)
         ensemble = self._ready_ensemble()
         n_rows = chunk_rows(self.input_shape_)

@@ -468,11 +468,11 @@ def _ask_model(
             X = _net_input(model, X)
             if not frozen:
                 model, labels = _fit_clone(
-                    model, X, y, sample_weight, random_state, regression
+                    model, _own(X), y, sample_weight, random_state, regression
                 )
         method = _scoring_method(model, regression, estimator_name)
         with _naming(name, X, estimator_name):
-            values = getattr(model, method)(X)
+            values = getattr(model, method)(_own(X))
         if isinstance(values, list):
             raise ValueError(
                 f"The 'teacher' parameter of {estimator_name} must be a classifier of "
@@ -481,7 +481,7 @@ def _ask_model(
         if not regression:
             classes = getattr(model, "classes_", None)
             with _naming(name, X, estimator_name):
-                rows, predicted = _predicted_columns(model, X, classes)
+                rows, predicted = _predicted_columns(model, _own(X), classes)
     if frozen and isinstance(model, NeuralNet) and isinstance(X, np.ndarray):
         module = model.module_
         module_input = as_tensor(np.array(X[:1])).to(home_device(module))
@@ -496,6 +496,11 @@ def _ask_model(
         rows=rows,
         predicted=predicted,
     )
+
+
+def _own(X):
+    """Rows that a model may change, as a scaler with copy=False does."""
+    return X.copy() if isinstance(X, np.ndarray) and X.flags.writeable else X
 
 
 def _net_of(model):
@@ -686,7 +691,9 @@ def _check_predicted(answer, scores, name, estimator_name):
     scores = scores[answer.rows]
     predicted = answer.predicted
     agrees = scores[np.arange(len(scores)), predicted] >= scores.max(axis=1)
-    if agrees.mean() >= 0.5:
+    # Probabilities may come from another model than labels, as those of an SVC do.
+    needed = 0.5 if answer.proba or scores.shape[1] == 2 else 0.9
+    if agrees.mean() >= needed:
         return
     if scores.shape[1] == 2:
         # A classifier may have moved the threshold between two classes. Then scores

@@ -9,7 +9,9 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skbdistil import BDistilClassifier, BDistilRegressor
@@ -173,6 +175,35 @@ def test_targets_whose_spread_overflows_are_refused():
         ValueError, match="targets that the teacher of BDistilRegressor"
     ):
         regressor().fit(X, X[:, 0] * 1e200)
+
+
+def test_targets_whose_spread_underflows_are_refused():
+    scores = X[:, :1] * 1e-170
+    with pytest.raises(ValueError, match="too small for their spread"):
+        BDistilRegressor("precomputed", **SMALL).fit(X, teacher_scores=scores)
+
+
+@pytest.mark.parametrize("convert", [np.ndarray.tolist, lambda rows: rows.astype("O")])
+def test_float64_keeps_the_digits_of_rows_of_any_container(convert):
+    rows = np.c_[1.7e9 + np.arange(150), X]
+    label = np.arange(150) // 75
+    clf = BDistilClassifier("precomputed", **SMALL, dtype="float64")
+    clf.fit(rows, label, teacher_scores=5.0 * np.c_[1 - 2 * label, 2 * label - 1])
+    assert_array_equal(clf.predict_proba(convert(rows)), clf.predict_proba(rows))
+
+
+def test_teacher_that_works_in_place_leaves_the_rows_alone():
+    rows = X * 100 + 50
+    teacher = make_pipeline(StandardScaler(copy=False), LinearRegression())
+    reg = BDistilRegressor(teacher, **SMALL).fit(rows, X[:, 0])
+    assert_array_equal(rows, X * 100 + 50)
+    assert reg.teacher_score_ > 0.99
+
+
+def test_images_whose_channels_come_last_are_doubted():
+    images = np.random.RandomState(0).rand(len(X), 8, 8, 3)
+    with pytest.warns(UserWarning, match=r"\(8, 8, 3\) are read as \(channels"):
+        BDistilClassifier(None, **SMALL).fit(images, Y)
 
 
 # Backbones and connections that write to what others read

@@ -110,7 +110,7 @@ class Boosting:
                 self._refine(refine_epochs, int(seeds[-1]))
         except KeyboardInterrupt:
             # Of a loop over many fits, each of which would otherwise end like this one.
-            if not self.rounds or _called_by_joblib():
+            if not self.rounds or _is_one_of_many():
                 raise
             # What was under way is dropped.
             self.replay()
@@ -229,11 +229,12 @@ class Boosting:
             )
 
 
-def _called_by_joblib():
-    """Whether the fit is one of many, as in a search or a cross-validation."""
+def _is_one_of_many():
+    """Whether the fit is part of a search, a cross-validation or a calibration."""
     frame = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == "joblib":
+        module = frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] == "joblib" or module == "skbdistil.early_exit":
             return True
         frame = frame.f_back
     return False

@@ -92,6 +92,12 @@ def target_scaling(values, sample_weight, estimator_name):
             f"The targets that the teacher of {estimator_name} gives are out of the "
             "range in which their spread can be computed. Scale them."
         )
+    underflow = (scaler.var_ == 0) & (values.max(axis=0) > values.min(axis=0))
+    if underflow.any() and np.abs(values[:, underflow]).max() < 1e-100:
+        raise ValueError(
+            f"The targets that the teacher of {estimator_name} gives are too small for "
+            "their spread to be computed. Scale them."
+        )
     spread = np.sqrt(scaler.var_)
     varies = scaler.scale_ == spread
     # The mean of equal numbers may differ from them in the last bit.

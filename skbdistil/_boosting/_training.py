@@ -320,7 +320,11 @@ def _is_scheduler(callback):
 
 def _raised_by_callback(stop):
     """Whether a callback raised this, rather than Ctrl-C."""
+    # One that can: those that are always there only compute.
     trace = stop.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    return isinstance(trace.tb_frame.f_locals.get("self"), Callback)
+    raised_by = trace.tb_frame.f_locals.get("self")
+    return isinstance(raised_by, Callback) and not isinstance(
+        raised_by, LRScheduler | _Progress
+    )
