@@ -17,6 +17,7 @@ from torch import nn
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Connection
+from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.students import MLP, Backbone, ConvNet1d
 
 X, Y = load_iris(return_X_y=True)
@@ -198,6 +199,15 @@ def test_teacher_that_works_in_place_leaves_the_rows_alone():
     reg = BDistilRegressor(teacher, **SMALL).fit(rows, X[:, 0])
     assert_array_equal(rows, X * 100 + 50)
     assert reg.teacher_score_ > 0.99
+
+
+@pytest.mark.parametrize("change", [lambda p: p.round(2), lambda p: p.clip(0.01)])
+def test_probabilities_that_do_not_quite_sum_to_1_are_doubted(change):
+    proba = LogisticRegression(max_iter=1000).fit(X, Y).predict_proba(X)
+    with pytest.warns(DoubtfulTeacherWarning, match="are taken for logits"):
+        BDistilClassifier("precomputed", **SMALL).fit(
+            X, Y, teacher_scores=change(proba)
+        )
 
 
 def test_images_whose_channels_come_last_are_doubted():
