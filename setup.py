@@ -61,7 +61,7 @@ setup(
         "deploy": [
             "onnx>=1.19.0",
             "onnxruntime>=1.20.0",
-            "onnxscript>=0.7.0",
+            "onnxscript>=0.7.1",
             "safetensors>=0.4.0",
             "skl2onnx>=1.19.1",
             "skops>=0.11.0",
