@@ -49,7 +49,7 @@ setup(
     # floors.txt holds the same lower bounds, and CI runs the tests on them.
     install_requires=[
         "joblib>=1.2.0",
-        "numpy>=1.24.0",
+        "numpy>=1.25.0",
         "scikit-learn>=1.6.0",
         "scipy>=1.10.0",
         "skorch>=1.3.1",
@@ -61,10 +61,10 @@ setup(
         "deploy": [
             "onnx>=1.19.0",
             "onnxruntime>=1.20.0",
-            "onnxscript>=0.7.0",
+            "onnxscript>=0.7.1",
             "safetensors>=0.4.0",
             "skl2onnx>=1.19.1",
-            "skops>=0.11.0",
+            "skops>=0.15.0",
         ],
         "examples": ["matplotlib>=3.7.0"],
         "test": [

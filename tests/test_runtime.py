@@ -510,7 +510,7 @@ def test_without_transforms_there_is_nothing_to_acknowledge(exported):
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
 def test_images_that_a_pipeline_makes(tmp_path):
     X, y = load_digits(n_class=3, return_X_y=True)
-    to_images = FunctionTransformer(partial(np.reshape, shape=(-1, 1, 8, 8)))
+    to_images = FunctionTransformer(lambda X: X.reshape(-1, 1, 8, 8))
     options = {**SMALL, "student": partial(ConvNet2d, channels=(2, 3))}
     pipeline = make_pipeline(to_images, BDistilClassifier("precomputed", **options))
     pipeline.fit(X, y, bdistilclassifier__teacher_scores=np.eye(3)[y])
