@@ -798,7 +798,20 @@ def test_full_disk_leaves_everything_as_it_was(clf, exported, tmp_path, full_dis
         assert contents(tmp_path) == before
 
 
-def test_read_only_folder_is_left_as_it_is(clf, exported, tmp_path, folder_of_nobody):
+@pytest.fixture(scope="module")
+def all_written(clf, exported, tmp_path_factory):
+    """Everything was written once, so that what is imported late is imported.
+
+    Nobody may not read an interpreter or an environment that only its owner can enter.
+    """
+    for path, write in write_all(
+        clf, exported, tmp_path_factory.mktemp("all_written")
+    ).items():
+        write(path)
+
+
+@pytest.mark.usefixtures("all_written")
+def test_read_only_folder_is_left_as_it_is(clf, folder_of_nobody):
     (folder_of_nobody / "model.skb").write_bytes(b"old")
     (folder_of_nobody / "stages").mkdir()
     (folder_of_nobody / "stages").chmod(0o555)
