@@ -6,7 +6,7 @@ fast and needs neither torch nor scikit-learn.
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _MODULE_OF = {
     "BDistilClassifier": "skbdistil._bdistil",

@@ -81,6 +81,7 @@ class _BaseBDistil(BaseEstimator):
         "student": "no_validation",
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "connection": "no_validation",
+        "combine": [StrOptions({"auto", "mean", "sum", "learned"})],
         "objective": [StrOptions({"auto", *_OBJECTIVES}), DistillationObjective],
         "eta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "edge_tol": [StrOptions({"auto"}), Interval(Real, 0, None, closed="both")],
@@ -119,6 +120,7 @@ class _BaseBDistil(BaseEstimator):
         student="auto",
         n_estimators=6,
         connection="auto",
+        combine="auto",
         objective="auto",
         eta="auto",
         edge_tol="auto",
@@ -144,6 +146,7 @@ class _BaseBDistil(BaseEstimator):
         self.student = student
         self.n_estimators = n_estimators
         self.connection = connection
+        self.combine = combine
         self.objective = objective
         self.eta = eta
         self.edge_tol = edge_tol
@@ -552,7 +555,7 @@ class _BaseBDistil(BaseEstimator):
                 for stage in range(1, stages[-1] + 1):
                     state.advance()
                     if stage in stages:
-                        means.append(state.raw_mean())
+                        means.append(state.mean)
                 chunks.append(torch.stack(means))
         with torch.inference_mode():
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)

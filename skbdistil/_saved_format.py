@@ -31,7 +31,7 @@ from skbdistil._optional import required
 from skbdistil._untrusted import parse_json, require
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Dense, Last, Lateral, Residual
+from skbdistil.ensemble import Dense, Last, Lateral
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 #: To be raised with every change that this version's `load` cannot read.
-SCHEMA = 1
+SCHEMA = 2
 
 JSON = "estimator.json"
 WEIGHTS = "weights.safetensors"
@@ -73,7 +73,7 @@ ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, DistillationObjective, Lat
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
-PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Residual)}
+PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last)}
 
 #: Parameters that JSON cannot hold. A folder to cache in is not for a file to choose.
 NOT_SAVED = {"memory", "net", "steps"}

@@ -192,6 +192,7 @@ class Writer:
             "students": [
                 self.node(student.factory, what) for student in ensemble.students
             ],
+            "carries": [student.carry for student in ensemble.students],
         }
 
 

@@ -90,7 +90,7 @@ class _NumpyState:
     def step(self):
         state = self._state
         state.advance()
-        scores = state.raw_mean()
+        scores = state.mean
         check_scores(scores, EarlyExitClassifier.__name__)
         return scores.cpu().numpy()
 

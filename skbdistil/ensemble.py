@@ -20,7 +20,6 @@ __all__ = [
     "Last",
     "Lateral",
     "ProgressiveEnsemble",
-    "Residual",
     "StageState",
 ]
 
@@ -46,17 +45,13 @@ class Connection(nn.Module):
 
     Attributes
     ----------
-    adds_running_mean : bool, default=False
-        Whether the running mean ``F_{t-1}`` of the earlier students is added to the
-        output of the head.
-
     reads : {"all", "last"}, default="all"
         Whose joined features `earlier` holds: those of all earlier students, or of the
         last one only.
 
     See Also
     --------
-    Dense, Residual, Last : The connections of the package.
+    Dense, Last : The connections of the package.
     Lateral : Composition block by block.
 
     Examples
@@ -71,7 +66,6 @@ class Connection(nn.Module):
     tensor([3., 3., 3., 3.])
     """
 
-    adds_running_mean = False
     reads = "all"
 
     def __init__(self, n_features, earlier):
@@ -109,30 +103,6 @@ class Dense(Connection):
 
     def forward(self, features, earlier):
         return torch.relu(self.linear(torch.cat([features, *earlier], dim=1)))
-
-
-class Residual(Dense):
-    """Like :class:`Dense`, with ``F_{t-1}`` added to the output of the head.
-
-    The student then models what the ensemble still lacks, and the mean of the
-    students is an additive model.
-
-    Parameters
-    ----------
-    n_features : int
-        Number of features of the backbone.
-
-    earlier : list of int
-        Number of features of each earlier student.
-
-    Examples
-    --------
-    >>> from skbdistil.ensemble import Residual
-    >>> Residual(4, [4]).adds_running_mean
-    True
-    """
-
-    adds_running_mean = True
 
 
 class Last(Dense):
@@ -198,7 +168,6 @@ class Lateral(BaseEstimator):
 _NAMED = {
     None: None,
     "dense": Dense,
-    "residual": Residual,
     "last": Last,
     "lateral": Lateral(),
 }
@@ -238,7 +207,7 @@ def _check_connection(connection, estimator_name, *, auto=False):
     first = "'auto', " if auto else ""
     raise ValueError(
         f"The 'connection' parameter of {estimator_name} must be {first}None, 'dense', "
-        "'residual', 'last', 'lateral', a Lateral(...) or a subclass of "
+        "'last', 'lateral', a Lateral(...) or a subclass of "
         f"skbdistil.ensemble.Connection. Got {connection!r} instead."
     )
 
@@ -273,10 +242,9 @@ def _auto_connection(ladder, input_shape):
 class _Student(nn.Module):
     """Backbone, connection of the last features, and head.
 
-    ``forward(x, earlier, mean)`` returns the scores ``(n, n_outputs)`` and the
+    ``forward(x, earlier)`` returns the scores of the head ``(n, n_outputs)`` and the
     activations for later students, a tuple of tensors. `earlier` holds one such tuple
-    per earlier student, empty where the connection does not read it. `mean` is
-    ``F_{t-1}``, needed where `adds_running_mean` is set.
+    per earlier student, empty where the connection does not read it.
     """
 
     def __init__(self, backbone, join, head, *, exposes):
@@ -285,17 +253,13 @@ class _Student(nn.Module):
         self.join = join
         self.head = head
         self.exposes = exposes
-        self.adds_running_mean = join is not None and join.adds_running_mean
 
-    def forward(self, x, earlier=(), mean=None):
+    def forward(self, x, earlier=()):
         features = self.backbone(x)
         if self.join is not None:
             read = [activations[0] for activations in earlier if activations]
             features = self.join(features, read)
-        scores = self.head(features)
-        if self.adds_running_mean:
-            scores = scores + mean
-        return scores, (features,) if self.exposes else ()
+        return self.head(features), (features,) if self.exposes else ()
 
 
 class _LateralStudent(nn.Module):
@@ -317,8 +281,6 @@ class _LateralStudent(nn.Module):
         Position of the block whose map this student exposes first.
     """
 
-    adds_running_mean = False
-
     def __init__(self, backbone, head, *, first, sources, reads_shared, exposes_from):
         super().__init__()
         self.backbone = backbone
@@ -328,7 +290,7 @@ class _LateralStudent(nn.Module):
         self.reads_shared = reads_shared
         self.exposes_from = exposes_from
 
-    def forward(self, x, earlier=(), mean=None):
+    def forward(self, x, earlier=()):
         backbone = self.backbone
         maps = earlier[0][0] if self.reads_shared else backbone.prepare(x)
         activations = []
@@ -358,8 +320,8 @@ class ProgressiveEnsemble(nn.Module):
     n_outputs : int
         Number of scores L.
 
-    connection : {"dense", "residual", "last", "lateral"}, None, \
-            :class:`Connection` subclass or :class:`Lateral`, default="dense"
+    connection : {"dense", "last", "lateral"}, None, :class:`Connection` subclass or \
+             :class:`Lateral`, default="dense"
         How a student uses what earlier students computed.
 
     input_mean, input_scale : torch.Tensor or None, default=None
@@ -384,9 +346,10 @@ class ProgressiveEnsemble(nn.Module):
 
     Notes
     -----
-    A student is called with ``(x, earlier, mean)``: the scaled input, one tuple of
-    activations per earlier student, and the running mean of these students. It returns
-    its scores and a tuple of the activations that later students may read.
+    A student is called with ``(x, earlier)``: the scaled input and one tuple of
+    activations per earlier student. It returns the scores of its head and a tuple of
+    the activations that later students may read. Its attribute `carry` is the factor
+    of the running mean: ``F_t = carry_t * F_{t-1} + head_t``.
 
     Students are frozen when they are appended: they stay in evaluation mode whatever
     the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together, but
@@ -444,11 +407,6 @@ class ProgressiveEnsemble(nn.Module):
     def __len__(self):
         return len(self.students)
 
-    @property
-    def adds_running_mean(self):
-        """Whether students add the running mean of the earlier ones to their scores."""
-        return getattr(self.connection, "adds_running_mean", False)
-
     def train(self, mode=True):
         """Set the mode; frozen students stay in evaluation mode."""
         super().train(mode)
@@ -500,8 +458,9 @@ class ProgressiveEnsemble(nn.Module):
         Returns
         -------
         student : torch.nn.Module
-            Its attributes are `factory`, and `never_trained`, the names of the
-            parameters that the backbone has frozen.
+            Its attributes are `factory`, `carry`, which is 1 before it is trained,
+            and `never_trained`, the names of the parameters that the backbone has
+            frozen.
 
         Raises
         ------
@@ -514,6 +473,7 @@ class ProgressiveEnsemble(nn.Module):
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
+        student.carry = 1.0
         student.never_trained = {
             name
             for name, parameter in student.named_parameters()
@@ -599,12 +559,11 @@ class ProgressiveEnsemble(nn.Module):
         state = self.start(self.example())
         for _ in self.students:
             state.advance()
-        mean = state.raw_mean() if self.adds_running_mean and len(self) else None
         shared = [state.x, *(part for parts in state.earlier for part in parts)]
         versions = [tensor._version for tensor in shared]
         student.eval()
         try:
-            student(state.x, state.earlier, mean)
+            student(state.x, state.earlier)
         except RuntimeError as error:
             what = f"{_describe(student.backbone)} and its connection"
             if not len(self):
@@ -778,6 +737,10 @@ class StageState:
     n_stages : int
         Number of students run.
 
+    mean : torch.Tensor of shape (n, n_outputs) or None
+        Their running mean in the units of the game: logits, or standardised targets.
+        None before the first student.
+
     Examples
     --------
     >>> import torch
@@ -800,33 +763,22 @@ class StageState:
         self._students = list(ensemble.students)
         self.x = ensemble.scale(x)
         self.earlier = []
-        self.total = None
+        self.mean = None
         self.n_stages = 0
 
     def advance(self):
         """Run the next student."""
         student = self._students[self.n_stages]
-        mean = None
-        if student.adds_running_mean:
-            mean = self.raw_mean()
-        scores, activations = student(self.x, self.earlier, mean)
-        self.total = scores if self.total is None else self.total + scores
+        scores, activations = student(self.x, self.earlier)
+        if self.mean is not None:
+            scores = torch.add(scores, self.mean, alpha=student.carry)
+        self.mean = scores
         self.earlier.append(activations)
         self.n_stages += 1
         # What the last student has read, and no later one will, is freed.
         before_last = self.n_stages - 2
         if before_last >= 0 and before_last not in self.ensemble.read_by(self.n_stages):
             self.earlier[before_last] = ()
-
-    def raw_mean(self):
-        """Running mean of the students run so far, in the units of the game.
-
-        Returns
-        -------
-        mean : torch.Tensor of shape (n, n_outputs)
-            Logits, or standardised targets.
-        """
-        return self.total / self.n_stages
 
     def output_mean(self):
         """Running mean of the students run so far, in the units of the output.
@@ -836,11 +788,10 @@ class StageState:
         mean : torch.Tensor of shape (n, n_outputs)
             Logits, or targets.
         """
-        mean = self.raw_mean()
         if self.ensemble.output_scale is None:
-            return mean
+            return self.mean
         return torch.addcmul(
-            self.ensemble.output_mean, mean, self.ensemble.output_scale
+            self.ensemble.output_mean, self.mean, self.ensemble.output_scale
         )
 
     def step(self):
@@ -866,8 +817,8 @@ class StageState:
             tuple(tensor[rows] for tensor in activations)
             for activations in self.earlier
         ]
-        if self.total is not None:
-            self.total = self.total[rows]
+        if self.mean is not None:
+            self.mean = self.mean[rows]
 
 
 def _describe(backbone):

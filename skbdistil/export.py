@@ -654,14 +654,13 @@ class _FirstStage(nn.Module):
 class _LaterStage(nn.Module):
     """``forward(x, mean, earlier)`` gives the running mean and what is kept."""
 
-    def __init__(self, student, number):
+    def __init__(self, student):
         super().__init__()
         self.student = student
-        self.number = number
 
     def forward(self, x, mean, earlier):
-        scores, kept = self.student(x, earlier, mean)
-        return mean + (scores - mean) / self.number, kept
+        scores, kept = self.student(x, earlier)
+        return scores + self.student.carry * mean, kept
 
 
 def _stage_models(rows, ensemble):
@@ -674,8 +673,8 @@ def _stage_models(rows, ensemble):
         if number == 1:
             module, args, names = _FirstStage(scaling, student), (example,), ["x"]
         else:
-            module = _LaterStage(student, number)
-            args = state.x, state.total, list(state.earlier)
+            module = _LaterStage(student)
+            args = state.x, state.mean, list(state.earlier)
             names = [_SCALED, f"scores_{number - 1}"]
             for earlier, activations in enumerate(state.earlier, start=1):
                 names += _activation_names(earlier, activations)

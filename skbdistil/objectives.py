@@ -242,27 +242,27 @@ class _StudentLoss(_EnsembleTerms):
 
         Parameters
         ----------
-        output : tuple
-            The scores of the student, of shape (n, n_outputs), come first.
+        output : torch.Tensor of shape (n, n_outputs)
+            Running mean that includes the student.
         target : dict of torch.Tensor
             ``teacher`` and ``residual_sum`` of shape (n, n_outputs); ``sample_weight``
             of shape (n,) and ``label`` where there are any.
         """
         objective = self.objective
-        scores = output[0]
-        residual = scores - target["teacher"]
         loss = 0.0
-        running = scores
-        if self.n_previous and (objective.on == "ensemble" or objective.alpha):
-            total = target["residual_sum"] + residual
-            running = target["teacher"] + total / (self.n_previous + 1)
+        # That of the student of which F_t is the mean with the earlier ones.
+        residual = output - target["teacher"]
+        if self.n_previous:
+            residual = (self.n_previous + 1) * residual - target["residual_sum"]
         if objective.distillation is not None:
-            looked_at = running if objective.on == "ensemble" else scores
-            loss = self._distillation(objective.distillation, looked_at, target)
+            scores = output
+            if objective.on == "student":
+                scores = target["teacher"] + residual
+            loss = self._distillation(objective.distillation, scores, target)
         if objective.barrier is not None:
             loss = loss + self._barrier(residual, target) / objective.gamma
         if objective.alpha:
-            loss = loss + objective.alpha * self._label(running, target)
+            loss = loss + objective.alpha * self._label(output, target)
         return loss
 
     def _barrier(self, residual, target):

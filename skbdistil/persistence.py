@@ -360,11 +360,17 @@ class _Reader:
         require(isinstance(document, dict), f"{JSON} is no JSON object.")
         schema = document.get("schema_version")
         require(type(schema) is int and schema > 0, "it has no schema version.")
+        writer = f"It was written by skbdistil {document.get('package_version')}"
         require(
             schema <= SCHEMA,
-            f"its schema version is {schema}, and this version of skbdistil reads up "
-            f"to {SCHEMA}. It was written by skbdistil "
-            f"{document.get('package_version')}; install that or a newer version.",
+            f"its schema version is {schema}, and this version of skbdistil reads "
+            f"{SCHEMA}. {writer}; install that or a newer version.",
+        )
+        require(
+            schema == SCHEMA,
+            f"its schema version is {schema}, and this version of skbdistil reads "
+            f"{SCHEMA} only. {writer}; install that version to predict with it, or "
+            "fit again.",
         )
         self.weights = self._weights()
         estimator = _savable(self.value(document.get("estimator")))
@@ -510,6 +516,7 @@ class _Reader:
         connection,
         integer_input,
         students,
+        carries,
     ):
         sizes = [number + 1, n_outputs, len(students), len(input_shape), *input_shape]
         require(
@@ -527,6 +534,9 @@ class _Reader:
         if _INPUT_SCALING[0] in weights:
             scaling = _INPUT_SCALING + scaling
         require(type(integer_input) is bool, "the type of its rows is not known.")
+        fits = isinstance(carries, list) and len(carries) == len(students)
+        fits = fits and all(type(carry) is float for carry in carries)
+        require(fits and np.isfinite(carries).all(), "its carries do not fit.")
         # On the meta device nothing is allocated, whatever the file says.
         with torch.device("meta"):
             ensemble = ProgressiveEnsemble(
@@ -545,7 +555,9 @@ class _Reader:
                     head.ndim == 2 and len(head) == n_outputs,
                     f"a head does not give {n_outputs} outputs.",
                 )
-                ensemble.append(ensemble.new_student(factory, n_features=head.shape[1]))
+                student = ensemble.new_student(factory, n_features=head.shape[1])
+                student.carry = carries[position]
+                ensemble.append(student)
             _check_students(ensemble)
         _check_weights(ensemble, weights)
         ensemble.load_state_dict(weights, assign=True)
@@ -653,6 +665,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         "ladder_": list,
         "teacher_bound_": float,
         "edge_tol_": float,
+        "combine_": str,
         "batch_size_": int,
         "max_epochs_": int,
         "refine_epochs_": int,

@@ -175,7 +175,8 @@ class _PooledFeatures(nn.Sequential):
         super().__init__(
             pool(tuple(window), tuple(stride)),
             nn.Flatten(),
-            nn.Linear(n_channels * math.prod(cells), n_features),
+            nn.Linear(n_channels * math.prod(cells), n_features, bias=False),
+            nn.BatchNorm1d(n_features),
             nn.ReLU(),
         )
 

@@ -93,7 +93,7 @@ def test_states_give_the_same_scores(fit, n_outputs, monkeypatch):
         with torch.inference_mode():
             for stage in range(estimator._n_stages_used()):
                 state.advance()
-                assert_array_equal(state.raw_mean(), expected[stage, rows])
+                assert_array_equal(state.mean, expected[stage, rows])
     assert position == len(X)
 
 

@@ -94,6 +94,7 @@ def train(
         device=device,
         patience=None,
         centres=True,
+        combine="mean",
     )
     trainer.train_jointly(ensemble, loss, rows, None, max_epochs=max_epochs, seed=seed)
     ensemble.freeze().eval()

@@ -59,6 +59,7 @@ class Plan(NamedTuple):
     teacher_bound: float
     eta: float
     edge_tol: float
+    combine: str
     batch_size: int
     max_epochs: int
     refine_epochs: int
@@ -137,6 +138,7 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
             if estimator.edge_tol == "auto"
             else float(estimator.edge_tol)
         ),
+        combine=resolved("combine", lambda: auto_combine(ensemble, ladder)),
         batch_size=int(batch_size),
         max_epochs=int(max_epochs),
         refine_epochs=int(
@@ -171,6 +173,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         device=device,
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
         centres=not regression,
+        combine=plan.combine,
     )
     n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
     holds = n_held <= _MAX_HELD_BYTES and not trainer.changes_rows
@@ -255,6 +258,11 @@ def auto_edge_tol(objective):
     """Tolerance of the weak-learning condition, in units of the bound."""
     # Without a barrier, students do not play the game.
     return math.inf if objective.barrier is None else _AUTO_EDGE_TOL
+
+
+def auto_combine(ensemble, ladder):
+    """How students are combined that have the backbones of a ladder."""
+    return "mean"
 
 
 def auto_ladder(ensemble, n_students, teacher_macs):

@@ -210,6 +210,7 @@ class RowData:
         Returns
         -------
         scores : ndarray of shape (n, n_outputs)
+            ``f_t = t F_t - (t - 1) F_{t-1}``, the student of the game.
         activations : tuple of torch.Tensor of shape (n, ...)
             Empty where no later student reads them, or they are not held.
         """
@@ -222,7 +223,13 @@ class RowData:
         for start in range(0, len(self), n_rows):
             rows = slice(start, start + n_rows)
             inputs, _ = batches.prepared(batches[rows])
+            # Of the game, in which the running mean is the mean of the students.
+            mean = inputs.pop("mean", None)
             chunk_scores, activations = student(**inputs)
+            if mean is not None:
+                number = self.residuals.n_rounds + 1
+                share = number * student.carry - number + 1
+                chunk_scores = number * chunk_scores + share * mean
             scores.append(chunk_scores.cpu())
             if holds:
                 # Filled in place: whole maps of all rows must not be there twice.
@@ -266,8 +273,8 @@ class RowData:
             arguments = {"x": state.x}
             if any(state.earlier):
                 arguments["earlier"] = state.earlier
-            if self.ensemble.adds_running_mean and len(self.ensemble):
-                arguments["mean"] = state.raw_mean()
+            if state.mean is not None:
+                arguments["mean"] = state.mean
         return arguments, targets
 
 
@@ -337,7 +344,7 @@ class RoundBatches(_Batches):
         earlier = rows.cache.take(index, rows.device)
         if any(earlier):
             inputs["earlier"] = earlier
-        if rows.ensemble.adds_running_mean and rows.residuals.n_rounds:
+        if rows.residuals.n_rounds:
             # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
             total = targets["residual_sum"]
             mean = targets["teacher"] + total / rows.residuals.n_rounds

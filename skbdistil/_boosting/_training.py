@@ -14,6 +14,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
+from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._rows import BatchIterator
 from skbdistil._seeding import seeded
 
@@ -37,7 +38,7 @@ class JointStudents(torch.nn.Module):
         means = []
         for _ in self.ensemble.students:
             state.advance()
-            means.append(state.raw_mean())
+            means.append(state.mean)
         return means
 
 
@@ -122,15 +123,20 @@ class Trainer:
         Whether the scores of a trained student are shifted to a mean of 0 in every
         row, as the teacher's are. Softmax does not see a shift that all logits share,
         so a distillation term leaves it undetermined; the game does see it.
+    combine : {"mean", "sum", "learned"}
+        How a student is combined with the earlier ones.
     """
 
-    def __init__(self, net, *, batch_size, learning_rate, device, patience, centres):
+    def __init__(
+        self, net, *, batch_size, learning_rate, device, patience, centres, combine
+    ):
         self.net = net
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.device = device
         self.patience = patience
         self.centres = centres
+        self.combine = combine
 
     @property
     def changes_rows(self):
@@ -143,7 +149,11 @@ class Trainer:
     def train_student(self, student, criterion, rows, valid, **options):
         """Train the student of a round in place; see :meth:`train_jointly`."""
         data = [None if part is None else part.for_round() for part in (rows, valid)]
-        return self._train(student, [student], criterion, *data, **options)
+        number = rows.residuals.n_rounds + 1
+        combination = Combination(student, number, self.combine)
+        history = self._train(combination, [student], criterion, *data, **options)
+        combination.settle()
+        return history
 
     def train_jointly(self, ensemble, criterion, rows, valid, **options):
         """Train all students of an ensemble in place.
