@@ -930,7 +930,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         on the largest error ``|F_t - g|`` over the training rows that the game gives
         after each stage, that error itself, and the mean error, in logits. ``step``, of
         shape (n_students,): ``eta * max |f_t - g|``; the bound is infinite from the
-        round on in which this exceeds 1.
+        round on in which this exceeds 1.7932. ``potential``, of the shape of ``bound``:
+        a bound on the same error that needs no condition on the steps.
 
     eta_ : float
         Step of the game.
@@ -1337,7 +1338,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         on the largest error ``|F_t - g|`` over the training rows that the game gives
         after each stage, that error itself, and the mean error, in units of the
         targets. ``step``, of shape (n_students,): ``eta * max |f_t - g|``; the bound is
-        infinite from the round on in which this exceeds 1.
+        infinite from the round on in which this exceeds 1.7932. ``potential``, of the
+        shape of ``bound``: a bound on the same error that needs no condition on the
+        steps.
 
     eta_ : float
         Step of the game.

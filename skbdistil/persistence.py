@@ -654,6 +654,7 @@ def _set_ensemble(estimator, ensemble, fitted):
             Certificate,
             {
                 "bound": ("f", of_outputs),
+                "potential": ("f", of_outputs),
                 "actual": ("f", of_outputs),
                 "mean": ("f", of_outputs),
                 "step": ("f", of_stages),

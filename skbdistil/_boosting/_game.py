@@ -12,6 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 
+# exp(-x) <= 1 - x + x ** 2 holds for x >= -1.79328.
+LARGEST_STEP = 1.7932
+
+
 def auto_eta(bound, n_samples, n_estimators):
     """Step of the Hedge update that balances the two terms of the certificate.
 
@@ -51,7 +55,11 @@ class Certificate:
     bound : ndarray of shape (n_stages, n_outputs)
         Upper bound on the largest deviation of the ensemble from the teacher, in
         units of the scores. It is infinite from the first stage whose step exceeds
-        1, and everywhere if ``eta`` is 0: nothing is proved there.
+        1.7932, and everywhere if ``eta`` is 0: nothing is proved there.
+
+    potential : ndarray of shape (n_stages, n_outputs)
+        Upper bound on the same deviation from the weights of the game alone, in units
+        of the scores. It holds whatever the steps were. It is infinite if ``eta`` is 0.
 
     actual : ndarray of shape (n_stages, n_outputs)
         The largest absolute deviation of the ensemble from the teacher over the
@@ -67,6 +75,7 @@ class Certificate:
     """
 
     bound: np.ndarray
+    potential: np.ndarray
     actual: np.ndarray
     mean: np.ndarray
     step: np.ndarray
@@ -90,6 +99,7 @@ class Certificate:
         """
         return Certificate(
             self.bound[stages],
+            self.potential[stages],
             self.actual[stages],
             self.mean[stages],
             self.step[stages],
@@ -107,12 +117,21 @@ class Certificate:
         Returns
         -------
         certificate : Certificate
-            A certificate with scaled ``bound``, ``actual`` and ``mean``. Where nothing
-            is proved, the bound stays infinite even if the scale is 0.
+            A certificate whose arrays but ``step`` are scaled. Where nothing is proved,
+            bounds stay infinite even if the scale is 0.
         """
-        bound = np.full_like(self.bound, np.inf)
-        np.multiply(self.bound, scale, out=bound, where=np.isfinite(self.bound))
-        return Certificate(bound, self.actual * scale, self.mean * scale, self.step)
+
+        def scaled(bound):
+            result = np.full_like(bound, np.inf)
+            return np.multiply(bound, scale, out=result, where=np.isfinite(bound))
+
+        return Certificate(
+            scaled(self.bound),
+            scaled(self.potential),
+            self.actual * scale,
+            self.mean * scale,
+            self.step,
+        )
 
 
 class _Round(NamedTuple):
@@ -122,6 +141,7 @@ class _Round(NamedTuple):
     moment: np.ndarray  # sum over the rows of (K+ + K-) (f - g)^2
     largest: np.ndarray  # of |f - g|, over rows in the game
     peak: np.ndarray  # largest |S| after the round, over rows in the game
+    log_mass: np.ndarray  # log Z after the round, less eta * peak
     mean: np.ndarray  # of |S| after the round, under the sample weights
 
 
@@ -291,7 +311,9 @@ class BoostingGame:
         edge, moment, largest = self._judge(scores)
         self.residuals.add(scores)
         mean = self._reweight()
-        self._rounds.append(_Round(edge, moment, largest, self._peak, mean))
+        self._rounds.append(
+            _Round(edge, moment, largest, self._peak, self._log_mass, mean)
+        )
 
     def _judge(self, scores):
         """Edge, second moment and largest deviation of a student, per output."""
@@ -337,8 +359,8 @@ class BoostingGame:
         Notes
         -----
         Write l for the deviations of a round's student from the teacher. If ``eta
-        * abs(l) <= 1``, then ``exp(-x) <= 1 - x + x ** 2`` with ``x = eta * l`` and
-        ``ln(1 + a) <= a`` give, for each output::
+        * abs(l) <= 1.7932``, then ``exp(-x) <= 1 - x + x ** 2`` with ``x = eta * l``
+        and ``ln(1 + a) <= a`` give, for each output::
 
             ln Z(t) <= ln Z(t - 1) - eta * edge(t) + eta ** 2 * moment(t)
 
@@ -348,22 +370,28 @@ class BoostingGame:
             T * max(abs(F - g)) <= ln(2 / min(w)) / eta
                                    + eta * (sum of moments) - (sum of edges)
 
-        for any students at all, weak learners or not.
+        for any students at all, weak learners or not. The last inequality on ``Z(T)``
+        alone gives the potential, for steps of any size::
+
+            T * max(abs(F - g)) <= (ln Z(T) - ln min(w)) / eta
         """
         stage = np.arange(1, len(self._rounds) + 1)[:, np.newaxis]
         actual = self._history("peak") / stage
         mean = self._history("mean") / stage
         step = self.eta * self._history("largest").max(axis=1, initial=0.0)
         bound = np.full_like(actual, np.inf)
+        potential = bound.copy()
         if self.eta > 0:
             lightest = self._log_prior.min(
                 where=self._log_prior > -np.inf, initial=np.inf
             )
-            potential = (log(2) - lightest) / self.eta
+            start = (log(2) - lightest) / self.eta
             growth = self.eta * self._history("moment") - self.student_edges
-            proved = np.logical_and.accumulate(step <= 1)
-            bound[proved] = ((potential + np.cumsum(growth, axis=0)) / stage)[proved]
-        return Certificate(bound, actual, mean, step)
+            proved = np.logical_and.accumulate(step <= LARGEST_STEP)
+            bound[proved] = ((start + np.cumsum(growth, axis=0)) / stage)[proved]
+            log_mass = self._history("log_mass") - lightest
+            potential = actual + log_mass / (self.eta * stage)
+        return Certificate(bound, potential, actual, mean, step)
 
     def reset(self):
         """Forget all rounds, for instance to replay the game with refined students."""

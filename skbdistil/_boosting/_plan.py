@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
 from skbdistil._arrays import as_tensor
-from skbdistil._boosting._game import BoostingGame, auto_eta
+from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
@@ -99,12 +99,12 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     eta = float(
         resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
     )
-    if estimator.eta == "auto" and 2 * eta * bound > 1 + 1e-9:
+    if estimator.eta == "auto" and 2 * eta * bound > LARGEST_STEP:
         notes.append(
             UserWarning(
                 f"The scores of the teacher are larger than in the earlier fit, whose "
                 f"step eta={eta:.3g} is kept: the certificate proves nothing from the "
-                "first step on that exceeds 1. Set a smaller 'eta', or fit again "
+                f"first step on that exceeds {LARGEST_STEP}. Set a smaller 'eta', or fit again "
                 "without warm_start."
             )
         )
