@@ -25,6 +25,7 @@ from sklearn.utils.validation import (
 
 from skbdistil import costs
 from skbdistil._arrays import as_tensor, from_torch
+from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
     FitData,
@@ -331,6 +332,8 @@ class _BaseBDistil(BaseEstimator):
             self.certificate_ = self._certificate(boosting.game)
             for name, value in plan._asdict().items():
                 setattr(self, f"{name}_", value)
+            self.idle_features_ = idle_features(ensemble, as_tensor(x))
+            notes += self._idle_note()
             self.stage_costs_, problem = costs._count_stages(
                 ensemble, ensemble.example()
             )
@@ -395,6 +398,19 @@ class _BaseBDistil(BaseEstimator):
                 for part in (train, valid)
             )
         return train, valid
+
+    def _idle_note(self):
+        """A warning where students consist mostly of features that do nothing."""
+        idle = (np.flatnonzero(self.idle_features_ > 0.5) + 1).tolist()
+        if not idle:
+            return []
+        return [
+            UserWarning(
+                "More than half of the features are the same for all rows, and so do "
+                f"nothing, in the student(s) {idle}; see idle_features_. Lower "
+                "'learning_rate', or normalise the features of the backbone."
+            )
+        ]
 
     def _goes_on(self):
         """Whether the fit adds to an earlier one."""
@@ -731,6 +747,7 @@ class _BaseBDistil(BaseEstimator):
         other.n_estimators_ = n_stages
         other.student_edges_ = self.student_edges_[first].copy()
         other.certificate_ = self.certificate_[first]
+        other.idle_features_ = self.idle_features_[first].copy()
         other.ladder_positions_ = self.ladder_positions_[first]
         other.training_history_ = self.training_history_[first]
         other.stage_costs_ = self.stage_costs_[first]
@@ -802,13 +819,23 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "residual", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "last", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
         the package that have a block between the first and the last, else
         ``"dense"``.
+
+    combine : {"auto", "mean", "sum", "learned"}, default="auto"
+        How the head of a new student changes the ensemble, ``F_t = a F_{t-1} + b
+        head_t``. ``"mean"``: ``a = (t - 1) / t`` and ``b = 1 / t``, so that heads
+        predict on their own and the ensemble is their mean; ``"sum"``: ``a = b = 1``,
+        and heads that start at 0 make up for what the ensemble lacks; ``"learned"``:
+        a and b are trained with the student and start as for ``"mean"``. ``"auto"`` is
+        ``"mean"`` for students that are composed block by block
+        (:class:`~skbdistil.ensemble.Lateral`), and where the objective looks at the
+        student alone, else ``"learned"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -858,9 +885,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Epochs of each refinement; ``"auto"`` is those of a student.
 
     early_stopping : bool, default=False
-        Whether to hold out `validation_fraction` of the rows, to end the training of
-        a student when its loss there has not improved for `n_iter_no_change` epochs,
-        and to keep its best state. The rows held out take no part in the game.
+        Whether to hold out `validation_fraction` of the rows. The training of a student
+        ends when its loss there has not improved for `n_iter_no_change` epochs, and its
+        best state is kept. Boosting ends when a round does not lower the distillation
+        loss of the ensemble there, and its student is dropped. The rows held out take
+        no part in the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
@@ -935,6 +964,14 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     eta_ : float
         Step of the game.
+
+    combine_ : {"mean", "sum", "learned"}
+        How students are combined.
+
+    idle_features_ : ndarray of shape (n_students,)
+        Share of the features of each student that are the same for all rows, at most
+        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        `fit` warns.
 
     teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows.
@@ -1205,13 +1242,23 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "residual", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "last", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
         the package that have a block between the first and the last, else
         ``"dense"``.
+
+    combine : {"auto", "mean", "sum", "learned"}, default="auto"
+        How the head of a new student changes the ensemble, ``F_t = a F_{t-1} + b
+        head_t``. ``"mean"``: ``a = (t - 1) / t`` and ``b = 1 / t``, so that heads
+        predict on their own and the ensemble is their mean; ``"sum"``: ``a = b = 1``,
+        and heads that start at 0 make up for what the ensemble lacks; ``"learned"``:
+        a and b are trained with the student and start as for ``"mean"``. ``"auto"`` is
+        ``"mean"`` for students that are composed block by block
+        (:class:`~skbdistil.ensemble.Lateral`), and where the objective looks at the
+        student alone, else ``"learned"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -1262,9 +1309,11 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Epochs of each refinement; ``"auto"`` is those of a student.
 
     early_stopping : bool, default=False
-        Whether to hold out `validation_fraction` of the rows, to end the training of
-        a student when its loss there has not improved for `n_iter_no_change` epochs,
-        and to keep its best state. The rows held out take no part in the game.
+        Whether to hold out `validation_fraction` of the rows. The training of a student
+        ends when its loss there has not improved for `n_iter_no_change` epochs, and its
+        best state is kept. Boosting ends when a round does not lower the distillation
+        loss of the ensemble there, and its student is dropped. The rows held out take
+        no part in the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
@@ -1344,6 +1393,14 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     eta_ : float
         Step of the game.
+
+    combine_ : {"mean", "sum", "learned"}
+        How students are combined.
+
+    idle_features_ : ndarray of shape (n_students,)
+        Share of the features of each student that are the same for all rows, at most
+        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        `fit` warns.
 
     teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows, of

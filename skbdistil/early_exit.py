@@ -124,7 +124,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         - "entropy": 1 less the entropy of the probabilities divided by ln L [3]_;
         - "patience": number of stages in a row with the same label [4]_;
         - "agreement": share of the students so far whose own label is that of their
-          mean [5]_;
+          mean [5]_, for estimators with ``combine="mean"``;
         - ``rule(stages)`` is called with the running means of the stages so far, an
           array of logits of shape (t, n_rows, n_classes), and returns one value per
           row.
@@ -369,6 +369,13 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 f"{estimator_name} needs finite scores. Those of "
                 f"{type(estimator).__name__} are not."
+            )
+        combine = getattr(_distilled(estimator, estimator_name), "combine_", "mean")
+        if self.rule == "agreement" and combine != "mean":
+            raise ValueError(
+                f"The 'rule' parameter of {estimator_name} is 'agreement', which lets "
+                f"students vote, and with combine={combine!r} a student is no "
+                "prediction of its own. Use combine='mean', or another rule."
             )
         costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
         costs = costs[: len(scores)]

@@ -661,6 +661,7 @@ def _set_ensemble(estimator, ensemble, fitted):
             },
         ),
         "student_edges_": ("f", of_outputs),
+        "idle_features_": ("f", of_stages),
         "eta_": float,
         "objective_": DistillationObjective,
         "ladder_": list,

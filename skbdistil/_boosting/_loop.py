@@ -1,6 +1,7 @@
 """Algorithm 1 of B-DISTIL: rounds, refinement, and the replay of the game."""
 
 import copy
+import math
 import sys
 import time
 from typing import NamedTuple
@@ -99,12 +100,20 @@ class Boosting:
         n_before = len(self.rounds)
         self.progress.start(n_before)
         try:
+            lowest = self._loss_held_out() if self.rounds else math.inf
             for seed in seeds[n_before:].tolist():
                 began = time.perf_counter()
                 if not self._play(len(self.rounds) + 1, len(seeds), seed):
                     break
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
+                if self.valid is not None:
+                    loss = self._loss_held_out()
+                    if loss >= lowest:
+                        self.rounds.pop()
+                        self.replay()
+                        break
+                    lowest = loss
                 self.progress.report(self.game, time.perf_counter() - began)
             if refine == "final" and len(self.rounds) > n_before:
                 self._refine(refine_epochs, int(seeds[-1]))
@@ -161,6 +170,11 @@ class Boosting:
                 f"{message} Boosting stops with {len(self.rounds)} student(s). {advice}"
             )
         )
+
+    def _loss_held_out(self):
+        """Distillation loss of the ensemble on the rows held out."""
+        scores = torch.from_numpy(self.valid.residuals.mean())
+        return float(self.joint_loss([scores], self.valid.targets(slice(None))))
 
     def _join(self, student, scores, activations):
         """Add a student, with what it gives on the training rows."""

@@ -19,7 +19,7 @@ from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
-from skbdistil.ensemble import ProgressiveEnsemble, _auto_connection
+from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _auto_connection
 from skbdistil.objectives import DistillationObjective, _JointLoss
 from skbdistil.students import _auto_students, _check_ladder
 
@@ -84,6 +84,11 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     Returns
     -------
     plan : Plan
+
+    Raises
+    ------
+    ValueError
+        If parameters do not go together.
     """
 
     def resolved(name, choose, fitted_name=None):
@@ -125,6 +130,13 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
                 )
             )
         batch_size = n_rows
+    combine = resolved("combine", lambda: auto_combine(ensemble.connection, objective))
+    if objective.on == "student" and combine != "mean":
+        raise ValueError(
+            f"The 'objective' parameter of {type(estimator).__name__} has on='student', "
+            f"and with combine={combine!r} a student is no prediction of its own. Use "
+            "combine='mean' or on='ensemble'."
+        )
     max_epochs = resolved("max_epochs", lambda: auto_epochs(n_rows, batch_size))
     return Plan(
         # A copy, since the parameter may be changed after the fit.
@@ -138,7 +150,7 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
             if estimator.edge_tol == "auto"
             else float(estimator.edge_tol)
         ),
-        combine=resolved("combine", lambda: auto_combine(ensemble, ladder)),
+        combine=combine,
         batch_size=int(batch_size),
         max_epochs=int(max_epochs),
         refine_epochs=int(
@@ -260,9 +272,11 @@ def auto_edge_tol(objective):
     return math.inf if objective.barrier is None else _AUTO_EDGE_TOL
 
 
-def auto_combine(ensemble, ladder):
-    """How students are combined that have the backbones of a ladder."""
-    return "mean"
+def auto_combine(connection, objective):
+    """How students are combined."""
+    # Convolutional students that may lean on the earlier ones learn no features.
+    means = isinstance(connection, Lateral) or objective.on == "student"
+    return "mean" if means else "learned"
 
 
 def auto_ladder(ensemble, n_students, teacher_macs):

@@ -1,0 +1,51 @@
+"""Features that do nothing: the same number for all rows."""
+
+import numpy as np
+import torch
+
+from skbdistil._boosting._rows import chunk_rows
+
+# Rows to look at. What is the same for all of these is hardly of use for the others.
+_MAX_ROWS = 2**14
+
+
+@torch.no_grad()
+def idle_features(ensemble, x):
+    """Share of the features that are constant, student by student.
+
+    A rectifier whose input is negative for all rows gives zeros, and no gradient that
+    could bring it back.
+
+    Parameters
+    ----------
+    ensemble : ProgressiveEnsemble
+        In evaluation mode.
+    x : torch.Tensor of shape (n, ...)
+        Rows, of which at most 2**14 are looked at.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_students,)
+        Of what the head of each student reads, in the range [0, 1].
+    """
+    x = x[:: -(-len(x) // _MAX_ROWS)]
+    lowest, highest = {}, {}
+
+    def look(head, arguments):
+        low, high = torch.aminmax(arguments[0], dim=0)
+        lowest[head] = torch.minimum(low, lowest.get(head, low))
+        highest[head] = torch.maximum(high, highest.get(head, high))
+
+    heads = [student.head for student in ensemble.students]
+    hooks = [head.register_forward_pre_hook(look) for head in heads]
+    n_rows = chunk_rows(x.shape[1:])
+    try:
+        for start in range(0, len(x), n_rows):
+            rows = x[start : start + n_rows]
+            ensemble(rows.to(ensemble.device, ensemble.input_dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return np.array(
+        [(lowest[head] == highest[head]).double().mean().item() for head in heads]
+    )
