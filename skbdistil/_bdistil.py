@@ -887,9 +887,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows. The training of a student
         ends when its loss there has not improved for `n_iter_no_change` epochs, and its
-        best state is kept. Boosting ends when a round does not lower the distillation
-        loss of the ensemble there, and its student is dropped. The rows held out take
-        no part in the game.
+        best state is kept. Boosting ends when two rounds in a row have not lowered the
+        loss of the ensemble there, which is that of the labels where they are known,
+        and students after the best stage are dropped. The rows held out take no part in
+        the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.
@@ -1311,9 +1312,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows. The training of a student
         ends when its loss there has not improved for `n_iter_no_change` epochs, and its
-        best state is kept. Boosting ends when a round does not lower the distillation
-        loss of the ensemble there, and its student is dropped. The rows held out take
-        no part in the game.
+        best state is kept. Boosting ends when two rounds in a row have not lowered the
+        loss of the ensemble there, which is that of the labels where they are known,
+        and students after the best stage are dropped. The rows held out take no part in
+        the game.
 
     validation_fraction : float, default=0.1
         Share of the rows held out, between 0 and 1.

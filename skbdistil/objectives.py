@@ -299,6 +299,29 @@ class _JointLoss(_EnsembleTerms):
     regression : bool
     """
 
+    @property
+    def _name(self):
+        default = "squared_error" if self.regression else "kl"
+        return self.objective.distillation or default
+
+    def held_out(self, scores, target):
+        """Loss of one stage on rows held out.
+
+        That of the labels where they are known: a teacher may have seen these rows.
+
+        Parameters
+        ----------
+        scores : torch.Tensor of shape (n, n_outputs)
+        target : dict of torch.Tensor
+
+        Returns
+        -------
+        loss : torch.Tensor of shape ()
+        """
+        if "label" in target:
+            return self._label(scores, target)
+        return self._distillation(self._name, scores, target)
+
     def forward(self, stages, target):
         """Mean loss of a batch.
 
@@ -309,11 +332,9 @@ class _JointLoss(_EnsembleTerms):
         target : dict of torch.Tensor
             As for :class:`_StudentLoss`; the residual sum is not used.
         """
-        default = "squared_error" if self.regression else "kl"
-        name = self.objective.distillation or default
         loss = 0.0
         for scores in stages:
-            loss = loss + self._distillation(name, scores, target)
+            loss = loss + self._distillation(self._name, scores, target)
             if self.objective.alpha:
                 loss = loss + self.objective.alpha * self._label(scores, target)
         return loss / len(stages)

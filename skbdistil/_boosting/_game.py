@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 # exp(-x) <= 1 - x + x ** 2 holds for x >= -1.79328.
 LARGEST_STEP = 1.7932
 

@@ -1,7 +1,6 @@
 """Algorithm 1 of B-DISTIL: rounds, refinement, and the replay of the game."""
 
 import copy
-import math
 import sys
 import time
 from typing import NamedTuple
@@ -11,6 +10,9 @@ import torch
 
 from skbdistil._boosting._random import derive_seed
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
+
+# Rounds without a lower loss on the rows held out before boosting ends.
+_PATIENCE = 2
 
 
 class Round(NamedTuple):
@@ -100,21 +102,20 @@ class Boosting:
         n_before = len(self.rounds)
         self.progress.start(n_before)
         try:
-            lowest = self._loss_held_out() if self.rounds else math.inf
+            losses = self._losses_held_out()
             for seed in seeds[n_before:].tolist():
                 began = time.perf_counter()
                 if not self._play(len(self.rounds) + 1, len(seeds), seed):
                     break
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
-                if self.valid is not None:
-                    loss = self._loss_held_out()
-                    if loss >= lowest:
-                        self.rounds.pop()
-                        self.replay()
-                        break
-                    lowest = loss
                 self.progress.report(self.game, time.perf_counter() - began)
+                losses += self._losses_held_out()
+                if _since_lowest(losses) == _PATIENCE:
+                    break
+            if late := _since_lowest(losses):
+                del self.rounds[-late:]
+                self.replay()
             if refine == "final" and len(self.rounds) > n_before:
                 self._refine(refine_epochs, int(seeds[-1]))
         except KeyboardInterrupt:
@@ -171,10 +172,13 @@ class Boosting:
             )
         )
 
-    def _loss_held_out(self):
-        """Distillation loss of the ensemble on the rows held out."""
+    def _losses_held_out(self):
+        """Loss of the ensemble on the rows held out, in a list; empty without any."""
+        if self.valid is None or not self.rounds:
+            return []
         scores = torch.from_numpy(self.valid.residuals.mean())
-        return float(self.joint_loss([scores], self.valid.targets(slice(None))))
+        targets = self.valid.targets(slice(None))
+        return [float(self.joint_loss.held_out(scores, targets))]
 
     def _join(self, student, scores, activations):
         """Add a student, with what it gives on the training rows."""
@@ -241,6 +245,11 @@ class Boosting:
                     "students stay as they were before it. Lower 'learning_rate'."
                 )
             )
+
+
+def _since_lowest(losses):
+    """Number of items after the first lowest one."""
+    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
 def _is_one_of_many():

@@ -109,8 +109,8 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
             UserWarning(
                 f"The scores of the teacher are larger than in the earlier fit, whose "
                 f"step eta={eta:.3g} is kept: the certificate proves nothing from the "
-                f"first step on that exceeds {LARGEST_STEP}. Set a smaller 'eta', or fit again "
-                "without warm_start."
+                f"first step on that exceeds {LARGEST_STEP}. Set a smaller 'eta', or "
+                "fit again without warm_start."
             )
         )
     ladder = resolved(
@@ -133,9 +133,9 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     combine = resolved("combine", lambda: auto_combine(ensemble.connection, objective))
     if objective.on == "student" and combine != "mean":
         raise ValueError(
-            f"The 'objective' parameter of {type(estimator).__name__} has on='student', "
-            f"and with combine={combine!r} a student is no prediction of its own. Use "
-            "combine='mean' or on='ensemble'."
+            f"The 'objective' parameter of {type(estimator).__name__} has "
+            f"on='student', and with combine={combine!r} a student is no prediction of "
+            "its own. Use combine='mean' or on='ensemble'."
         )
     max_epochs = resolved("max_epochs", lambda: auto_epochs(n_rows, batch_size))
     return Plan(
@@ -192,7 +192,8 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
 
     def row_data(data, residuals, game=None):
         dtype = torch.from_numpy(data.scores[:0]).dtype
-        label = data.label if plan.objective.alpha else None
+        # Rows that are held out are judged by their labels, too.
+        label = data.label if plan.objective.alpha or game is None else None
         weight = data.sample_weight
         return RowData(
             ensemble,
