@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skbdistil._boosting._game import BoostingGame, Certificate, auto_eta
+from skbdistil._boosting._game import (
+    LARGEST_STEP,
+    BoostingGame,
+    Certificate,
+    auto_eta,
+)
 from skbdistil._boosting._residuals import Residuals
 
 property_test = settings(deadline=None)
@@ -316,7 +321,7 @@ def adversary(name, game, rng, step):
     n_rounds=st.integers(1, 25),
     eta=etas,
     # From steps that make the bound tight to the largest it allows.
-    step=st.sampled_from([0.03, 0.3, 1.0]),
+    step=st.sampled_from([0.03, 0.3, 1.0, LARGEST_STEP]),
     weighted=st.booleans(),
 )
 def test_certificate_holds_against_adversaries(
@@ -324,7 +329,7 @@ def test_certificate_holds_against_adversaries(
 ):
     rng = np.random.default_rng(seed)
     sample_weight = 10.0 ** rng.uniform(-6, 0, size=n_samples) if weighted else None
-    # A teacher of zeros keeps eta * abs(f - g) at or below 1 to the last bit.
+    # A teacher of zeros keeps eta * abs(f - g) at or below it to the last bit.
     game = new_game(
         np.zeros((n_samples, 2)), eta=eta, sample_weight=sample_weight, chunk_size=8
     )
@@ -342,7 +347,7 @@ def test_certificate_holds_against_adversaries(
             certificate.mean[-1], np.average(deviation, axis=0, weights=sample_weight)
         )
     assert np.isfinite(certificate.bound).all()
-    assert (certificate.step <= 1).all()
+    assert (certificate.step <= LARGEST_STEP).all()
     assert (certificate.actual <= certificate.bound).all()
     # The weights sum to 1 up to rounding.
     assert (certificate.mean <= certificate.actual * (1 + 1e-12)).all()
@@ -405,17 +410,47 @@ def test_certificate_is_nearly_tight(lightest, sign):
 def test_certificate_is_infinite_beyond_its_condition(seed, breach, excess):
     rng = np.random.default_rng(seed)
     rounds = rng.uniform(-1, 1, size=(5, 6, 2))
-    rounds[breach, 3, 1] = -1.0
+    rounds[breach, 3, 1] = -LARGEST_STEP
     within = play(np.zeros((6, 2)), rounds, eta=1.0).certificate()
     rounds[breach, 3, 1] -= excess
     beyond = play(np.zeros((6, 2)), rounds, eta=1.0).certificate()
 
     assert np.isfinite(within.bound).all()
-    assert within.step[breach] == 1
+    assert within.step[breach] == LARGEST_STEP
     assert_array_equal(beyond.bound[:breach], within.bound[:breach])
     # Neither output: the condition is on the student.
     assert_array_equal(beyond.bound[breach:], np.inf)
-    assert_allclose(beyond.step[breach], 1 + excess)
+    assert_allclose(beyond.step[breach], LARGEST_STEP + excess)
+    # The potential needs no condition.
+    assert (beyond.actual <= beyond.potential).all()
+
+
+def test_largest_step_is_where_the_inequality_of_the_certificate_ends():
+    def gap(x):
+        return 1 - x + x**2 - np.exp(-x)
+
+    x = np.linspace(-LARGEST_STEP, 50, 100_001)
+    # Of rounding near x = 0, where both sides are 1.
+    assert (gap(x) >= -1e-15).all()
+    assert gap(-LARGEST_STEP - 1e-4) < 0
+
+
+@property_test
+@given(seed=seeds, eta=st.floats(1e-3, 50.0), weighted=st.booleans())
+def test_potential_bounds_the_deviation_whatever_the_steps(seed, eta, weighted):
+    teacher_scores, rounds = random_game(seed)
+    n_samples = len(teacher_scores)
+    rng = np.random.default_rng(seed)
+    sample_weight = rng.uniform(0.1, 3.0, size=n_samples) if weighted else None
+    weights = np.full(n_samples, 1.0) if sample_weight is None else sample_weight
+    weights = weights / weights.sum()
+    game = play(teacher_scores, rounds, eta=eta, sample_weight=sample_weight)
+
+    certificate = game.certificate()
+
+    assert (certificate.actual <= certificate.potential * (1 + 1e-12)).all()
+    expected = (game.log_normalizer - np.log(weights.min())) / (eta * len(rounds))
+    assert_allclose(certificate.potential[-1], expected)
 
 
 def test_certificate_needs_its_condition():
@@ -482,6 +517,7 @@ def test_certificate_of_leading_stages():
 
     assert len(certificate) == 2
     assert_array_equal(certificate.bound, leading.certificate().bound)
+    assert_array_equal(certificate.potential, leading.certificate().potential)
     assert_array_equal(certificate.actual, leading.certificate().actual)
     assert_array_equal(certificate.mean, leading.certificate().mean)
     assert_array_equal(certificate.step, leading.certificate().step)
@@ -490,6 +526,7 @@ def test_certificate_of_leading_stages():
 def test_scaled_certificate_is_in_the_units_of_the_targets():
     certificate = Certificate(
         bound=np.array([[2.0, 3.0], [np.inf, np.inf]]),
+        potential=np.array([[4.0, 6.0], [5.0, np.inf]]),
         actual=np.array([[1.0, 0.5], [4.0, 5.0]]),
         mean=np.array([[0.5, 0.25], [3.0, 2.0]]),
         step=np.array([0.5, 2.0]),
@@ -498,6 +535,7 @@ def test_scaled_certificate_is_in_the_units_of_the_targets():
     scaled = certificate.scaled(np.array([10.0, 0.0]))
 
     assert_array_equal(scaled.bound, [[20.0, 0.0], [np.inf, np.inf]])
+    assert_array_equal(scaled.potential, [[40.0, 0.0], [50.0, np.inf]])
     assert_array_equal(scaled.actual, [[10.0, 0.0], [40.0, 0.0]])
     assert_array_equal(scaled.mean, [[5.0, 0.0], [30.0, 0.0]])
     assert_array_equal(scaled.step, certificate.step)
