@@ -97,7 +97,7 @@ class _BaseBDistil(BaseEstimator):
             Interval(Integral, 1, None, closed="left"),
         ],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "refine": [StrOptions({"final", "rounds"}), None],
+        "refine": [StrOptions({"final", "rounds", "only"}), None],
         "refine_epochs": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
@@ -876,13 +876,16 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
-    refine : {"final", "rounds"} or None, default=None
+    refine : {"final", "rounds", "only"} or None, default=None
         Joint training of all students, the loss being the mean over all stages: after
-        the last round, or after every round. It changes earlier students, so it is
-        for a first release, not for devices that already carry some.
+        the last round, after every round, or in place of the rounds. It changes earlier
+        students, so it is for a first release, not for devices that already carry some.
+        ``"only"`` trains fresh students of the first class of the ladder, which need
+        not be weak learners.
 
     refine_epochs : int or "auto", default="auto"
-        Epochs of each refinement; ``"auto"`` is those of a student.
+        Epochs of each refinement. ``"auto"`` is those of a student, and with
+        ``refine="only"`` (n_estimators + 1) / 2 times as many.
 
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows. The training of a student
@@ -1301,13 +1304,16 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     learning_rate : float, default=0.01
         Peak of the one-cycle schedule, or the rate of the template's own scheduler.
 
-    refine : {"final", "rounds"} or None, default=None
+    refine : {"final", "rounds", "only"} or None, default=None
         Joint training of all students, the loss being the mean over all stages: after
-        the last round, or after every round. It changes earlier students, so it is
-        for a first release, not for devices that already carry some.
+        the last round, after every round, or in place of the rounds. It changes earlier
+        students, so it is for a first release, not for devices that already carry some.
+        ``"only"`` trains fresh students of the first class of the ladder, which need
+        not be weak learners.
 
     refine_epochs : int or "auto", default="auto"
-        Epochs of each refinement; ``"auto"`` is those of a student.
+        Epochs of each refinement. ``"auto"`` is those of a student, and with
+        ``refine="only"`` (n_estimators + 1) / 2 times as many.
 
     early_stopping : bool, default=False
         Whether to hold out `validation_fraction` of the rows. The training of a student

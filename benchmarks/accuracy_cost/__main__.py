@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
 import skbdistil
 from benchmarks.accuracy_cost import results
@@ -91,13 +91,19 @@ def run(method, task):
 def seen_rows(split, teacher, n_train, validation):
     """Rows that students are trained and tested on, and the teacher's scores of them.
 
-    With `validation` the test rows are a fifth of the training rows.
+    With `validation` the test rows are a fifth of the training rows, or of the groups
+    of these.
     """
     train = np.arange(len(split.y_train))
     if validation:
-        train, test = train_test_split(
-            train, test_size=0.2, stratify=split.y_train, random_state=0
-        )
+        if split.groups is None:
+            train, test = train_test_split(
+                train, test_size=0.2, stratify=split.y_train, random_state=0
+            )
+        else:
+            # What is tested on is as new to the students as test rows are.
+            folds = GroupShuffleSplit(1, test_size=0.2, random_state=0)
+            train, test = next(folds.split(train, groups=split.groups))
         split = split._replace(X_test=split.X_train[test], y_test=split.y_train[test])
         teacher = teacher._replace(test=teacher.train[test])
     train = train[:n_train]

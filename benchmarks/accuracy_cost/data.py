@@ -17,12 +17,17 @@ from skbdistil.datasets import make_cube, make_ellipsoid
 
 
 class Split(NamedTuple):
-    """Rows to train on and rows to test on."""
+    """Rows to train on and rows to test on.
+
+    `groups` says which training rows belong together, such as those of one person; None
+    where each stands for itself.
+    """
 
     X_train: np.ndarray
     y_train: np.ndarray
     X_test: np.ndarray
     y_test: np.ndarray
+    groups: np.ndarray | None = None
 
 
 def digits(folder, cache):
@@ -77,7 +82,7 @@ def dsa19(folder, cache):
         X = np.sinh(X * (file["asinh_max"] / 127)) * file["scale"] + file["center"]
     X = X.astype(np.float32)
     test = subject >= 7
-    return Split(X[~test], y[~test], X[test], y[test])
+    return Split(X[~test], y[~test], X[test], y[test], subject[~test])
 
 
 def fsdd(folder, cache):
@@ -93,7 +98,7 @@ def _half(X, y):
 
 def _stored(path):
     with np.load(path) as file:
-        return Split(*(file[name] for name in Split._fields))
+        return Split(*(file[name] for name in Split._fields if name in file))
 
 
 def _decode(jpeg, offsets):

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._random import derive_seed
+from skbdistil._seeding import seeded
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
 
 # Rounds without a lower loss on the rows held out before boosting ends.
@@ -96,9 +98,12 @@ class Boosting:
         ----------
         seeds : ndarray of int
             One for each round, those played before included.
-        refine : {"final", "rounds"} or None
+        refine : {"final", "rounds", "only"} or None
         refine_epochs : int
         """
+        if refine == "only":
+            self._train_together(seeds, refine_epochs)
+            return
         n_before = len(self.rounds)
         self.progress.start(n_before)
         try:
@@ -152,6 +157,27 @@ class Boosting:
         self.rounds.append(Round(learner.student, learner.position, learner.history))
         self._join(learner.student, learner.scores, learner.activations)
         return True
+
+    def _train_together(self, seeds, epochs):
+        """Train students that no round has trained, and the earlier ones with them."""
+        n_before = len(self.rounds)
+        try:
+            for number, seed in enumerate(seeds[n_before:].tolist(), n_before + 1):
+                with seeded(seed, self.trainer.device):
+                    student = self.ensemble.new_student(self.search.ladder[0])
+                student.to(self.rows.device, self.rows.dtype)
+                Combination(student, number, "mean").settle()
+                self.rounds.append(Round(student, 0, []))
+                self.ensemble.append(student)
+            if not self._refine(epochs, int(seeds[-1])):
+                raise ValueError(
+                    f"{self.estimator_name} could not train the students together: "
+                    "their scores are not finite. Lower 'learning_rate'."
+                )
+        except BaseException:
+            # Students that are not trained are no students.
+            del self.rounds[n_before:]
+            raise
 
     def _fail(self, number, n_rounds, failure):
         message = (
@@ -209,7 +235,10 @@ class Boosting:
         return True
 
     def _refine(self, epochs, seed):
-        """Train all students together; a failure leaves them as they were."""
+        """Train all students together; a failure leaves them as they were.
+
+        Returns whether they were trained.
+        """
         students = list(self.ensemble.students)
         before = [copy.deepcopy(student.state_dict()) for student in students]
         self.ensemble.unfreeze()
@@ -245,6 +274,7 @@ class Boosting:
                     "students stay as they were before it. Lower 'learning_rate'."
                 )
             )
+        return finished
 
 
 def _since_lowest(losses):

@@ -130,7 +130,15 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
                 )
             )
         batch_size = n_rows
-    combine = resolved("combine", lambda: auto_combine(ensemble.connection, objective))
+    together = estimator.refine == "only"
+    combine = resolved(
+        "combine", lambda: auto_combine(ensemble.connection, objective, together)
+    )
+    if together and combine != "mean":
+        raise ValueError(
+            "With refine='only', the 'combine' parameter of "
+            f"{type(estimator).__name__} must be 'auto' or 'mean'. Got {combine!r}."
+        )
     if objective.on == "student" and combine != "mean":
         raise ValueError(
             f"The 'objective' parameter of {type(estimator).__name__} has "
@@ -154,7 +162,9 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
         batch_size=int(batch_size),
         max_epochs=int(max_epochs),
         refine_epochs=int(
-            max_epochs if estimator.refine_epochs == "auto" else estimator.refine_epochs
+            auto_refine_epochs(max_epochs, estimator.n_estimators, together)
+            if estimator.refine_epochs == "auto"
+            else estimator.refine_epochs
         ),
     )
 
@@ -273,10 +283,19 @@ def auto_edge_tol(objective):
     return math.inf if objective.barrier is None else _AUTO_EDGE_TOL
 
 
-def auto_combine(connection, objective):
+def auto_refine_epochs(max_epochs, n_students, together):
+    """Epochs of joint training: as many as those of a student where it refines.
+
+    Where there are no rounds, as many as cost what a network for each stage would, each
+    trained for `max_epochs` and of the cost of the ensemble up to there.
+    """
+    return math.ceil(max_epochs * (n_students + 1) / 2) if together else max_epochs
+
+
+def auto_combine(connection, objective, together):
     """How students are combined."""
     # Convolutional students that may lean on the earlier ones learn no features.
-    means = isinstance(connection, Lateral) or objective.on == "student"
+    means = together or isinstance(connection, Lateral) or objective.on == "student"
     return "mean" if means else "learned"
 
 
