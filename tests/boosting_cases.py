@@ -29,7 +29,6 @@ class Sum(Connection):
 CONNECTIONS = [
     None,
     "dense",
-    "residual",
     "last",
     "lateral",
     Lateral("last"),
@@ -93,7 +92,10 @@ def make_rows(
         **options,
     )
     for _ in range(n_previous):
-        join(rows, ensemble.new_student(student))
+        earlier = ensemble.new_student(student)
+        # As of no way to combine, so that none is taken for granted.
+        earlier.carry = 0.75
+        join(rows, earlier)
     return rows
 
 

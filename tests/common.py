@@ -27,7 +27,9 @@ CHECKED = {
     "random_state": 0,
 }
 
-CONNECTIONS = [None, "dense", "residual", "last", "lateral", Lateral(shared_blocks=1)]
+CONNECTIONS = [None, "dense", "last", "lateral", Lateral(shared_blocks=1)]
+
+COMBINATIONS = ["mean", "sum", "learned"]
 
 
 def raises(*parts, error=ValueError):

@@ -8,6 +8,7 @@ import torch
 from boosting_cases import CPU, join
 from torch import nn
 
+from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData
@@ -41,11 +42,13 @@ class Scripted:
         self.seeds = []
         self.students = []
 
-    def train_student(self, module, *args, seed, **options):
+    def train_student(self, module, criterion, rows, valid, *, seed, **options):
         bias = self.biases[len(self.seeds)]
         with torch.no_grad():
             module.head.weight.zero_()
             module.head.bias.copy_(torch.as_tensor(bias))
+        # So that the student of the game is its head.
+        Combination(module, rows.residuals.n_rounds + 1, "mean").settle()
         self.seeds.append(seed)
         self.students.append(module)
         return [{"epoch": 1, "train_loss": 0.0}]
@@ -282,7 +285,13 @@ SYMMETRIC = [[1.0], [-1.0]] * 8
 
 def _real_trainer():
     return Trainer(
-        None, batch_size=16, learning_rate=0.1, device=CPU, patience=None, centres=False
+        None,
+        batch_size=16,
+        learning_rate=0.1,
+        device=CPU,
+        patience=None,
+        centres=False,
+        combine="mean",
     )
 
 
@@ -366,7 +375,9 @@ def test_students_are_trained_against_the_state_of_the_game(dtype):
             np.testing.assert_allclose(criterion.log_scale, expected, rtol=1e-6)
             assert criterion.log_scale.numpy().dtype == dtype
             assert {p.dtype for p in module.parameters()} == {rows.dtype}
-            return super().train_student(module, seed=options["seed"])
+            return super().train_student(
+                module, criterion, given, given_valid, **options
+            )
 
     search = _search(Looking([[0.0], [99.0]]), rows, max_attempts=2)
     learner, _ = search.find(

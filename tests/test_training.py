@@ -17,12 +17,14 @@ from boosting_cases import (
     make_rows,
     student_loss,
 )
+from common import COMBINATIONS
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
+from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._rows import RoundBatches
 from skbdistil._boosting._training import JointStudents, Trainer, _centre, check_net
 from skbdistil.ensemble import ProgressiveEnsemble
@@ -33,7 +35,13 @@ pytestmark = pytest.mark.usefixtures("seeded_torch")
 
 
 def _trainer(
-    net=None, *, batch_size=16, learning_rate=0.01, patience=None, centres=False
+    net=None,
+    *,
+    batch_size=16,
+    learning_rate=0.01,
+    patience=None,
+    centres=False,
+    combine="mean",
 ):
     return Trainer(
         net,
@@ -42,6 +50,7 @@ def _trainer(
         device=CPU,
         patience=patience,
         centres=centres,
+        combine=combine,
     )
 
 
@@ -77,8 +86,12 @@ def _validation_rows(rows, n=30, **options):
 def _loss_of(student, rows, valid):
     batches = valid.for_round()
     inputs, targets = batches.prepared(batches[:])
+    mean = inputs.pop("mean", None)
     with torch.no_grad():
-        return float(student_loss(rows)(student.eval()(**inputs), targets))
+        scores, _ = student.eval()(**inputs)
+        if mean is not None:
+            scores = scores + student.carry * mean
+        return float(student_loss(rows)(scores, targets))
 
 
 # The template
@@ -225,15 +238,18 @@ def test_iterator_of_the_template_may_yield_more_batches():
     assert len(history) == 2
 
 
-def _seen_by(student):
-    """The arguments of a student in training, batch by batch, as they come."""
+@pytest.fixture
+def seen(monkeypatch):
+    """The arguments of what is in training, batch by batch, as they come."""
     seen = []
 
-    def remember(module, args, kwargs):
-        if module.training:
-            seen.append(kwargs)
+    class Watched(Combination):
+        def forward(self, **arguments):
+            if self.training:
+                seen.append(arguments)
+            return super().forward(**arguments)
 
-    student.register_forward_pre_hook(remember, with_kwargs=True)
+    monkeypatch.setattr("skbdistil._boosting._training.Combination", Watched)
     return seen
 
 
@@ -251,11 +267,10 @@ def _seen_by(student):
     ],
     ids=str,
 )
-@pytest.mark.parametrize("connection", ["last", "residual"])
-def test_options_of_a_loader_are_used(options, sizes, connection):
+@pytest.mark.parametrize("connection", ["last", "dense"])
+def test_options_of_a_loader_are_used(options, sizes, connection, seen):
     rows = make_rows(n=49, n_previous=2, connection=connection)
     student = rows.ensemble.new_student(STUDENT)
-    seen = _seen_by(student)
     net = _template(**{f"iterator_train__{name}": v for name, v in options.items()})
     _, history = _train(net, rows=rows, student=student, epochs=2)
     assert [len(arguments["x"]) for arguments in seen] == sizes * 2
@@ -286,14 +301,13 @@ def test_workers_of_a_loader_change_no_bit(held):
     assert_same(*map(dict, trained), **EXACT)
 
 
-def test_a_sampler_of_the_template_gives_the_order():
+def test_a_sampler_of_the_template_gives_the_order(seen):
     rows = make_rows()
     student = rows.ensemble.new_student(STUDENT)
-    seen = _seen_by(student)
     net = _template(iterator_train__sampler=SequentialSampler(range(40)))
     _train(net, rows=rows, student=student, epochs=1)
-    seen = torch.cat([arguments["x"] for arguments in seen])
-    torch.testing.assert_close(seen, rows.for_round()[:40][0]["x"])
+    x = torch.cat([arguments["x"] for arguments in seen])
+    torch.testing.assert_close(x, rows.for_round()[:40][0]["x"])
 
 
 def test_a_collate_function_of_the_template_is_given_single_rows():
@@ -326,23 +340,20 @@ DOUBLING = _template(iterator_train=Doubling, iterator_train__shuffle=False)
 
 @pytest.mark.parametrize("connection", CONNECTIONS)
 def test_students_behind_changed_rows_see_what_the_earlier_ones_make_of_them(
-    connection,
+    connection, seen
 ):
     rows = make_rows(
         n_previous=3, connection=connection, student=DEEP_STUDENT, held=False
     )
     student = rows.ensemble.new_student(DEEP_STUDENT)
-    seen = _seen_by(student)
     _train(DOUBLING, rows=rows, student=student, epochs=1, batch_size=50)
     with torch.no_grad():
         state = rows.ensemble.start(2 * rows.x.float())
         for _ in range(3):
             state.advance()
-    expected = {"x": state.x}
+    expected = {"x": state.x, "mean": state.mean}
     if connection is not None:
         expected["earlier"] = state.earlier
-    if connection == "residual":
-        expected["mean"] = state.mean
     (arguments,) = seen
     assert_same(arguments, expected, **EXACT)
 
@@ -566,7 +577,7 @@ class Level(nn.Module):
     """A loss that has the same negative value whatever the student says."""
 
     def forward(self, output, target):
-        return output[0].sum() * 0 - 5
+        return output.sum() * 0 - 5
 
 
 def test_a_negative_loss_that_does_not_improve_ends_training():
@@ -725,13 +736,17 @@ def test_centred_heads_leave_the_softmax_alone():
     torch.testing.assert_close(again.weight, head.weight)
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("connection", CONNECTIONS)
 @pytest.mark.parametrize("centres", [False, True])
-def test_scores_of_a_trained_student_are_centred_where_asked(centres, connection):
+def test_scores_of_a_trained_student_are_centred_where_asked(
+    centres, connection, combine
+):
     rows = make_rows(connection=connection, centred=True)
+    options = {"centres": centres, "combine": combine, "learning_rate": 1e-4}
     for _ in range(3):
         student = rows.ensemble.new_student(DEEP_STUDENT)
-        _train(rows=rows, student=student, centres=centres, learning_rate=1e-4)
+        _train(rows=rows, student=student, **options)
         scores, _ = rows.run(student)
         assert (np.abs(scores.sum(1)).max() < 1e-5) == centres
         join(rows, student)
