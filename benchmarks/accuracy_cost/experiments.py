@@ -209,6 +209,10 @@ def _ablation(name, label, **settings):
     return Method(name, label, distil, settings, needs=_traits("ablation"))
 
 
+def _combination(combine, label):
+    return Method(f"combine_{combine}", label, methods.distil, {"combine": combine})
+
+
 distil = methods.distil
 alone = DistillationObjective("kl", on="student", barrier=None)
 # Twice the epochs of frozen rounds in all, most of them together.
@@ -229,7 +233,6 @@ METHODS = [
     Method("barrier", "Barrier only", distil, {"objective": "barrier"}),
     _connection("none", "No connection", None),
     _connection("dense", "Dense", "dense", "convolutional"),
-    _connection("residual", "Residual", "residual"),
     _connection("last", "Last", "last"),
     _connection("lateral", "Lateral, no shared block", "lateral", "convolutional"),
     Method("no_resched", "Single students", methods.single_students, quick=True),
@@ -240,7 +243,10 @@ METHODS = [
     Method("resched_barrier", "Independent students, with barrier",
            methods.independent_students, quick=True),
     Method("plain", "Labels only", methods.single_networks),
-    Method("multi_exit", "Trained jointly", methods.multi_exit, epochs=2, quick=True),
+    Method("multi_exit", "Trained jointly", distil,
+           {"refine": "only", "refine_factor": 1}, epochs=2, quick=True),
+    Method("together", "Trained jointly, cost of single students", distil,
+           {"refine": "only"}),
     Method("torchensemble_voting", "TorchEnsemble, voting", peers.torch_ensemble,
            {"name": "VotingClassifier"}),
     Method("torchensemble_gb", "TorchEnsemble, boosting", peers.torch_ensemble,
@@ -250,6 +256,9 @@ METHODS = [
     Method("hist_gradient_boosting", "Boosted trees", peers.sklearn_boosting,
            {"estimator": HistGradientBoostingClassifier(max_iter=100)},
            epochs=None, needs=_traits("tabular")),
+    _combination("mean", "Mean of the heads"),
+    _combination("sum", "Sum of the heads"),
+    _combination("learned", "Learned combination"),
     _ablation("no_boosting", "eta = 0", eta=0),
     _ablation("no_barrier", "No barrier", objective="kl"),
     _ablation("indicator", "Indicator barrier",

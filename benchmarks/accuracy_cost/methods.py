@@ -17,10 +17,8 @@ from benchmarks.accuracy_cost.networks import (
     train,
 )
 from benchmarks.accuracy_cost.teachers import Response
-from skbdistil import BDistilClassifier, DistillationObjective
+from skbdistil import BDistilClassifier
 from skbdistil._boosting._game import auto_eta
-from skbdistil.ensemble import _auto_connection
-from skbdistil.objectives import _JointLoss
 
 
 @dataclass(frozen=True)
@@ -168,27 +166,11 @@ def independent_students(task, **settings):
 def single_networks(task):
     """Networks like those of :func:`single_students` that see labels only."""
     labels = one_hot(task.split.y_train)
-    return [
-        _train_together(task, factory, 1, labels, LabelLoss())[0]
-        for factory in task.singles(task.spent())
-    ]
-
-
-def multi_exit(task):
-    """The ensemble of `bdistil`, all students trained together from the start."""
-    return _train_together(
-        task,
-        task.data.student(task.data.width),
-        task.data.n_estimators,
-        task.teacher.train,
-        _JointLoss(DistillationObjective(), regression=False),
-    )
-
-
-def _train_together(task, factory, n_students, scores, loss):
     X = task.split.X_train
-    connection = _auto_connection([factory], X.shape[1:])
-    ensemble = empty_ensemble(X, scores.shape[1], connection)
-    add_students(ensemble, factory, n_students, task.seed)
-    train(ensemble, X, scores, loss, seed=task.seed, **task.training)
-    return ensemble_stages(ensemble, task.split.X_test, task.device)
+    stages = []
+    for factory in task.singles(task.spent()):
+        network = empty_ensemble(X, labels.shape[1])
+        add_students(network, factory, 1, task.seed)
+        train(network, X, labels, LabelLoss(), seed=task.seed, **task.training)
+        stages += ensemble_stages(network, task.split.X_test, task.device)
+    return stages
