@@ -1,0 +1,94 @@
+"""Compare settings on validation rows, to choose the defaults of the package.
+
+Validation rows are a fifth of the training rows, or of the people in them. Options are
+those of ``python -m benchmarks.accuracy_cost``; with ``--summary`` nothing is run.
+"""
+
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.accuracy_cost import __main__ as runner
+from benchmarks.accuracy_cost import methods, results
+from benchmarks.accuracy_cost.experiments import DATA_SETS, Method
+from skbdistil import DistillationObjective
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
+
+# What the others are compared with.
+SINGLE = "single networks"
+
+
+def _setting(name, **settings):
+    return Method(name, name, methods.distil, settings)
+
+
+def _combined(combine, gamma, suffix="", **settings):
+    objective = DistillationObjective(gamma=gamma)
+    return _setting(
+        f"{combine} {gamma}{suffix}", combine=combine, objective=objective, **settings
+    )
+
+
+SETTINGS = [
+    Method(SINGLE, SINGLE, methods.single_students),
+    *(
+        _combined(combine, gamma)
+        for combine in ("mean", "sum", "learned")
+        for gamma in (0.3, 1, 3)
+    ),
+    *(
+        _setting(f"{combine} {objective}", combine=combine, objective=objective)
+        for combine in ("mean", "learned")
+        for objective in ("kl", "barrier")
+    ),
+    *(
+        _combined("learned", 1, f", {factor} eta", eta_factor=factor)
+        for factor in (0, 3)
+    ),
+    _combined("learned", 0.3, ", no connection", connection=None),
+    _setting("together", refine="only"),
+]
+
+
+def summary(path):
+    """Print points above single networks, by data set and stage."""
+    scores = defaultdict(list)
+    for records in results.read(path).values():
+        for record in records:
+            key = record["dataset"], record["method"], record["stage"]
+            scores[key].append(100 * record["accuracy"])
+    for dataset in DATA_SETS:
+        stages = range(1, dataset.n_estimators + 1)
+        rows = [
+            (method.name, [scores[dataset.name, method.name, t] for t in stages])
+            for method in SETTINGS
+        ]
+        rows = [(name, found) for name, found in rows if all(found)]
+        if not rows or rows[0][0] != SINGLE:
+            continue
+        print(f"\n{dataset.label}")
+        single = np.array([np.mean(found) for found in rows[0][1]])
+        for name, found in rows:
+            means = np.array([np.mean(stage) for stage in found])
+            gains = " ".join(f"{gain:+5.1f}" for gain in means - single)
+            print(
+                f"  {name:28} {len(found[0])} seed(s)  {means[0]:.1f} to "
+                f"{means[-1]:.1f}  {gains}  mean from stage 2 on "
+                f"{(means - single)[1:].mean():+.2f}"
+            )
+
+
+def main(arguments=None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--summary" not in arguments:
+        runner.main(
+            ["--full", "--validation", "--results", str(RESULTS), *arguments], SETTINGS
+        )
+    summary(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
