@@ -17,13 +17,13 @@ from boosting_cases import (
     make_rows,
     student_loss,
 )
-from common import COMBINATIONS
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
+from common import COMBINATIONS
 from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._rows import RoundBatches
 from skbdistil._boosting._training import JointStudents, Trainer, _centre, check_net
