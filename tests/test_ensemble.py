@@ -18,7 +18,6 @@ from skbdistil.ensemble import (
     Last,
     Lateral,
     ProgressiveEnsemble,
-    Residual,
     _auto_connection,
     _check_connection,
 )
@@ -49,10 +48,11 @@ BACKBONES = {
     "conv1d": ((12, 3), ConvNet1d, "channels", [(3, 2, 4), (4, 3, 3)]),
     "gru": ((5, 3), RecurrentNet, "hidden", [(4, 3, 2, 3), (3, 2, 4, 2)]),
 }
+# What students keep of the running mean before them. Nothing comes before the first.
+CARRIES = [7.0, 0.5, -0.25, 1.0, 2.0]
 CONNECTIONS = {
     "none": None,
     "dense": "dense",
-    "residual": "residual",
     "last": "last",
     "lateral": "lateral",
     "lateral_last": Lateral("last"),
@@ -89,6 +89,7 @@ def _scramble(module):
 def _append(ensemble, factory):
     student = ensemble.new_student(factory)
     _scramble(student)
+    student.carry = CARRIES[len(ensemble)]
     ensemble.append(student)
     return student
 
@@ -120,12 +121,12 @@ def _own_features(backbone, x):
 
 
 def _joined_by_hand(name, ensemble, x):
-    """Scores of the students whose last features are connected."""
+    """Scores of the heads of students whose last features are connected."""
     scores, joined = [], []
     for t, student in enumerate(ensemble.students):
         h = _own_features(student.backbone, x)
         if t > 0:
-            if name in ("dense", "residual"):
+            if name == "dense":
                 h = torch.cat([h, *joined], 1)
                 h = _linear(student.join.linear, h).clamp(min=0)
             elif name == "last":
@@ -136,16 +137,13 @@ def _joined_by_hand(name, ensemble, x):
                     _linear(m, k) for m, k in zip(student.join.mix, joined, strict=True)
                 ]
                 h = h / (1 + torch.exp(-sum(terms)))
-        f = _linear(student.head, h)
-        if name == "residual" and t > 0:
-            f = f + sum(scores) / t
         joined.append(h)
-        scores.append(f)
+        scores.append(_linear(student.head, h))
     return scores
 
 
 def _lateral_by_hand(lateral, ensemble, x):
-    """Scores of the students that are composed block by block.
+    """Scores of the heads of students that are composed block by block.
 
     Here every student has the maps of all of its blocks, shared ones included.
     """
@@ -175,7 +173,15 @@ def _means_by_hand(name, ensemble, x):
         scores = _lateral_by_hand(ensemble.connection, ensemble, x)
     else:
         scores = _joined_by_hand(name, ensemble, x)
-    return [sum(scores[:k]) / k for k in range(1, len(scores) + 1)]
+    return _carried_on_by_hand(scores)
+
+
+def _carried_on_by_hand(scores):
+    """Running means, from the scores of the heads."""
+    means = scores[:1]
+    for head, carry in zip(scores[1:], CARRIES[1:], strict=False):
+        means.append(carry * means[-1] + head)
+    return means
 
 
 def _hash(module):
@@ -264,7 +270,7 @@ def test_rows_that_are_kept_go_on_as_in_the_whole_batch(ensemble, as_mask):
         rows = torch.tensor(left)
         alive = alive[rows]
         if as_mask:
-            rows = torch.zeros(len(state.total), dtype=torch.bool)
+            rows = torch.zeros(len(state.mean), dtype=torch.bool)
             rows[left] = True
         state.select(rows)
         _close(state.output_mean(), whole[stage][alive])
@@ -327,6 +333,7 @@ def test_copies_compute_the_same_bits(ensemble, kind, name):
     file = io.BytesIO()
     torch.save(ensemble.state_dict(), file)
     file.seek(0)
+    # What is carried on is no tensor; it is built as it was.
     loaded = _build(kind, CONNECTIONS[name])
     for parameter in loaded.parameters():
         parameter.data.zero_()
@@ -340,6 +347,8 @@ def test_copies_compute_the_same_bits(ensemble, kind, name):
         assert torch.equal(copied(x), expected)
         assert copied.frozen
         assert not any(p.requires_grad for p in copied.students.parameters())
+        carries = [student.carry for student in copied.students]
+        assert carries == CARRIES[:4]
     # A copy goes on by itself.
     copied = copy.deepcopy(ensemble)
     _append(copied, _factories(kind)[1][0])
@@ -353,7 +362,9 @@ def test_students_are_built_again_without_running_them(ensemble, name):
     with nn.modules.module.register_module_forward_pre_hook(_fail):
         for student in ensemble.students:
             n_features = student.head.in_features
-            again.append(again.new_student(student.factory, n_features=n_features))
+            new = again.new_student(student.factory, n_features=n_features)
+            new.carry = student.carry
+            again.append(new)
     again.load_state_dict(ensemble.state_dict())
     x = _rows(ensemble).float()
     assert torch.equal(again.float()(x), ensemble.float()(x))
@@ -528,7 +539,6 @@ def test_cost_of_last_is_constant_and_that_of_dense_grows():
     base = 6 * 4 + 2 * 4 * 4 + 4 * N_OUTPUTS
     assert macs("last") == [base] * 4
     assert macs("dense") == [base + k * step for k in range(4)]
-    assert macs("residual") == macs("dense")
     assert macs(None) == [base - 2 * step] * 4
 
 
@@ -549,8 +559,8 @@ def test_costs_of_shared_convolutions_by_hand():
         second + 2 * pooled + head,
         second + 3 * pooled + head,
     ]
-    # Weights, two numbers per channel of batch normalisation, two biases.
-    own = 3 * 2 * 9 + 2 * 3 + 3 + head + N_OUTPUTS
+    # Weights, two numbers per channel and feature of batch normalisation, a bias.
+    own = 3 * 2 * 9 + 2 * 3 + 2 * 3 + head + N_OUTPUTS
     assert counts.parameters.tolist() == [
         2 * 9 + 2 * 2 + own + pooled,
         own + 2 * pooled,
@@ -561,7 +571,7 @@ def test_costs_of_shared_convolutions_by_hand():
 # Other connections and backbones
 
 
-@pytest.mark.parametrize("connection", ["dense", "residual", "last", Gate, None])
+@pytest.mark.parametrize("connection", ["dense", "last", Gate, None])
 def test_plain_modules_are_backbones(connection):
     """Neither a base class nor exposed blocks are needed to join last layers."""
     ensemble = ProgressiveEnsemble((2, 3), N_OUTPUTS, connection=connection)
@@ -591,35 +601,28 @@ def test_lateral_students_may_have_different_numbers_of_blocks():
             own.append(block(torch.cat([own[-1], *read], 1)))
         maps.append(own)
         scores.append(_linear(student.head, own[-1]))
-    for k, mean in enumerate(ensemble.stages(x), start=1):
-        _close(mean, sum(scores[:k]) / k)
-
-
-def test_user_connection_may_add_the_mean():
-    class Plain(Connection):
-        adds_running_mean = True
-
-        def forward(self, features, earlier):
-            return features
-
-    torch.manual_seed(0)
-    ensemble = ProgressiveEnsemble((6,), N_OUTPUTS, connection=Plain)
-    for _ in range(3):
-        _append(ensemble, partial(MLP, hidden=(4,)))
-        ensemble.double()
-    x = _rows(ensemble)
-    total = mean = 0
-    for k, (student, stage) in enumerate(
-        zip(ensemble.students, ensemble.stages(x), strict=True), start=1
+    for mean, expected in zip(
+        ensemble.stages(x), _carried_on_by_hand(scores), strict=True
     ):
-        total = total + _linear(student.head, student.backbone(x)) + mean
-        mean = total / k
-        _close(stage, mean)
+        _close(mean, expected)
+
+
+def test_a_fresh_student_adds_its_head_to_the_mean():
+    ensemble = ProgressiveEnsemble((6,), N_OUTPUTS)
+    heads = []
+    x = torch.randn(5, 6)
+    for _ in range(3):
+        student = ensemble.new_student(partial(MLP, hidden=(4,)))
+        assert student.carry == 1
+        student.join = None
+        heads.append(student(x)[0])
+        ensemble.append(student)
+    for k, mean in enumerate(ensemble.stages(x), start=1):
+        torch.testing.assert_close(mean, sum(heads[:k]))
 
 
 def test_names_of_connections():
     assert _check_connection("dense", "Owner") is Dense
-    assert _check_connection("residual", "Owner") is Residual
     assert _check_connection("last", "Owner") is Last
     assert _check_connection(None, "Owner") is None
     assert _check_connection(Gate, "Owner") is Gate
@@ -682,7 +685,8 @@ def test_auto_is_a_connection_only_where_it_is_allowed():
 
 
 @pytest.mark.parametrize(
-    "connection", ["densest", 3, nn.Linear, Gate(2, [2]), ["dense"], Connection]
+    "connection",
+    ["densest", "residual", 3, nn.Linear, Gate(2, [2]), ["dense"], Connection],
 )
 def test_unknown_connection_is_named(connection):
     if connection is Connection:
@@ -775,7 +779,7 @@ def test_connection_must_keep_the_shape():
         ensemble.new_student(partial(MLP, hidden=(4,)))
 
 
-@pytest.mark.parametrize("connection", ["dense", "residual", "last"])
+@pytest.mark.parametrize("connection", ["dense", "last"])
 def test_a_new_connection_hands_on_the_students_own_features(connection):
     ensemble = ProgressiveEnsemble((6,), N_OUTPUTS, connection=connection)
     for _ in range(2):

@@ -41,6 +41,7 @@ class Nudging:
 
     def train_student(self, student, criterion, rows, valid, *, seed, **options):
         self.seeds["student"].append(seed)
+        student.carry = float(np.random.default_rng(seed).uniform(0.5, 1))
         return self._nudge(student, seed)
 
     def train_jointly(self, ensemble, criterion, rows, valid, *, seed, **options):
@@ -106,6 +107,7 @@ def _state(boosting):
             name: tensor.clone()
             for name, tensor in boosting.ensemble.state_dict().items()
         },
+        "carries": tensors([student.carry for student in boosting.ensemble.students]),
         "game": tensors(
             [
                 boosting.game.student_edges,
@@ -182,7 +184,7 @@ def test_residuals_of_both_kinds_of_rows_are_those_of_the_ensemble(connection, r
 
 
 @pytest.mark.parametrize("n_before", [1, 2])
-@pytest.mark.parametrize("connection", [None, "last", "residual"])
+@pytest.mark.parametrize("connection", [None, "last", "dense"])
 def test_rounds_that_go_on_are_those_of_one_longer_run(n_before, connection):
     whole = _run(_boosting(connection=connection))
     first = _boosting(connection=connection)
@@ -376,9 +378,10 @@ class Interrupting:
 
 
 def _bits(boosting):
-    """The weights of all students as bytes."""
+    """The weights of all students as bytes, and what they carry on."""
     values = boosting.ensemble.state_dict().values()
-    return b"".join(value.numpy().tobytes() for value in values)
+    carries = [student.carry for student in boosting.ensemble.students]
+    return b"".join(value.numpy().tobytes() for value in values), carries
 
 
 class Recorded(Boosting):
@@ -402,9 +405,9 @@ class Recorded(Boosting):
     ("connection", "held", "refine"),
     [
         ("dense", True, None),
-        ("residual", False, None),
+        ("dense", False, None),
         ("last", True, "rounds"),
-        ("residual", False, "rounds"),
+        ("dense", False, "rounds"),
         (Lateral("last", shared_blocks=1), True, "final"),
     ],
     ids=str,

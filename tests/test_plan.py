@@ -10,6 +10,7 @@ from boosting_cases import CONNECTIONS, CPU, DEEP_STUDENT, STUDENT, join, make_r
 from skorch import NeuralNet
 from torch.utils.data import DataLoader
 
+from common import COMBINATIONS
 from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
 from skbdistil._boosting._plan import (
     FitData,
@@ -105,11 +106,18 @@ def test_bound_is_the_largest_score_of_the_training_rows():
     assert plan.eta == pytest.approx(step, rel=1e-12)
 
 
+def test_auto_combination_is_one_of_those_there_are():
+    assert _plan(combine="auto").combine in COMBINATIONS
+    for combine in COMBINATIONS:
+        assert _plan(combine=combine).combine == combine
+
+
 # Values that no rule of this package would choose for these rows.
 EARLIER = {
     "eta": 0.123,
     "batch_size": 5,
     "max_epochs": 17,
+    "combine": "otherwise",
 }
 
 
