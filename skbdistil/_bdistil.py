@@ -980,6 +980,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows.
 
+    teacher_scale_ : float
+        99th percentile ``Q`` of these scores, to which the barrier is relative.
+
     ladder_ : list of callable
         Backbones of the hypothesis classes, in the order in which they are tried.
 
@@ -1413,6 +1416,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     teacher_bound_ : float
         Largest absolute teacher score ``B`` on the training rows, of
         standardised targets.
+
+    teacher_scale_ : float
+        99th percentile ``Q`` of these scores, to which the barrier is relative.
 
     ladder_ : list of callable
         Backbones of the hypothesis classes, in the order in which they are tried.

@@ -3,7 +3,7 @@
 The symbols are those of the user guide: ``f`` the scores of the student, ``g`` those
 of the teacher, ``l = f - g``, ``S`` the residual sum of the earlier students, ``F_t``
 the running mean that includes the student, ``K+`` and ``K-`` the weights of the
-boosting game, ``B`` the bound of the teacher's scores.
+boosting game, ``Q`` the size of the teacher's scores.
 """
 
 import math
@@ -69,13 +69,14 @@ class DistillationObjective(BaseEstimator):
         The temperature ``tau`` of ``distillation="kl"``, positive.
 
     barrier : {"weighted", "indicator"} or None, default="weighted"
-        The barrier ``-mean(K+ log(1 + u) + K- log(1 - u))`` with ``u = l / 2B``, where
-        the mean of ``K+ + K-`` over the training rows and outputs is 2. Beyond
-        ``|u| = 0.95`` the logarithms go on linearly. ``"weighted"``: the weights of the
-        game; ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and
-        ``2 * 1[K+ < K-]``, ties shared; None: no barrier.
+        The barrier ``-mean(K+ log(1 + u) + K- log(1 - u))`` with ``u = l / 2Q``, where
+        Q is the 99th percentile of the absolute teacher scores, and the mean of ``K+ +
+        K-`` over the training rows and outputs is 2. Beyond ``|u| = 0.95`` the
+        logarithms go on linearly. ``"weighted"``: the weights of the game;
+        ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and ``2 *
+        1[K+ < K-]``, ties shared; None: no barrier.
 
-    gamma : float, default=0.3
+    gamma : float, default=1.0
         The barrier is divided by it; positive. The smaller, the more the weights of
         the game count.
 
@@ -90,7 +91,7 @@ class DistillationObjective(BaseEstimator):
 
     Notes
     -----
-    The pointwise minimiser of the weighted barrier is ``l = 2B tanh(-eta S)``, the
+    The pointwise minimiser of the weighted barrier is ``l = 2Q tanh(-eta S)``, the
     hyperbolic tangent being clipped to [-0.9, 0.9]: match the teacher in round 1,
     later make up for what the ensemble lacks.
 
@@ -103,8 +104,8 @@ class DistillationObjective(BaseEstimator):
     Examples
     --------
     >>> from skbdistil import DistillationObjective
-    >>> DistillationObjective(gamma=1.0, temperature=2.0)
-    DistillationObjective(gamma=1.0, temperature=2.0)
+    >>> DistillationObjective(gamma=0.3, temperature=2.0)
+    DistillationObjective(gamma=0.3, temperature=2.0)
     """
 
     _parameter_constraints = {
@@ -123,7 +124,7 @@ class DistillationObjective(BaseEstimator):
         on="ensemble",
         temperature=1.0,
         barrier="weighted",
-        gamma=0.3,
+        gamma=1.0,
         alpha=0.0,
     ):
         self.distillation = distillation
@@ -220,20 +221,20 @@ class _StudentLoss(_EnsembleTerms):
         Number of earlier students.
     eta : float
         Step of the game.
-    bound : float
-        ``B``, largest absolute teacher score.
+    scale : float
+        ``Q``, size of the teacher's scores.
     log_normalizer : torch.Tensor of shape (n_outputs,)
         ``log Z`` of the game, with initial weights of sum 1.
     """
 
     def __init__(
-        self, objective, regression, *, n_previous, eta, bound, log_normalizer
+        self, objective, regression, *, n_previous, eta, scale, log_normalizer
     ):
         super().__init__(objective, regression)
         self.n_previous = n_previous
         self.eta = eta
-        # A constant teacher has B = 0: nothing can be said relative to it.
-        self.bound = bound if bound > 0 else 1.0
+        # A constant teacher has Q = 0: nothing can be said relative to it.
+        self.scale = scale if scale > 0 else 1.0
         # Half of Z is what leaves both weights at 1 in round 1, their mean at 2.
         self.register_buffer("log_scale", log_normalizer - math.log(2))
 
@@ -266,7 +267,7 @@ class _StudentLoss(_EnsembleTerms):
         return loss
 
     def _barrier(self, residual, target):
-        u = residual / (2 * self.bound)
+        u = residual / (2 * self.scale)
         with torch.no_grad():
             under, over = self._weights(target["residual_sum"])
         rows = -(under * _barrier_logarithm(u) + over * _barrier_logarithm(-u)).mean(1)

@@ -666,6 +666,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         "objective_": DistillationObjective,
         "ladder_": list,
         "teacher_bound_": float,
+        "teacher_scale_": float,
         "edge_tol_": float,
         "combine_": str,
         "batch_size_": int,

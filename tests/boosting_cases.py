@@ -113,6 +113,7 @@ def student_loss(rows, **options):
         n_previous=len(rows.ensemble),
         eta=rows.game.eta,
         bound=float(np.abs(rows.residuals.teacher_scores).max()),
+        scale=1.0,
         log_normalizer=torch.as_tensor(rows.game.log_normalizer, dtype=rows.dtype),
     )
 

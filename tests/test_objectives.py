@@ -30,7 +30,7 @@ def _loss(options, *, regression=True, n_previous=1, eta=0.5, log_z=None, n_outp
         regression,
         n_previous=n_previous,
         eta=eta,
-        bound=BOUND,
+        scale=BOUND,
         log_normalizer=torch.as_tensor(log_z, dtype=torch.float64),
     )
 
@@ -233,7 +233,7 @@ def test_constant_teacher_has_a_finite_barrier():
         True,
         n_previous=0,
         eta=0.0,
-        bound=0.0,
+        scale=0.0,
         log_normalizer=torch.tensor([np.log(2.0)]),
     )
     zero = torch.zeros(3, 1)

@@ -20,6 +20,7 @@ from skbdistil._boosting._plan import (
     held_bytes,
     make_plan,
     set_up,
+    sizes,
     split_rows,
 )
 from skbdistil._boosting._rows import FeatureCache, n_batches
@@ -343,3 +344,20 @@ def test_split_that_leaves_no_training_rows_is_refused(n, fraction):
         "rows",
     ):
         _split(n=n, fraction=fraction)
+
+
+def test_the_size_of_the_scores_is_not_that_of_an_outlier():
+    scores = np.random.default_rng(0).standard_normal((2000, 3))
+    bound, scale = sizes(scores)
+    assert bound == np.abs(scores).max()
+    assert scale == np.quantile(np.abs(scores), 0.99)
+    scores[7] = 1e6
+    assert sizes(scores)[0] == 1e6
+    np.testing.assert_allclose(sizes(scores)[1], scale, rtol=0.05)
+
+
+def test_the_size_of_sparse_scores_is_not_zero():
+    scores = np.zeros((1000, 2))
+    scores[3] = 5.0
+    assert sizes(scores) == (5.0, 5.0)
+    assert sizes(np.zeros((4, 1))) == (0.0, 0.0)

@@ -95,6 +95,7 @@ def _search(trainer, rows, *, ladder=(Nothing,), **options):
         "max_attempts": 1,
         "edge_tol": 0.0,
         "bound": float(np.abs(rows.residuals.teacher_scores).max()),
+        "scale": 1.0,
         **options,
     }
     return WeakLearnerSearch(ladder=list(ladder), trainer=trainer, **settings)

@@ -57,6 +57,7 @@ class Plan(NamedTuple):
     objective: DistillationObjective
     ladder: list[Callable]
     teacher_bound: float
+    teacher_scale: float
     eta: float
     edge_tol: float
     combine: str
@@ -100,7 +101,7 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
         return choose()
 
     n_rows = len(train.x)
-    bound = float(np.abs(train.scores).max())
+    bound, scale = sizes(train.scores)
     eta = float(
         resolved("eta", lambda: auto_eta(bound, n_rows, estimator.n_estimators))
     )
@@ -151,6 +152,7 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
         objective=copy.copy(objective),
         ladder=_checked_ladder(ladder, type(estimator).__name__, earlier),
         teacher_bound=bound,
+        teacher_scale=scale,
         eta=eta,
         # These follow from others, also in a warm start.
         edge_tol=(
@@ -232,6 +234,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             max_attempts=estimator.max_attempts,
             edge_tol=plan.edge_tol,
             bound=plan.teacher_bound,
+            scale=plan.teacher_scale,
         ),
         trainer=trainer,
         joint_loss=_JointLoss(plan.objective, regression),
@@ -264,6 +267,18 @@ def resolved_connection(student, input_shape, earlier, estimator_name):
     # What is drawn for the weights must not use up random numbers.
     with seeded(0, torch.device("cpu")):
         return _auto_connection(ladder, input_shape)
+
+
+def sizes(scores):
+    """Largest absolute score B, and their 99th percentile Q.
+
+    A few scores that lie far out decide B. The barrier, relative to them, would be
+    switched off for all others.
+    """
+    size = np.abs(scores)
+    bound = float(size.max())
+    # Most scores of a sparse target may be 0.
+    return bound, float(np.quantile(size, 0.99)) or bound
 
 
 def auto_batch_size(n_rows):

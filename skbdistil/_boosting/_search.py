@@ -57,6 +57,8 @@ class WeakLearnerSearch:
         In units of `bound`.
     bound : float
         ``B``, largest absolute teacher score.
+    scale : float
+        ``Q``, size of the teacher's scores that the barrier is relative to.
 
     References
     ----------
@@ -76,6 +78,7 @@ class WeakLearnerSearch:
         max_attempts,
         edge_tol,
         bound,
+        scale,
     ):
         self.ladder = ladder
         self.trainer = trainer
@@ -85,6 +88,7 @@ class WeakLearnerSearch:
         self.max_attempts = max_attempts
         self.edge_tol = edge_tol
         self.bound = bound
+        self.scale = scale
 
     def find(self, ensemble, game, rows, valid, *, first, seed, bar=None):
         """Search for the weak learner of one round.
@@ -146,7 +150,7 @@ class WeakLearnerSearch:
             self.regression,
             n_previous=len(ensemble),
             eta=game.eta,
-            bound=self.bound,
+            scale=self.scale,
             log_normalizer=torch.as_tensor(game.log_normalizer, dtype=rows.dtype),
         )
         history = self.trainer.train_student(
