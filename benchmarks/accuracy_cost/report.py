@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.accuracy_cost import results
+from benchmarks.accuracy_cost import methods, results
 from benchmarks.accuracy_cost.experiments import DATA_SETS, METHODS, distil, fingerprint
 
 HERE = Path(__file__).parent
@@ -18,22 +18,20 @@ BY_NAME = {method.name: method for method in METHODS}
 # Lines of the figure; more of them could not be told apart.
 SHOWN = [
     "bdistil",
-    "refine_final",
-    "multi_exit",
+    "together",
     "no_resched",
     "no_resched_long",
     "resched",
 ]
-# Frozen rounds, and refinement, against what had as many epochs.
+# Against what had as many epochs, or as much training in all.
 PAIRS = [
+    ("bdistil", "no_resched"),
+    ("together", "no_resched"),
     ("bdistil", "resched"),
     ("bdistil", "resched_barrier"),
-    ("bdistil", "no_resched"),
     ("bdistil", "plain"),
     ("bdistil_long", "no_resched_long"),
     ("bdistil_long", "multi_exit"),
-    ("refine_final", "bdistil_long"),
-    ("refine_final", "no_resched_long"),
     ("refine_final", "multi_exit"),
 ]
 N_FIRST = 4  # stages that all data sets have
@@ -185,11 +183,41 @@ def accuracy_tables(measured):
             costs, _ = measured.mean(dataset, method.name, "macs")
             cost = cell(costs[-1] / spent, form=".2f")
             label = measured.label(dataset, method.name)
-            rows.append([label, *cells, cost, cell(1e6 * latency[-1]), trained])
+            training = cell(
+                training_cost(measured, dataset, method)
+                / training_cost(measured, dataset, BY_NAME["bdistil"])
+            )
+            latency = cell(1e6 * latency[-1])
+            rows.append([label, *cells, cost, latency, training, trained])
         costs, unit = relative_costs(measured, dataset, "bdistil")
-        rows.append([unit, *(f"{cost:.3g}" for cost in costs), "", "", ""])
-        header = ["Stage", *range(1, n_stages + 1), "Cost", "µs a row", "Fit / s"]
+        rows.append([unit, *(f"{cost:.3g}" for cost in costs), "", "", "", ""])
+        header = ["Stage", *range(1, n_stages + 1), "Cost", "µs a row", "Training"]
+        header.append("Fit / s")
         yield from table(f"{dataset.label}: test accuracy in %", header, rows)
+
+
+def training_cost(measured, dataset, method):
+    """Multiply-accumulates of one forward pass per row, times the epochs with it.
+
+    Students of frozen rounds are trained with what the earlier ones computed at hand.
+    NaN where nothing is multiplied and accumulated, or nothing is trained by epochs.
+    """
+    costs, _ = measured.mean(dataset, method.name, "macs")
+    (epochs, *_), _ = measured.mean(dataset, method.name, "epochs")
+    if method.run in (methods.single_students, methods.single_networks):
+        return epochs * costs.sum()
+    if method.run is not distil:
+        return epochs * costs[-1]
+    refine = method.settings.get("refine")
+    together = epochs * method.settings.get("refine_factor", 1)
+    if refine == "only" and "refine_factor" not in method.settings:
+        together = np.ceil(epochs * (dataset.n_estimators + 1) / 2)
+    return {
+        None: epochs * costs[-1],
+        "final": (epochs + together) * costs[-1],
+        "rounds": epochs * costs[-1] + together * costs.sum(),
+        "only": together * costs[-1],
+    }[refine]
 
 
 def relative_costs(measured, dataset, name):
@@ -218,7 +246,7 @@ def goal_tables(measured):
             title = f"{BY_NAME[name].label} minus {BY_NAME[rival].label.lower()}"
             header = ["Points at stage", *range(1, N_FIRST + 1), "last"]
             yield from table(title, header, rows)
-    for name in ("bdistil", "refine_final"):
+    for name in ("bdistil", "together"):
         rows = list(_near_teacher(measured, name))
         header = ["Data set", "Teacher", "Last stage", "First stage within a point"]
         header.append("Its cost / teacher's")
