@@ -32,6 +32,14 @@ CONNECTIONS = [None, "dense", "last", "lateral", Lateral(shared_blocks=1)]
 COMBINATIONS = ["mean", "sum", "learned"]
 
 
+def student_bits(model):
+    """All numbers of the students of a fitted model."""
+    ensemble = model.ensemble_
+    weights = [value.numpy().tobytes() for value in ensemble.state_dict().values()]
+    carries = np.array([student.carry for student in ensemble.students])
+    return b"".join([*weights, carries.tobytes()])
+
+
 def raises(*parts, error=ValueError):
     """Expect an error whose message has all of these parts, in any order."""
     lookahead = "".join(f"(?=.*{re.escape(part)})" for part in parts)

@@ -31,6 +31,7 @@ from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
+from common import COMBINATIONS, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
 from skbdistil._boosting import _plan, _progress, _rows, _training
 from skbdistil.ensemble import Lateral
@@ -93,13 +94,6 @@ def staged_scores(model, X):
         like = next(model.ensemble_.parameters())
         x = torch.as_tensor(np.asarray(X)).to(like.dtype)
         return np.stack([s.numpy() for s in model.ensemble_.stages(x)])
-
-
-def bits(model):
-    """All numbers of the students."""
-    return hashlib.sha256(
-        b"".join(t.numpy().tobytes() for t in model.ensemble_.state_dict().values())
-    ).hexdigest()
 
 
 def hold_nothing(monkeypatch):
@@ -396,11 +390,15 @@ def test_documented_attributes_exist(estimator):
 
 
 @ESTIMATORS
-@pytest.mark.parametrize("connection", [None, "residual"])
-def test_certificate_is_about_the_ensemble_and_the_training_rows(estimator, connection):
+@pytest.mark.parametrize("connection", [None, "dense"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_certificate_is_about_the_ensemble_and_the_training_rows(
+    estimator, connection, combine
+):
     X = rows()
     module = linear(2)
-    options = {"connection": connection, "max_epochs": 8, "dtype": "float64"}
+    options = {"connection": connection, "combine": combine}
+    options |= {"max_epochs": 8, "dtype": "float64"}
     if estimator is BDistilClassifier:
         teacher = TorchTeacher(module, classes=[0, 1])
         wanted = teacher_logits(module, X)
@@ -620,7 +618,8 @@ def test_grid_search_in_a_pipeline(n_jobs):
         **{**SMALL, "n_estimators": 2},
     )
     grid = [
-        {"bdistilclassifier__connection": [None, "residual"]},
+        {"bdistilclassifier__connection": [None, "dense"]},
+        {"bdistilclassifier__combine": ["mean", "sum"]},
         {"bdistilclassifier__objective__gamma": [0.5, 2.0]},
         {"bdistilclassifier__net__optimizer__weight_decay": [0.0, 10.0]},
         {"bdistilclassifier__n_stages": [1, 2]},
@@ -883,26 +882,28 @@ class Constant(nn.Module):
 
 
 @ESTIMATORS
-@pytest.mark.parametrize("connection", [None, "dense", "residual", "last", "lateral"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("connection", [None, "dense", "last", "lateral"])
 @pytest.mark.parametrize("held", [True, False])
 def test_more_rounds_later_are_the_rounds_of_one_longer_fit(
-    estimator, connection, held, monkeypatch
+    estimator, connection, combine, held, monkeypatch
 ):
     if not held:
         hold_nothing(monkeypatch)
     X = rows()
     options = {
         "connection": connection,
+        "combine": combine,
         "student": partial(MLP, hidden=(4, 4)),
         "eta": 0.1,
     }
     once = fitted(estimator, n_estimators=4, **options)
     steps = fitted(estimator, n_estimators=2, warm_start=True, **options)
-    first = bits(steps)
-    assert first == bits(once[:2])
+    first = student_bits(steps)
+    assert first == student_bits(once[:2])
     steps.set_params(n_estimators=4).fit(X)
     assert len(steps) == 4
-    assert bits(steps) == bits(once)
+    assert student_bits(steps) == student_bits(once)
     assert_array_equal(steps.student_edges_, once.student_edges_)
     assert_array_equal(steps.certificate_.bound, once.certificate_.bound)
     assert steps.training_history_ == once.training_history_
@@ -930,13 +931,13 @@ def test_warm_start_goes_on_from_the_rung_that_was_climbed_to():
     steps = fitted(BDistilClassifier, n_estimators=climbed, warm_start=True, **options)
     steps.set_params(n_estimators=4).fit(X)
     assert steps.ladder_positions_ == once.ladder_positions_
-    assert bits(steps) == bits(once)
+    assert student_bits(steps) == student_bits(once)
 
 
 @ESTIMATORS
 def test_warm_start_refuses_what_it_cannot_continue(estimator):
     model = fitted(estimator, warm_start=True)
-    before = bits(model)
+    before = student_bits(model)
     with pytest.raises(ValueError, match="n_estimators=2 must be larger or equal"):
         model.set_params(n_estimators=2).fit(rows())
     model.set_params(n_estimators=4)
@@ -948,12 +949,12 @@ def test_warm_start_refuses_what_it_cannot_continue(estimator):
     model.set_params(teacher=torch_teacher(estimator, 2))
     with pytest.raises(ValueError, match=message):
         model.fit(rows())
-    assert bits(model) == before
+    assert student_bits(model) == before
     assert len(model.predict(rows())) == N_ROWS
     model.set_params(teacher=torch_teacher(estimator, 3), n_estimators=3)
     with pytest.warns(UserWarning, match="without increasing n_estimators"):
         model.fit(rows())
-    assert bits(model) == before
+    assert student_bits(model) == before
 
 
 @ESTIMATORS
@@ -989,11 +990,11 @@ def test_auto_connection_is_that_of_the_backbone(estimator, shape, student, conn
 @ESTIMATORS
 def test_without_warm_start_a_fit_starts_afresh(estimator):
     model = fitted(estimator)
-    before = bits(model)
+    before = student_bits(model)
     model.fit(rows(seed=1))
     assert len(model) == 3
-    assert bits(model) != before
-    assert bits(model.fit(rows())) == before
+    assert student_bits(model) != before
+    assert student_bits(model.fit(rows())) == before
 
 
 @ESTIMATORS
@@ -1017,7 +1018,7 @@ def test_warm_start_keeps_what_auto_was_in_the_first_fit(estimator):
     }
     steps.set_params(n_estimators=4, warm_start=True).fit(X)
     once = estimator(teacher, **{**options, "n_estimators": 4, **resolved}).fit(X)
-    assert bits(steps) == bits(once)
+    assert student_bits(steps) == student_bits(once)
     assert_array_equal(steps.certificate_.bound, once.certificate_.bound)
     # A fit of four students from the start has smaller ones.
     other = estimator(teacher, **{**options, "n_estimators": 4}).fit(X)
@@ -1027,11 +1028,11 @@ def test_warm_start_keeps_what_auto_was_in_the_first_fit(estimator):
 @ESTIMATORS
 def test_warm_start_leaves_the_earlier_ensemble_alone(estimator):
     model = fitted(estimator, warm_start=True, refine="final")
-    earlier, before = model.ensemble_, bits(model)
+    earlier, before = model.ensemble_, student_bits(model)
     model.set_params(n_estimators=4).fit(rows())
     assert model.ensemble_ is not earlier
     model.ensemble_ = earlier
-    assert bits(model) == before
+    assert student_bits(model) == before
 
 
 @ESTIMATORS
@@ -1113,7 +1114,7 @@ def test_refinement_improves_the_stages_and_replays_the_game(
     X = rows()
     module = linear(3)
     teacher = torch_teacher(estimator)
-    options = {"max_epochs": 4, "objective": "squared_error", "connection": "residual"}
+    options = {"max_epochs": 4, "objective": "squared_error", "combine": "sum"}
     plain = fitted(estimator, teacher=teacher, **options)
     refined = fitted(
         estimator,
@@ -1153,7 +1154,7 @@ def test_diverged_refinement_restores_the_students(estimator, monkeypatch):
     monkeypatch.setattr(_training.Trainer, "train_jointly", diverging)
     with pytest.warns(RuntimeWarning, match=r"refinement diverged.*learning_rate"):
         refined = fitted(estimator, refine="final")
-    assert bits(refined) == bits(plain)
+    assert student_bits(refined) == student_bits(plain)
     assert_array_equal(refined.certificate_.actual, plain.certificate_.actual)
 
 
@@ -1173,7 +1174,7 @@ def test_interrupt_keeps_finished_students(estimator):
     assert model.interrupted_
     assert not whole.interrupted_
     assert len(model) == len(model.certificate_) == len(model.stage_costs_) == 1
-    assert bits(model) == bits(whole[:1])
+    assert student_bits(model) == student_bits(whole[:1])
     assert_array_equal(model.predict(rows()), whole[:1].predict(rows()))
     assert_array_equal(model.certificate_.actual, whole.certificate_.actual[:1])
     # And it can go on.
@@ -1187,7 +1188,7 @@ def test_interrupt_of_the_refinement_keeps_the_students_before_it(estimator):
     student = Exploding.from_call(3 * BATCHES + 4, KeyboardInterrupt)
     with pytest.warns(FitInterruptedWarning, match="the 3 finished"):
         model = fitted(estimator, student=student, batch_size=32, refine="final")
-    assert bits(model) == bits(plain)
+    assert student_bits(model) == student_bits(plain)
     assert_array_equal(model.certificate_.actual, plain.certificate_.actual)
 
 
@@ -1322,7 +1323,7 @@ def test_weight_zero_is_as_good_as_absent(estimator, options):
     without = fitted(
         estimator, X=X[used], fit={"sample_weight": weight[used]}, **options
     )
-    assert bits(model) == bits(without)
+    assert student_bits(model) == student_bits(without)
     assert_array_equal(model.certificate_.actual, without.certificate_.actual)
     # Precomputed scores lose their rows as well.
     scores = rng.randn(N_ROWS, 2)
@@ -1336,7 +1337,7 @@ def test_weight_zero_is_as_good_as_absent(estimator, options):
         )
         for take in (slice(None), used)
     ]
-    assert bits(precomputed[0]) == bits(precomputed[1])
+    assert student_bits(precomputed[0]) == student_bits(precomputed[1])
 
 
 @ESTIMATORS
@@ -1345,7 +1346,7 @@ def test_batch_size_above_the_rows_is_clipped_with_a_warning(estimator, batch_si
     with pytest.warns(UserWarning, match=r"'batch_size' parameter of .* is clipped"):
         clipped = fitted(estimator, batch_size=batch_size)
     assert clipped.batch_size_ == N_ROWS
-    assert bits(clipped) == bits(fitted(estimator, batch_size=N_ROWS))
+    assert student_bits(clipped) == student_bits(fitted(estimator, batch_size=N_ROWS))
 
 
 @ESTIMATORS
@@ -1381,11 +1382,13 @@ def test_early_stopping_ends_training_early(estimator):
 
 
 @ESTIMATORS
-@pytest.mark.parametrize("connection", ["dense", "residual", "last", "lateral"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("connection", ["dense", "last", "lateral"])
 def test_features_held_or_computed_again_give_the_same_students(
-    estimator, connection, monkeypatch
+    estimator, connection, combine, monkeypatch
 ):
-    options = {"connection": connection, "student": partial(MLP, hidden=(4, 4))}
+    options = {"connection": connection, "combine": combine}
+    options["student"] = partial(MLP, hidden=(4, 4))
     held = fitted(estimator, **options)
     hold_nothing(monkeypatch)
     again = fitted(estimator, **options)
@@ -1649,10 +1652,10 @@ def test_warm_start_keeps_the_architecture(estimator):
 @ESTIMATORS
 def test_warm_start_without_new_rounds_refines_nothing(estimator):
     model = fitted(estimator, warm_start=True, refine="final")
-    before = bits(model)
+    before = student_bits(model)
     with pytest.warns(UserWarning, match="does not fit new students") as warned:
         model.fit(rows())
-    assert bits(model) == before
+    assert student_bits(model) == before
     assert warned[0].filename == __file__
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from skorch import NeuralNet
 from torch.utils.data import DataLoader
 
+from common import COMBINATIONS, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor, _bdistil
 from skbdistil._boosting._plan import split_rows
 from skbdistil.exceptions import FitInterruptedWarning
@@ -78,12 +79,6 @@ def _in_game(model, scores):
     return (scores - model.target_mean_) / model.target_scale_
 
 
-def _bits(model):
-    """All numbers of the students."""
-    values = model.ensemble_.state_dict().values()
-    return b"".join(value.numpy().tobytes() for value in values)
-
-
 def _units(model):
     """Of the certificate, per unit of the game."""
     return 1 if isinstance(model, BDistilClassifier) else model.target_scale_
@@ -124,11 +119,13 @@ def every_fourth_row_held_out(monkeypatch):
 
 
 @ESTIMATORS
+@pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("refine", [None, "final"])
-def test_game_is_played_under_the_sample_weights(estimator, refine):
+def test_game_is_played_under_the_sample_weights(estimator, refine, combine):
     X, weight = _rows(), _weights()
     scores = _scores(X)
-    model = _fitted(estimator, X, scores, sample_weight=weight, eta=0.3, refine=refine)
+    options = {"eta": 0.3, "refine": refine, "combine": combine}
+    model = _fitted(estimator, X, scores, sample_weight=weight, **options)
     _assert_game_by_hand(model, X, scores, weight)
     # Weights that are all alike give another game.
     with pytest.raises(AssertionError):
@@ -245,7 +242,7 @@ def test_size_of_the_weights_does_not_matter(estimator, options):
         # Exact in floats.
         for factor in (1, 4, 2.0**-20)
     ]
-    assert len({_bits(model) for model in fits}) == 1
+    assert len({student_bits(model) for model in fits}) == 1
     assert fits[0].training_history_ == fits[1].training_history_
     assert_array_equal(fits[0].certificate_.mean, fits[1].certificate_.mean)
 
@@ -459,9 +456,11 @@ def test_a_teacher_of_constant_logits_is_learnt():
 
 
 @pytest.mark.parametrize("refine", [None, "final", "rounds"])
-@pytest.mark.parametrize("connection", [None, "residual", "last"])
+@pytest.mark.parametrize(
+    ("connection", "combine"), [(None, "mean"), ("dense", "sum"), ("last", "learned")]
+)
 @pytest.mark.parametrize("objective", ["auto", "squared_error"])
-def test_scores_of_all_stages_are_centred(refine, connection, objective):
+def test_scores_of_all_stages_are_centred(refine, connection, combine, objective):
     X = _rows()
     model = _fitted(
         BDistilClassifier,
@@ -469,6 +468,7 @@ def test_scores_of_all_stages_are_centred(refine, connection, objective):
         _scores(X),
         refine=refine,
         connection=connection,
+        combine=combine,
         objective=objective,
     )
     for decision in model.staged_decision_function(_rows(seed=5)):
@@ -519,14 +519,14 @@ def test_refinement_leaves_alone_what_the_user_has_frozen(estimator, refine):
 def test_a_warm_start_trains_an_ensemble_of_its_own(estimator, refine):
     X = _rows()
     model = _fitted(estimator, X, _scores(X), warm_start=True, refine=refine)
-    earlier, before, n_before = model.ensemble_, _bits(model), len(model)
+    earlier, before, n_before = model.ensemble_, student_bits(model), len(model)
     y = _labels(estimator, _scores(X))
     model.set_params(n_estimators=5).fit(X, y, teacher_scores=_scores(X))
     assert len(model) == 5
     assert model.ensemble_ is not earlier
     model.ensemble_ = earlier
     assert len(earlier) == n_before
-    assert _bits(model) == before
+    assert student_bits(model) == before
 
 
 class Stopping(MLP):
@@ -549,7 +549,7 @@ class Stopping(MLP):
 def test_a_warm_start_that_fails_leaves_the_earlier_fit(estimator, refine):
     X = _rows()
     model = _fitted(estimator, X, _scores(X), warm_start=True, refine=refine)
-    before, n_attributes = _bits(model), len(vars(model))
+    before, n_attributes = student_bits(model), len(vars(model))
     y = _labels(estimator, _scores(X))
     # In the first new round, or in the refinement after two of them.
     n_passes = 1 if refine is None else 2 * 2 * 3 + 2
@@ -558,7 +558,7 @@ def test_a_warm_start_that_fails_leaves_the_earlier_fit(estimator, refine):
     with pytest.raises(ZeroDivisionError):
         model.fit(X, y, teacher_scores=_scores(X))
     assert len(model) == len(model.ensemble_) == 3
-    assert _bits(model) == before
+    assert student_bits(model) == before
     assert len(vars(model)) == n_attributes
 
 
@@ -573,7 +573,7 @@ def test_a_fit_says_whether_it_was_interrupted(estimator):
     _assert_game_by_hand(model, X, _scores(X), np.ones(N_ROWS))
     whole = _fitted(estimator, X, _scores(X))
     assert whole.interrupted_ is False
-    assert _bits(whole[:1]) == _bits(model)
+    assert student_bits(whole[:1]) == student_bits(model)
 
 
 # Rows that are changed, rows out of range
@@ -590,18 +590,28 @@ class Doubling(DataLoader):
 
 
 @ESTIMATORS
-@pytest.mark.parametrize("connection", ["last", "residual"])
-def test_a_fit_on_changed_rows_is_judged_on_the_rows_as_they_are(estimator, connection):
+@pytest.mark.parametrize("combine", COMBINATIONS)
+@pytest.mark.parametrize("connection", ["last", "dense"])
+def test_a_fit_on_changed_rows_is_judged_on_the_rows_as_they_are(
+    estimator, connection, combine
+):
     X = _rows()
     scores = _scores(X)
     net = NeuralNet(None, criterion=None, iterator_train=Doubling)
     plain_net = NeuralNet(None, criterion=None, iterator_train__pin_memory=False)
     model, plain = (
-        _fitted(estimator, X, scores, connection=connection, net=template)
+        _fitted(
+            estimator,
+            X,
+            scores,
+            connection=connection,
+            combine=combine,
+            net=template,
+        )
         for template in (net, plain_net)
     )
     _assert_game_by_hand(model, X, scores, np.ones(N_ROWS))
-    assert _bits(model) != _bits(plain)
+    assert student_bits(model) != student_bits(plain)
 
 
 @ESTIMATORS

@@ -23,6 +23,7 @@ del PATHS[""]  # it imports its modules lazily
 LAYERS = {
     "_arrays": set(),
     "_boosting": set(),
+    "_boosting._combination": set(),
     "_boosting._game": set(),
     "_boosting._progress": set(),
     "_boosting._random": set(),
@@ -50,7 +51,11 @@ LAYERS = {
     "objectives": {"_sklearn_compat"},
     "_boosting._scaling": {"_boosting._rows"},
     "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
-    "_boosting._training": {"_boosting._rows", "_seeding"},
+    "_boosting._training": {
+        "_boosting._combination",
+        "_boosting._rows",
+        "_seeding",
+    },
     "costs": {"exceptions", "latency"},
     "runtime": {
         "_exit_rules",

@@ -22,7 +22,7 @@ from skbdistil.students import (
 
 # Factory, shape of a row, multiply-accumulates per row and parameters by hand.
 # Convolutions: output positions * output channels * (input channels / groups) *
-# kernel; their batch normalisation has two parameters per channel.
+# kernel; batch normalisation has two parameters per channel and feature.
 COUNTED = {
     "mlp": (partial(MLP, hidden=(5, 4)), (7,), 7 * 5 + 5 * 4, 35 + 5 + 20 + 4),
     "mlp_flattened": (partial(MLP, hidden=(5,)), (2, 3), 6 * 5, 30 + 5),
@@ -31,33 +31,33 @@ COUNTED = {
         partial(ConvNet2d, channels=(4, 6), n_features=5),
         (3, 9, 7),
         20 * 4 * 3 * 9 + 6 * 6 * 4 * 9 + 4 * 6 * 5,
-        4 * 3 * 9 + 2 * 4 + 6 * 4 * 9 + 2 * 6 + 4 * 6 * 5 + 5,
+        4 * 3 * 9 + 2 * 4 + 6 * 4 * 9 + 2 * 6 + 4 * 6 * 5 + 2 * 5,
     ),
     "conv2d_separable": (
         partial(ConvNet2d, channels=(4, 6), n_features=5, separable=True),
         (3, 9, 7),
         20 * (3 * 9 + 4 * 3) + 6 * (4 * 9 + 6 * 4) + 4 * 6 * 5,
-        3 * 9 + 4 * 3 + 2 * 4 + 4 * 9 + 6 * 4 + 2 * 6 + 4 * 6 * 5 + 5,
+        3 * 9 + 4 * 3 + 2 * 4 + 4 * 9 + 6 * 4 + 2 * 6 + 4 * 6 * 5 + 2 * 5,
     ),
     "conv2d_gray": (
         # 6 x 6, kernel 5, stride 1: the map keeps its size.
         partial(ConvNet2d, channels=(2,), kernel_size=5, stride=1),
         (6, 6),
         36 * 2 * 25 + 4 * 2 * 2,
-        2 * 25 + 2 * 2 + 4 * 2 * 2 + 2,
+        2 * 25 + 2 * 2 + 4 * 2 * 2 + 2 * 2,
     ),
     "conv1d": (
         # 10 -> 5 -> 3 steps, pooled to 2.
         partial(ConvNet1d, channels=(4, 6)),
         (10, 3),
         5 * 4 * 3 * 5 + 3 * 6 * 4 * 5 + 2 * 6 * 6,
-        4 * 3 * 5 + 2 * 4 + 6 * 4 * 5 + 2 * 6 + 2 * 6 * 6 + 6,
+        4 * 3 * 5 + 2 * 4 + 6 * 4 * 5 + 2 * 6 + 2 * 6 * 6 + 2 * 6,
     ),
     "conv1d_separable": (
         partial(ConvNet1d, channels=(4,), kernel_size=3, separable=True),
         (10, 3),
         5 * (3 * 3 + 4 * 3) + 2 * 4 * 4,
-        3 * 3 + 4 * 3 + 2 * 4 + 2 * 4 * 4 + 4,
+        3 * 3 + 4 * 3 + 2 * 4 + 2 * 4 * 4 + 2 * 4,
     ),
     "gru": (
         # Three gates read the input and the hidden state, with two biases each.
@@ -137,6 +137,19 @@ def test_gradients_reach_every_parameter(counted):
     # Summed over many rows, so that no rectifier is closed for all of them.
     backbone(torch.randn(64, *shape)).square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTED if "conv" in name])
+def test_no_feature_of_convolutions_can_be_driven_out_of_its_range(name):
+    """What the rectifier gets is normalised, whatever becomes of the weights."""
+    factory, shape, _, _ = COUNTED[name]
+    backbone = factory(shape).double()
+    (pooled,) = (m for m in backbone.modules() if isinstance(m, _PooledFeatures))
+    with torch.no_grad():
+        # The maps are positive: without normalisation, all features would be 0.
+        pooled[2].weight.copy_(-10 * pooled[2].weight.abs())
+    features = backbone(torch.randn(64, *shape, dtype=torch.float64))
+    assert (features > 0).any(0).all()
 
 
 @pytest.mark.parametrize(
