@@ -29,8 +29,8 @@ from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
     FitData,
+    auto_connection,
     make_plan,
-    resolved_connection,
     set_up,
     split_rows,
 )
@@ -209,10 +209,11 @@ class _BaseBDistil(BaseEstimator):
         Warns
         -----
         WeakLearnerNotFoundWarning
-            If boosting stops before `n_estimators` rounds.
+            If boosting stops before `n_estimators` rounds since no weak learner was
+            found. Rows held out (`early_stopping`) end it without a warning.
 
         FitInterruptedWarning
-            If it was interrupted after a student had been finished.
+            If it was interrupted after a student had been finished in a round.
 
         CostsUnknownWarning
             If the operations of the teacher or of a student could not be counted.
@@ -252,10 +253,6 @@ class _BaseBDistil(BaseEstimator):
         # The rows, and what the teacher says of them.
         x, y = self._validate_fit(X, y, reset=earlier is None)
         input_shape = x.shape[1:]
-        if connection == "auto":
-            connection = resolved_connection(
-                self.student, input_shape, earlier, estimator_name
-            )
         if earlier is not None:
             self._check_warm_start(input_shape, connection, notes)
         if len(input_shape) == 3 and input_shape[0] == input_shape[1] > 4:
@@ -285,6 +282,10 @@ class _BaseBDistil(BaseEstimator):
             data = FitData(x, scores, label, weight)
             train, valid = self._split(data, split_seed)
             if earlier is None:
+                if connection == "auto":
+                    connection = auto_connection(
+                        self.student, input_shape, scores.shape[1], estimator_name
+                    )
                 ensemble = self._new_ensemble(train, connection, device, notes)
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
@@ -457,11 +458,17 @@ class _BaseBDistil(BaseEstimator):
 
     def _check_warm_start(self, input_shape, connection, notes):
         estimator_name = type(self).__name__
-        if repr(connection) != repr(self.connection_):
+        if connection != "auto" and repr(connection) != repr(self.connection_):
             raise ValueError(
                 f"With warm_start=True, the 'connection' parameter of {estimator_name} "
                 f"must be that of the earlier fit, {self.connection_!r}. Got "
                 f"{connection!r}."
+            )
+        if self.combine not in ("auto", self.combine_):
+            raise ValueError(
+                f"With warm_start=True, the 'combine' parameter of {estimator_name} "
+                f"must be 'auto' or that of the earlier fit, {self.combine_!r}. Got "
+                f"{self.combine!r}."
             )
         if (self.input_scaling is None) != (self.ensemble_.input_factor is None):
             raise ValueError(
@@ -819,13 +826,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
-        the package that have a block between the first and the last, else
-        ``"dense"``.
+        the package that have a block between the first and the last. For all others it
+        is ``"wide"`` where there are at most two outputs, else ``"dense"``.
 
     combine : {"auto", "mean", "sum", "learned"}, default="auto"
         How the head of a new student changes the ensemble, ``F_t = a F_{t-1} + b
@@ -834,8 +841,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         and heads that start at 0 make up for what the ensemble lacks; ``"learned"``:
         a and b are trained with the student and start as for ``"mean"``. ``"auto"`` is
         ``"mean"`` for students that are composed block by block
-        (:class:`~skbdistil.ensemble.Lateral`), and where the objective looks at the
-        student alone, else ``"learned"``.
+        (:class:`~skbdistil.ensemble.Lateral`), where the objective looks at the student
+        alone, and with ``refine="only"``; else ``"learned"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -981,7 +988,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Largest absolute teacher score ``B`` on the training rows.
 
     teacher_scale_ : float
-        99th percentile ``Q`` of these scores, to which the barrier is relative.
+        The largest absolute score of a row, ``Q``, that all rows but one in a thousand
+        stay below: what the barrier is relative to.
 
     ladder_ : list of callable
         Backbones of the hypothesis classes, in the order in which they are tried.
@@ -1249,13 +1257,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "last", "lateral"}, None, \
+    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
-        the package that have a block between the first and the last, else
-        ``"dense"``.
+        the package that have a block between the first and the last. For all others it
+        is ``"wide"`` where there are at most two outputs, else ``"dense"``.
 
     combine : {"auto", "mean", "sum", "learned"}, default="auto"
         How the head of a new student changes the ensemble, ``F_t = a F_{t-1} + b
@@ -1264,8 +1272,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         and heads that start at 0 make up for what the ensemble lacks; ``"learned"``:
         a and b are trained with the student and start as for ``"mean"``. ``"auto"`` is
         ``"mean"`` for students that are composed block by block
-        (:class:`~skbdistil.ensemble.Lateral`), and where the objective looks at the
-        student alone, else ``"learned"``.
+        (:class:`~skbdistil.ensemble.Lateral`), where the objective looks at the student
+        alone, and with ``refine="only"``; else ``"learned"``.
 
     objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
             "squared_error", "barrier"} or \
@@ -1418,7 +1426,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         standardised targets.
 
     teacher_scale_ : float
-        99th percentile ``Q`` of these scores, to which the barrier is relative.
+        The largest absolute score of a row, ``Q``, that all rows but one in a thousand
+        stay below: what the barrier is relative to.
 
     ladder_ : list of callable
         Backbones of the hypothesis classes, in the order in which they are tried.

@@ -31,7 +31,7 @@ from skbdistil._optional import required
 from skbdistil._untrusted import parse_json, require
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Dense, Last, Lateral
+from skbdistil.ensemble import Dense, Last, Lateral, Wide
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
@@ -73,7 +73,7 @@ ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, DistillationObjective, Lat
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
-PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last)}
+PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
 #: Parameters that JSON cannot hold. A folder to cache in is not for a file to choose.
 NOT_SAVED = {"memory", "net", "steps"}

@@ -192,7 +192,7 @@ class Writer:
             "students": [
                 self.node(student.factory, what) for student in ensemble.students
             ],
-            "carries": [student.carry for student in ensemble.students],
+            "n_features": [student.n_features for student in ensemble.students],
         }
 
 

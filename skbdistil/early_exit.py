@@ -374,8 +374,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if self.rule == "agreement" and combine != "mean":
             raise ValueError(
                 f"The 'rule' parameter of {estimator_name} is 'agreement', which lets "
-                f"students vote, and with combine={combine!r} a student is no "
-                "prediction of its own. Use combine='mean', or another rule."
+                f"students vote, and with combine={combine!r}, which 'auto' may stand "
+                "for, a student is no prediction of its own. Use combine='mean', or "
+                "another rule."
             )
         costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
         costs = costs[: len(scores)]

@@ -21,6 +21,7 @@ __all__ = [
     "Lateral",
     "ProgressiveEnsemble",
     "StageState",
+    "Wide",
 ]
 
 
@@ -32,26 +33,33 @@ class Connection(nn.Module):
     which the head of student ``t`` reads. The first student has none. Derive from
     this class to define your own, and pass the class as ``connection``. Its method
     ``forward(features, earlier)`` takes ``h_t`` of shape (n, n_features) and the list
-    of joined features of the earlier students, and returns ``h'_t`` of the shape of
-    ``h_t``.
+    of features of the earlier students, and returns ``h'_t`` of shape (n, n_joined).
 
     Parameters
     ----------
     n_features : int
-        Number of features of the backbone, and of what the connection returns.
+        Number of features of the backbone.
 
     earlier : list of int
         Number of features of each earlier student.
 
     Attributes
     ----------
+    n_joined : int
+        Number of features that the connection returns. The base class sets it to
+        `n_features`.
+
     reads : {"all", "last"}, default="all"
-        Whose joined features `earlier` holds: those of all earlier students, or of the
-        last one only.
+        Whose features `earlier` holds: those of all earlier students, or of the last
+        one only.
+
+    passes_on : {"joined", "own"}, default="joined"
+        What later students read of this one: ``h'_t``, or the features ``h_t`` of its
+        own backbone.
 
     See Also
     --------
-    Dense, Last : The connections of the package.
+    Dense, Last, Wide : The connections of the package.
     Lateral : Composition block by block.
 
     Examples
@@ -67,9 +75,11 @@ class Connection(nn.Module):
     """
 
     reads = "all"
+    passes_on = "joined"
 
     def __init__(self, n_features, earlier):
         super().__init__()
+        self.n_joined = n_features
 
 
 class Dense(Connection):
@@ -128,6 +138,40 @@ class Last(Dense):
     reads = "last"
 
 
+class Wide(Connection):
+    """``h'_t = [h_t, h_1, ..., h_{t-1}]``: the head reads the features of all students.
+
+    The students are like one layer that grows wider, and a new head weighs the features
+    of the earlier students anew. Each output costs a weight per feature, so it is for
+    few outputs.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features of the backbone.
+
+    earlier : list of int
+        Number of features of each earlier student.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import Wide
+    >>> h = torch.ones(2, 4)
+    >>> Wide(4, [4])(h, [h]).shape
+    torch.Size([2, 8])
+    """
+
+    passes_on = "own"
+
+    def __init__(self, n_features, earlier):
+        super().__init__(n_features, earlier)
+        self.n_joined = n_features + sum(earlier)
+
+    def forward(self, features, earlier):
+        return torch.cat([features, *earlier], dim=1)
+
+
 class Lateral(BaseEstimator):
     """Composition block by block.
 
@@ -165,10 +209,17 @@ class Lateral(BaseEstimator):
         self.shared_blocks = shared_blocks
 
 
+# Outputs up to which connection="auto" lets heads read the features of all students.
+_FEW_OUTPUTS = 2
+
+# What the attributes of a connection may be.
+_ATTRIBUTES = {"reads": ("all", "last"), "passes_on": ("joined", "own")}
+
 _NAMED = {
     None: None,
     "dense": Dense,
     "last": Last,
+    "wide": Wide,
     "lateral": Lateral(),
 }
 
@@ -192,11 +243,13 @@ def _check_connection(connection, estimator_name, *, auto=False):
         connection._validate_params()
         return connection
     if isinstance(connection, type) and issubclass(connection, Connection):
-        if connection.reads not in ("all", "last"):
-            raise ValueError(
-                f"The attribute 'reads' of {connection.__name__} must be 'all' or "
-                f"'last'. Got {connection.reads!r} instead."
-            )
+        for name, allowed in _ATTRIBUTES.items():
+            value = getattr(connection, name)
+            if value not in allowed:
+                raise ValueError(
+                    f"The attribute {name!r} of {connection.__name__} must be "
+                    f"{allowed[0]!r} or {allowed[1]!r}. Got {value!r} instead."
+                )
         return connection
     if connection is None or isinstance(connection, str):
         if connection in _NAMED:
@@ -207,12 +260,12 @@ def _check_connection(connection, estimator_name, *, auto=False):
     first = "'auto', " if auto else ""
     raise ValueError(
         f"The 'connection' parameter of {estimator_name} must be {first}None, 'dense', "
-        "'last', 'lateral', a Lateral(...) or a subclass of "
+        "'last', 'wide', 'lateral', a Lateral(...) or a subclass of "
         f"skbdistil.ensemble.Connection. Got {connection!r} instead."
     )
 
 
-def _auto_connection(ladder, input_shape):
+def _auto_connection(ladder, input_shape, n_outputs):
     """Connection that suits the backbones of a ladder.
 
     Parameters
@@ -220,22 +273,25 @@ def _auto_connection(ladder, input_shape):
     ladder : list of callable
         Backbone factories.
     input_shape : tuple of int
+    n_outputs : int
 
     Returns
     -------
     connection : type or Lateral
         Block by block after a shared first one, for convolutional backbones that have
-        blocks left after it and fit each other; :class:`Dense` for all others.
+        blocks left after it and fit each other. For all others :class:`Wide` where
+        there are few outputs, else :class:`Dense`.
     """
+    joined = Wide if n_outputs <= _FEW_OUTPUTS else Dense
     lateral = ProgressiveEnsemble(input_shape, 1, connection=Lateral(shared_blocks=1))
     for factory in ladder:
         backbone = _build_backbone(factory, input_shape)
         if not isinstance(backbone, ConvNet1d | ConvNet2d):
-            return Dense
+            return joined
         try:
             lateral.append(lateral.new_student(factory))
         except ValueError:
-            return Dense
+            return joined
     return lateral.connection
 
 
@@ -253,13 +309,15 @@ class _Student(nn.Module):
         self.join = join
         self.head = head
         self.exposes = exposes
+        self.passes_own = join is not None and join.passes_on == "own"
 
     def forward(self, x, earlier=()):
-        features = self.backbone(x)
+        own = joined = self.backbone(x)
         if self.join is not None:
             read = [activations[0] for activations in earlier if activations]
-            features = self.join(features, read)
-        return self.head(features), (features,) if self.exposes else ()
+            joined = self.join(own, read)
+        passed = own if self.passes_own else joined
+        return self.head(joined), (passed,) if self.exposes else ()
 
 
 class _LateralStudent(nn.Module):
@@ -320,7 +378,8 @@ class ProgressiveEnsemble(nn.Module):
     n_outputs : int
         Number of scores L.
 
-    connection : {"dense", "last", "lateral"}, None, :class:`Connection` subclass or \
+    connection : {"dense", "last", "wide", "lateral"}, None, \
+            :class:`Connection` subclass or \
              :class:`Lateral`, default="dense"
         How a student uses what earlier students computed.
 
@@ -348,8 +407,8 @@ class ProgressiveEnsemble(nn.Module):
     -----
     A student is called with ``(x, earlier)``: the scaled input and one tuple of
     activations per earlier student. It returns the scores of its head and a tuple of
-    the activations that later students may read. Its attribute `carry` is the factor
-    of the running mean: ``F_t = carry_t * F_{t-1} + head_t``.
+    the activations that later students may read. Its buffer `carry` is the factor of
+    the running mean: ``F_t = carry_t * F_{t-1} + head_t``.
 
     Students are frozen when they are appended: they stay in evaluation mode whatever
     the mode of the ensemble. :meth:`unfreeze` lets all of them be trained together, but
@@ -458,9 +517,9 @@ class ProgressiveEnsemble(nn.Module):
         Returns
         -------
         student : torch.nn.Module
-            Its attributes are `factory`, `carry`, which is 1 before it is trained,
-            and `never_trained`, the names of the parameters that the backbone has
-            frozen.
+            Its attributes are `factory`, `n_features` of its backbone, `carry`, which
+            is 1 before it is trained, and `never_trained`, the names of the parameters
+            that the backbone has frozen.
 
         Raises
         ------
@@ -473,7 +532,7 @@ class ProgressiveEnsemble(nn.Module):
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
-        student.carry = 1.0
+        student.register_buffer("carry", torch.ones(()))
         student.never_trained = {
             name
             for name, parameter in student.named_parameters()
@@ -495,18 +554,21 @@ class ProgressiveEnsemble(nn.Module):
         join = None
         if self.connection is not None and len(self):
             earlier = [
-                self.students[position].head.in_features
-                for position in self.read_by(len(self))
+                self.students[position].n_passed for position in self.read_by(len(self))
             ]
             join = self.connection(n_features, earlier)
             if run:
                 _check_join(join, n_features, earlier)
-        return _Student(
+        n_joined = n_features if join is None else join.n_joined
+        student = _Student(
             backbone,
             join,
-            nn.Linear(n_features, self.n_outputs),
+            nn.Linear(n_joined, self.n_outputs),
             exposes=self.connection is not None,
         )
+        student.n_features = n_features
+        student.n_passed = n_features if student.passes_own else n_joined
+        return student
 
     def _new_lateral_student(self, factory):
         shared = self.connection.shared_blocks
@@ -544,7 +606,7 @@ class ProgressiveEnsemble(nn.Module):
             ) from error
         first = shared if len(self) else 0
         backbone.blocks = backbone.blocks[first:]
-        return _LateralStudent(
+        student = _LateralStudent(
             backbone,
             nn.Linear(backbone.widths[-1], self.n_outputs),
             first=first,
@@ -552,6 +614,8 @@ class ProgressiveEnsemble(nn.Module):
             reads_shared=bool(shared and len(self)),
             exposes_from=shared if len(self) else max(shared - 1, 0),
         )
+        student.n_features = backbone.widths[-1]
+        return student
 
     @torch.no_grad()
     def _check_run(self, student):
@@ -771,7 +835,7 @@ class StageState:
         student = self._students[self.n_stages]
         scores, activations = student(self.x, self.earlier)
         if self.mean is not None:
-            scores = torch.add(scores, self.mean, alpha=student.carry)
+            scores = torch.addcmul(scores, self.mean, student.carry)
         self.mean = scores
         self.earlier.append(activations)
         self.n_stages += 1
@@ -844,11 +908,11 @@ def _build_backbone(factory, input_shape):
 def _check_join(join, n_features, earlier):
     """Run a connection once, on zeros."""
     joined = join(torch.zeros(2, n_features), [torch.zeros(2, d) for d in earlier])
-    if tuple(joined.shape) != (2, n_features):
+    if tuple(joined.shape) != (2, join.n_joined):
         raise ValueError(
-            f"The connection {type(join).__name__} must return features of "
-            f"shape (n, {n_features}), like those of the backbone. It returned "
-            f"shape {tuple(joined.shape)} for n = 2 rows."
+            f"The connection {type(join).__name__} must return features of shape (n, "
+            f"n_joined), that is (n, {join.n_joined}), for a backbone of {n_features} "
+            f"features. It returned shape {tuple(joined.shape)} for n = 2 rows."
         )
 
 

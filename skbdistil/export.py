@@ -660,7 +660,7 @@ class _LaterStage(nn.Module):
 
     def forward(self, x, mean, earlier):
         scores, kept = self.student(x, earlier)
-        return scores + self.student.carry * mean, kept
+        return torch.addcmul(scores, mean, self.student.carry), kept
 
 
 def _stage_models(rows, ensemble):

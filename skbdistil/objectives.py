@@ -9,11 +9,13 @@ boosting game, ``Q`` the size of the teacher's scores.
 import math
 from numbers import Real
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn import functional
 
+from skbdistil._exit_calibration import fit_temperatures
 from skbdistil._sklearn_compat import Interval, StrOptions
 
 __all__ = ["DistillationObjective"]
@@ -70,11 +72,11 @@ class DistillationObjective(BaseEstimator):
 
     barrier : {"weighted", "indicator"} or None, default="weighted"
         The barrier ``-mean(K+ log(1 + u) + K- log(1 - u))`` with ``u = l / 2Q``, where
-        Q is the 99th percentile of the absolute teacher scores, and the mean of ``K+ +
-        K-`` over the training rows and outputs is 2. Beyond ``|u| = 0.95`` the
-        logarithms go on linearly. ``"weighted"``: the weights of the game;
-        ``"indicator"``: only their order counts, that is ``2 * 1[K+ > K-]`` and ``2 *
-        1[K+ < K-]``, ties shared; None: no barrier.
+        Q is the largest absolute teacher score of all but the largest one in a thousand
+        rows, and the mean of ``K+ + K-`` over the training rows and outputs is 2.
+        Beyond ``|u| = 0.95`` the logarithms go on linearly. ``"weighted"``: the weights
+        of the game; ``"indicator"``: only their order counts, that is ``2 * 1[K+ >
+        K-]`` and ``2 * 1[K+ < K-]``, ties shared; None: no barrier.
 
     gamma : float, default=1.0
         The barrier is divided by it; positive. The smaller, the more the weights of
@@ -133,6 +135,10 @@ class DistillationObjective(BaseEstimator):
         self.barrier = barrier
         self.gamma = gamma
         self.alpha = alpha
+
+    def _looks_at_student(self):
+        """Whether a term compares the student alone with the teacher's answer."""
+        return self.distillation is not None and self.on == "student"
 
 
 _NAMED = {
@@ -301,14 +307,16 @@ class _JointLoss(_EnsembleTerms):
     """
 
     @property
-    def _name(self):
+    def _distillation_name(self):
         default = "squared_error" if self.regression else "kl"
         return self.objective.distillation or default
 
     def held_out(self, scores, target):
         """Loss of one stage on rows held out.
 
-        That of the labels where they are known: a teacher may have seen these rows.
+        That of the labels where they are known: a teacher may have seen these rows. In
+        classification it is that of the logits at their best temperature, since those
+        of a teacher may be too large or too small throughout.
 
         Parameters
         ----------
@@ -319,9 +327,12 @@ class _JointLoss(_EnsembleTerms):
         -------
         loss : torch.Tensor of shape ()
         """
-        if "label" in target:
-            return self._label(scores, target)
-        return self._distillation(self._name, scores, target)
+        if "label" not in target:
+            return self._distillation(self._distillation_name, scores, target)
+        if not self.regression:
+            stages, label = scores.numpy()[np.newaxis], target["label"].numpy()
+            scores = scores / float(fit_temperatures(stages, label)[0])
+        return self._label(scores, target)
 
     def forward(self, stages, target):
         """Mean loss of a batch.
@@ -335,7 +346,7 @@ class _JointLoss(_EnsembleTerms):
         """
         loss = 0.0
         for scores in stages:
-            loss = loss + self._distillation(self._name, scores, target)
+            loss = loss + self._distillation(self._distillation_name, scores, target)
             if self.objective.alpha:
                 loss = loss + self.objective.alpha * self._label(scores, target)
         return loss / len(stages)

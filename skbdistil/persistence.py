@@ -74,6 +74,9 @@ _OUTPUT_SCALING = ["output_mean", "output_scale"]
 _MAX_WEIGHTS = 10_000
 _MAX_NESTING = 10
 
+# Features of one student: products of such numbers are still sizes that torch can tell.
+_MAX_FEATURES = 2**24
+
 
 def save(estimator, path, *, include_teacher=False):
     """Save a fitted estimator to a file.
@@ -516,7 +519,7 @@ class _Reader:
         connection,
         integer_input,
         students,
-        carries,
+        n_features,
     ):
         sizes = [number + 1, n_outputs, len(students), len(input_shape), *input_shape]
         require(
@@ -534,9 +537,11 @@ class _Reader:
         if _INPUT_SCALING[0] in weights:
             scaling = _INPUT_SCALING + scaling
         require(type(integer_input) is bool, "the type of its rows is not known.")
-        fits = isinstance(carries, list) and len(carries) == len(students)
-        fits = fits and all(type(carry) is float for carry in carries)
-        require(fits and np.isfinite(carries).all(), "its carries do not fit.")
+        fits = isinstance(n_features, list) and len(n_features) == len(students)
+        require(
+            fits and all(type(n) is int and 0 < n < _MAX_FEATURES for n in n_features),
+            "the numbers of features of its students do not fit.",
+        )
         # On the meta device nothing is allocated, whatever the file says.
         with torch.device("meta"):
             ensemble = ProgressiveEnsemble(
@@ -555,9 +560,8 @@ class _Reader:
                     head.ndim == 2 and len(head) == n_outputs,
                     f"a head does not give {n_outputs} outputs.",
                 )
-                student = ensemble.new_student(factory, n_features=head.shape[1])
-                student.carry = carries[position]
-                ensemble.append(student)
+                size = n_features[position]
+                ensemble.append(ensemble.new_student(factory, n_features=size))
             _check_students(ensemble)
         _check_weights(ensemble, weights)
         ensemble.load_state_dict(weights, assign=True)
@@ -606,8 +610,8 @@ def _check_students(ensemble):
         # The features of other backbones are known to themselves only.
         require(
             type(student.backbone) not in BACKBONES
-            or student.backbone.widths[-1] == student.head.in_features,
-            "a head does not fit its backbone.",
+            or student.backbone.widths[-1] == student.n_features,
+            "the features of a student do not fit its backbone.",
         )
     # Sizes of maps show when students are run; on the meta device, a recurrent one
     # would take milliseconds for every step.

@@ -160,6 +160,8 @@ class MLP(Backbone):
 class _PooledFeatures(nn.Sequential):
     """Average over a grid of at most 2 cells a side, a linear map, a rectifier.
 
+    The linear map is batch-normalised: without it, most features die in training.
+
     The size of the map is known when the student is built, so the pooling has a
     fixed window: adaptive pooling does not export to every runtime.
     """

@@ -18,6 +18,7 @@ from benchmarks.accuracy_cost.networks import (
 )
 from benchmarks.accuracy_cost.teachers import Response
 from skbdistil import BDistilClassifier
+from skbdistil._boosting._combination import settle_as_mean
 from skbdistil._boosting._game import auto_eta
 
 
@@ -156,10 +157,12 @@ def independent_students(task, **settings):
         # the seed of those it is compared with.
         one = replace(task, seed=task.seed + 1000 * position)
         found = _distil(one, factory, 1, connection=None, **settings)
+        (student,) = found.students
+        settle_as_mean(student, position + 1)
         if ensemble is None:
             ensemble = found
         else:
-            ensemble.append(found.students[0])
+            ensemble.append(student)
     return ensemble_stages(ensemble, task.split.X_test, task.device)
 
 

@@ -63,7 +63,7 @@ def empty_ensemble(X, n_outputs, connection=None):
 
 def ensemble_macs(input_shape, n_outputs, factory, n_students):
     """Cumulative multiply-accumulates by stage, without any training."""
-    connection = _auto_connection([factory], input_shape)
+    connection = _auto_connection([factory], input_shape, n_outputs)
     ensemble = ProgressiveEnsemble(input_shape, n_outputs, connection=connection)
     add_students(ensemble, factory, n_students, seed=0)
     return stage_costs(ensemble, ensemble.example()).cumulative_macs

@@ -15,6 +15,7 @@ class Combination(nn.Module):
     ----------
     student : torch.nn.Module
         Fresh, as :meth:`~skbdistil.ensemble.ProgressiveEnsemble.new_student` gives it.
+        For ``"sum"`` its head is set to 0.
 
     number : int
         Which one it is, t, from 1 on.
@@ -72,12 +73,26 @@ class Combination(nn.Module):
             return self._a, self._b
         return self._a + self._shifts[0], self._b + self._shifts[1]
 
-    @torch.no_grad()
     def settle(self):
         """Leave the factors to the student: b in its head, a as its `carry`."""
-        if self._is_first:
-            return
-        a, b = self._factors()
-        self.student.head.weight *= b
-        self.student.head.bias *= b
-        self.student.carry = float(a)
+        if not self._is_first:
+            _settle(self.student, *self._factors())
+
+
+def settle_as_mean(student, number):
+    """Make a student one of those of which the ensemble is the mean.
+
+    Parameters
+    ----------
+    student : torch.nn.Module
+    number : int
+        Which one it is, t, from 1 on.
+    """
+    _settle(student, (number - 1) / number, 1 / number)
+
+
+@torch.no_grad()
+def _settle(student, a, b):
+    student.head.weight *= b
+    student.head.bias *= b
+    student.carry.fill_(a)

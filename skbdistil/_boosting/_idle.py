@@ -26,8 +26,11 @@ def idle_features(ensemble, x):
     Returns
     -------
     shares : ndarray of shape (n_students,)
-        Of what the head of each student reads, in the range [0, 1].
+        Of what the head of each student reads, in the range [0, 1]; NaN for a single
+        row.
     """
+    if len(x) < 2:
+        return np.full(len(ensemble), np.nan)
     x = x[:: -(-len(x) // _MAX_ROWS)]
     lowest, highest = {}, {}
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skbdistil._boosting._combination import Combination
+from skbdistil._boosting._combination import settle_as_mean
 from skbdistil._boosting._random import derive_seed
 from skbdistil._seeding import seeded
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
@@ -106,21 +106,33 @@ class Boosting:
             return
         n_before = len(self.rounds)
         self.progress.start(n_before)
+        failed = None
         try:
             losses = self._losses_held_out()
+            best = self._states()
             for seed in seeds[n_before:].tolist():
                 began = time.perf_counter()
-                if not self._play(len(self.rounds) + 1, len(seeds), seed):
+                number = len(self.rounds) + 1
+                reason = self._play(number, seed)
+                if reason is not None:
+                    failed = number, reason
                     break
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
                 self.progress.report(self.game, time.perf_counter() - began)
                 losses += self._losses_held_out()
-                if _since_lowest(losses) == _PATIENCE:
+                late = _since_lowest(losses)
+                if losses and late == 0:
+                    best = self._states()
+                elif late == _PATIENCE:
                     break
             if late := _since_lowest(losses):
                 del self.rounds[-late:]
+                # Refinement has changed them since.
+                self._load(best)
                 self.replay()
+            if failed is not None:
+                self._fail(*failed, len(seeds))
             if refine == "final" and len(self.rounds) > n_before:
                 self._refine(refine_epochs, int(seeds[-1]))
         except KeyboardInterrupt:
@@ -137,8 +149,8 @@ class Boosting:
                 )
             )
 
-    def _play(self, number, n_rounds, seed):
-        """Play one round; returns whether a weak learner was found."""
+    def _play(self, number, seed):
+        """Play one round; returns why no weak learner was found, if none was."""
         epochs = self.search.max_epochs
         with self.progress.bar(epochs, self.progress.name_of(number)) as bar:
             learner, failure = self.search.find(
@@ -152,24 +164,29 @@ class Boosting:
                 bar=bar,
             )
         if learner is None:
-            self._fail(number, n_rounds, failure)
-            return False
+            return failure
         self.rounds.append(Round(learner.student, learner.position, learner.history))
         self._join(learner.student, learner.scores, learner.activations)
-        return True
+        return None
 
     def _train_together(self, seeds, epochs):
         """Train students that no round has trained, and the earlier ones with them."""
         n_before = len(self.rounds)
+        if n_before == len(seeds):
+            return
+        began = time.perf_counter()
+        self.progress.start(n_before)
+        position = self.rounds[-1].position if self.rounds else 0
+        history = []
         try:
             for number, seed in enumerate(seeds[n_before:].tolist(), n_before + 1):
                 with seeded(seed, self.trainer.device):
-                    student = self.ensemble.new_student(self.search.ladder[0])
+                    student = self.ensemble.new_student(self.search.ladder[position])
                 student.to(self.rows.device, self.rows.dtype)
-                Combination(student, number, "mean").settle()
-                self.rounds.append(Round(student, 0, []))
+                settle_as_mean(student, number)
+                self.rounds.append(Round(student, position, history))
                 self.ensemble.append(student)
-            if not self._refine(epochs, int(seeds[-1])):
+            if not self._refine(epochs, int(seeds[-1]), history):
                 raise ValueError(
                     f"{self.estimator_name} could not train the students together: "
                     "their scores are not finite. Lower 'learning_rate'."
@@ -178,12 +195,13 @@ class Boosting:
             # Students that are not trained are no students.
             del self.rounds[n_before:]
             raise
+        self.progress.report(self.game, time.perf_counter() - began)
 
-    def _fail(self, number, n_rounds, failure):
+    def _fail(self, number, reason, n_rounds):
         message = (
             f"{self.estimator_name} found no weak learner in round {number} of "
             f"{n_rounds}: the last of {len(self.search.ladder)} hypothesis class(es) "
-            f"has failed. {failure}"
+            f"has failed. {reason}"
         )
         advice = (
             "Train the students for longer or at another rate ('max_epochs', "
@@ -234,13 +252,20 @@ class Boosting:
             self._join(played.student, scores, activations)
         return True
 
-    def _refine(self, epochs, seed):
+    def _states(self):
+        """Copies of the weights of all students, one dict for each."""
+        return [copy.deepcopy(played.student.state_dict()) for played in self.rounds]
+
+    def _load(self, states):
+        for played, state in zip(self.rounds, states, strict=True):
+            played.student.load_state_dict(state)
+
+    def _refine(self, epochs, seed, history=None):
         """Train all students together; a failure leaves them as they were.
 
-        Returns whether they were trained.
+        Returns whether they were trained; `history`, a list, is extended.
         """
-        students = list(self.ensemble.students)
-        before = [copy.deepcopy(student.state_dict()) for student in students]
+        before = self._states()
         self.ensemble.unfreeze()
         # What is held is about to be out of date.
         self.rows.forget_activations()
@@ -249,7 +274,7 @@ class Boosting:
         finished = False
         try:
             with self.progress.bar(epochs, "refinement") as bar:
-                self.trainer.train_jointly(
+                losses = self.trainer.train_jointly(
                     self.ensemble,
                     self.joint_loss,
                     self.rows,
@@ -261,11 +286,12 @@ class Boosting:
                 )
             self.ensemble.freeze()
             finished = self.replay()
+            if history is not None:
+                history += losses
         finally:
             self.ensemble.freeze()
             if not finished:
-                for student, state in zip(students, before, strict=True):
-                    student.load_state_dict(state)
+                self._load(before)
         if not finished:
             self.replay()
             self.notes.append(
@@ -278,8 +304,9 @@ class Boosting:
 
 
 def _since_lowest(losses):
-    """Number of items after the first lowest one."""
-    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+    """Number of items after the first lowest one; NaN is not low."""
+    losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf)
+    return len(losses) - 1 - int(losses.argmin()) if len(losses) else 0
 
 
 def _is_one_of_many():

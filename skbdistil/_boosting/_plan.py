@@ -30,6 +30,9 @@ _MIN_EPOCHS = 8
 # edge_tol="auto", in units of the bound, for students whose objective has a barrier.
 _AUTO_EDGE_TOL = 0.1
 
+# Rows, sorted by their largest absolute score, whose scores the barrier is relative to.
+_SCALE_QUANTILE = 0.999
+
 # Bytes of activations of earlier students that are held at most.
 _MAX_HELD_BYTES = 2**30
 
@@ -132,15 +135,16 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
             )
         batch_size = n_rows
     together = estimator.refine == "only"
+    if together and estimator.combine not in ("auto", "mean"):
+        raise ValueError(
+            "With refine='only', the 'combine' parameter of "
+            f"{type(estimator).__name__} must be 'auto' or 'mean'. Got "
+            f"{estimator.combine!r}."
+        )
     combine = resolved(
         "combine", lambda: auto_combine(ensemble.connection, objective, together)
     )
-    if together and combine != "mean":
-        raise ValueError(
-            "With refine='only', the 'combine' parameter of "
-            f"{type(estimator).__name__} must be 'auto' or 'mean'. Got {combine!r}."
-        )
-    if objective.on == "student" and combine != "mean":
+    if objective._looks_at_student() and combine != "mean":
         raise ValueError(
             f"The 'objective' parameter of {type(estimator).__name__} has "
             f"on='student', and with combine={combine!r} a student is no prediction of "
@@ -243,14 +247,14 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
     )
 
 
-def resolved_connection(student, input_shape, earlier, estimator_name):
-    """Connection that "auto" stands for: that of an earlier fit, or what suits.
+def auto_connection(student, input_shape, n_outputs, estimator_name):
+    """Connection that suits the backbones and the number of outputs.
 
     Parameters
     ----------
     student : "auto", callable or list of callable
     input_shape : tuple of int
-    earlier : estimator or None
+    n_outputs : int
     estimator_name : str
         For messages.
 
@@ -258,27 +262,24 @@ def resolved_connection(student, input_shape, earlier, estimator_name):
     -------
     connection : type, Lateral or None
     """
-    if earlier is not None:
-        return earlier.connection_
     if isinstance(student, str) and student == "auto":
         ladder, _ = _auto_students(input_shape)
     else:
         ladder = _check_ladder(student, estimator_name)
     # What is drawn for the weights must not use up random numbers.
     with seeded(0, torch.device("cpu")):
-        return _auto_connection(ladder, input_shape)
+        return _auto_connection(ladder, input_shape, n_outputs)
 
 
 def sizes(scores):
-    """Largest absolute score B, and their 99th percentile Q.
+    """Largest absolute score B, and the size Q of all but one row in a thousand.
 
-    A few scores that lie far out decide B. The barrier, relative to them, would be
-    switched off for all others.
+    A few rows that lie far out decide B. The barrier, relative to it, would be switched
+    off for all others. With many classes most scores are small, so that it is the
+    largest one of a row that counts.
     """
-    size = np.abs(scores)
-    bound = float(size.max())
-    # Most scores of a sparse target may be 0.
-    return bound, float(np.quantile(size, 0.99)) or bound
+    of_rows = np.abs(scores).max(axis=1)
+    return float(of_rows.max()), float(np.quantile(of_rows, _SCALE_QUANTILE))
 
 
 def auto_batch_size(n_rows):
@@ -309,8 +310,10 @@ def auto_refine_epochs(max_epochs, n_students, together):
 
 def auto_combine(connection, objective, together):
     """How students are combined."""
-    # Convolutional students that may lean on the earlier ones learn no features.
-    means = together or isinstance(connection, Lateral) or objective.on == "student"
+    # Convolutional students, which are mostly composed block by block, do not learn
+    # features where they may lean on what the earlier ones predict.
+    by_block = isinstance(connection, Lateral)
+    means = together or by_block or objective._looks_at_student()
     return "mean" if means else "learned"
 
 

@@ -228,7 +228,7 @@ class RowData:
             chunk_scores, activations = student(**inputs)
             if mean is not None:
                 number = self.residuals.n_rounds + 1
-                share = number * student.carry - number + 1
+                share = number * float(student.carry) - number + 1
                 chunk_scores = number * chunk_scores + share * mean
             scores.append(chunk_scores.cpu())
             if holds:
