@@ -94,7 +94,7 @@ def make_rows(
     for _ in range(n_previous):
         earlier = ensemble.new_student(student)
         # As of no way to combine, so that none is taken for granted.
-        earlier.carry = 0.75
+        earlier.carry.fill_(0.75)
         join(rows, earlier)
     return rows
 
@@ -112,8 +112,7 @@ def student_loss(rows, **options):
         True,
         n_previous=len(rows.ensemble),
         eta=rows.game.eta,
-        bound=float(np.abs(rows.residuals.teacher_scores).max()),
-        scale=1.0,
+        scale=float(np.abs(rows.residuals.teacher_scores).max()),
         log_normalizer=torch.as_tensor(rows.game.log_normalizer, dtype=rows.dtype),
     )
 

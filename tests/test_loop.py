@@ -41,7 +41,7 @@ class Nudging:
 
     def train_student(self, student, criterion, rows, valid, *, seed, **options):
         self.seeds["student"].append(seed)
-        student.carry = float(np.random.default_rng(seed).uniform(0.5, 1))
+        student.carry.fill_(np.random.default_rng(seed).uniform(0.5, 1))
         return self._nudge(student, seed)
 
     def train_jointly(self, ensemble, criterion, rows, valid, *, seed, **options):
@@ -118,7 +118,6 @@ def _state(boosting):
             name: tensor.clone()
             for name, tensor in boosting.ensemble.state_dict().items()
         },
-        "carries": tensors([student.carry for student in boosting.ensemble.students]),
         "game": tensors(
             [
                 boosting.game.student_edges,
@@ -391,8 +390,7 @@ class Interrupting:
 def _bits(boosting):
     """The weights of all students as bytes, and what they carry on."""
     values = boosting.ensemble.state_dict().values()
-    carries = [student.carry for student in boosting.ensemble.students]
-    return b"".join(value.numpy().tobytes() for value in values), carries
+    return b"".join(value.numpy().tobytes() for value in values)
 
 
 class Recorded(Boosting):

@@ -347,17 +347,27 @@ def test_split_that_leaves_no_training_rows_is_refused(n, fraction):
 
 
 def test_the_size_of_the_scores_is_not_that_of_an_outlier():
-    scores = np.random.default_rng(0).standard_normal((2000, 3))
+    scores = np.random.default_rng(0).standard_normal((4000, 3))
     bound, scale = sizes(scores)
     assert bound == np.abs(scores).max()
-    assert scale == np.quantile(np.abs(scores), 0.99)
+    assert 2.5 < scale < bound
     scores[7] = 1e6
     assert sizes(scores)[0] == 1e6
     np.testing.assert_allclose(sizes(scores)[1], scale, rtol=0.05)
 
 
-def test_the_size_of_sparse_scores_is_not_zero():
-    scores = np.zeros((1000, 2))
-    scores[3] = 5.0
-    assert sizes(scores) == (5.0, 5.0)
+@pytest.mark.parametrize("n_classes", [2, 10, 101, 1000])
+def test_the_size_of_sure_logits_is_that_of_the_labels(n_classes):
+    """However many classes there are that a row is not of."""
+    label = np.arange(2000) % n_classes
+    scores = np.log(np.where(np.arange(n_classes) == label[:, np.newaxis], 1.0, 1e-5))
+    scores -= scores.mean(axis=1, keepdims=True)
+    bound, scale = sizes(scores)
+    np.testing.assert_allclose(scale, bound)
+
+
+def test_the_size_of_targets_that_are_mostly_zero_is_that_of_the_others():
+    target = np.zeros((2000, 1))
+    target[:13] = 10.0
+    assert sizes(target) == (10.0, 10.0)
     assert sizes(np.zeros((4, 1))) == (0.0, 0.0)

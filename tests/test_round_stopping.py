@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 from sklearn.datasets import make_classification, make_regression
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import log_loss
@@ -86,9 +87,13 @@ def test_rows_held_out_are_judged_by_their_labels(monkeypatch):
         found = actual(self)
         if found:
             scores = self.valid.residuals.mean()
-            proba = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
             label = self.valid.targets(slice(None))["label"].numpy()
-            seen.append((found[0], log_loss(label, proba)))
+            # At the best of many temperatures.
+            losses = [
+                log_loss(label, softmax(scores / temperature, axis=1))
+                for temperature in np.logspace(-1.3, 1.3, 500)
+            ]
+            seen.append((found[0], min(losses)))
         return found
 
     monkeypatch.setattr(_loop.Boosting, "_losses_held_out", looked_at)
@@ -96,8 +101,53 @@ def test_rows_held_out_are_judged_by_their_labels(monkeypatch):
     teacher = ExtraTreesClassifier(random_state=0)
     clf = BDistilClassifier(teacher, **{**STOPPING, "max_epochs": 20}).fit(X, y)
     assert seen
-    np.testing.assert_allclose(*zip(*seen, strict=True), rtol=1e-5)
+    assert_allclose(*zip(*seen, strict=True), rtol=1e-4)
     assert len(clf) == 1 + int(np.argmin([loss for loss, _ in seen]))
+
+
+def test_a_teacher_that_is_too_sure_does_not_end_boosting_early():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((600, 5))
+    scores = np.tanh(X @ rng.standard_normal((5, 3)) * 2)
+    noise = rng.random(600) < 0.25
+    y = np.where(noise, rng.integers(0, 3, 600), scores.argmax(axis=1))
+    options = {**STOPPING, "n_estimators": 4, "max_epochs": 40}
+    clf = BDistilClassifier("precomputed", **options)
+    clf.fit(X, y, teacher_scores=20 * (scores - scores.mean(axis=1, keepdims=True)))
+    assert len(clf) > 1
+
+
+@pytest.mark.parametrize("refine", [None, "rounds"])
+def test_the_ensemble_that_is_kept_is_the_one_that_was_judged(
+    refine, data, monkeypatch
+):
+    planned, seen = [3, 2, 1, 5, 6], []
+
+    def held_out(self):
+        if not self.rounds:
+            return []
+        seen.append(self.valid.residuals.mean())
+        return [planned[len(self.rounds) - 1]]
+
+    replay = Boosting.replay
+
+    def replayed(self):
+        finite = replay(self)
+        kept.append(self.valid.residuals.mean())
+        return finite
+
+    kept = []
+    monkeypatch.setattr(Boosting, "_losses_held_out", held_out)
+    monkeypatch.setattr(Boosting, "replay", replayed)
+    clf = BDistilClassifier(**STOPPING, refine=refine).fit(*data)
+    assert len(clf) == 3
+    # Refinement after rounds 4 and 5 has moved all of them in between.
+    assert_allclose(kept[-1], seen[2], rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_not_a_number_is_not_the_lowest(losses, data):
+    losses += [3, np.nan, 2, 1, 0.9, 0.8, 0.7, 0.6]
+    assert len(BDistilClassifier(**STOPPING).fit(*data)) == 8
 
 
 def test_regressors_stop_too():

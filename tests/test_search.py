@@ -371,7 +371,7 @@ def test_students_are_trained_against_the_state_of_the_game(dtype):
             assert options == {"max_epochs": 30, "seed": options["seed"], "bar": bar}
             assert criterion.n_previous == 1
             assert criterion.eta == 0.3
-            assert criterion.bound == 6.0
+            assert criterion.scale == 1.0
             expected = rows.game.log_normalizer - np.log(2)
             np.testing.assert_allclose(criterion.log_scale, expected, rtol=1e-6)
             assert criterion.log_scale.numpy().dtype == dtype

@@ -88,7 +88,8 @@ def settle_as_mean(student, number):
     number : int
         Which one it is, t, from 1 on.
     """
-    _settle(student, (number - 1) / number, 1 / number)
+    if number > 1:
+        _settle(student, (number - 1) / number, 1 / number)
 
 
 @torch.no_grad()
