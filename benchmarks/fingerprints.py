@@ -52,8 +52,10 @@ def _cases():
     def classifier(**params):
         return BDistilClassifier(teacher, **{**base, **params})
 
-    for connection in (None, "dense", "residual", "last", "auto"):
+    for connection in (None, "dense", "last", "auto"):
         yield f"connection={connection}", classifier(connection=connection), (X, y)
+    for combine in ("mean", "sum", "learned"):
+        yield f"combine={combine}", classifier(combine=combine), (X, y)
     for connection in ("lateral", Lateral("last"), Lateral(shared_blocks=1)):
         student = deep if connection == "lateral" else partial(MLP, hidden=(8, 8, 8))
         yield (
@@ -104,7 +106,7 @@ def _cases():
     yield "regression", regressor(), (X_reg, y_reg)
     yield "regression refined", regressor(refine="final"), (X_reg, y_reg)
     several = make_regression(200, 5, n_targets=3, random_state=0)
-    yield "several targets", regressor(connection="residual"), several
+    yield "several targets", regressor(combine="sum"), several
 
 
 def _digest(*arrays):

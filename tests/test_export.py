@@ -71,7 +71,6 @@ BACKBONES = {
 CONNECTIONS = {
     "none": None,
     "dense": "dense",
-    "residual": "residual",
     "last": "last",
     "lateral": "lateral",
     "lateral_last": Lateral("last"),
@@ -109,8 +108,9 @@ def classifier_of(backbone, connection, n_stages=2, *, dtype=torch.float32):
     )
     for _ in range(n_stages):
         student = ensemble.new_student(factory)
+        # Nothing special, which an exporter might leave out.
+        student.carry = float(torch.rand(()) + 0.5)
         with torch.no_grad():
-            # Nothing special, which an exporter might leave out.
             for parameter in student.parameters():
                 parameter.uniform_(-0.8, 0.8)
             for name, buffer in student.named_buffers():

@@ -100,6 +100,13 @@ LONG = {"$array": ["<U20000", [20000], ["a" * 20000, *[""] * 19999]]}
 MANY = {"$array": ["<U256", [300_000], [""] * 300_000]}
 DEEP = backbone("MLP", hidden=tuple_of(*[1] * 20000))
 STUDENT = ("ensemble", "students", 0)
+
+
+def thousands_of_students(node):
+    node["ensemble"]["students"] = [backbone("MLP")] * 5000
+    node["ensemble"]["carries"] = [1.0] * 5000
+
+
 SHAPE = ("ensemble", "input_shape")
 CLASSES = ("fitted", "classes_")
 
@@ -109,7 +116,7 @@ CLASSES = ("fitted", "classes_")
     [
         (set_item(*STUDENT, to=DEEP), "have 20001 blocks, and there are 12 weights"),
         (
-            set_item("ensemble", "students", to=[backbone("MLP")] * 5000),
+            thousands_of_students,
             r"KeyError: 'students\.2\.head\.weight'",
         ),
         (set_item(*CLASSES, to=LONG), "arrays take more than 67108864 bytes"),

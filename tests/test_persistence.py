@@ -11,6 +11,7 @@ import sys
 import zipfile
 from dataclasses import astuple, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch import NeuralNet
 from torch import nn
 
-from common import CONNECTIONS
+from common import COMBINATIONS, CONNECTIONS, raises, student_bits
 from skbdistil import (
     BDistilClassifier,
     BDistilRegressor,
@@ -171,6 +172,8 @@ def assert_same(found, expected):
         assert_same(dict(found.state_dict()), dict(expected.state_dict()))
         for module, other in zip(found.modules(), expected.modules(), strict=True):
             assert module.training == other.training
+            # Of students; they are no tensors.
+            assert_same(getattr(module, "carry", None), getattr(other, "carry", None))
         for weight, other in zip(
             found.parameters(), expected.parameters(), strict=True
         ):
@@ -839,9 +842,65 @@ def test_bad_parts(change, reason, clf, path):
 
 
 def test_newer_schema_is_said_first(path):
-    document = {"schema_version": 2, "package_version": "9.1"}
+    document = {"schema_version": 3, "package_version": "9.1"}
     path.write_bytes(packed({"estimator.json": json.dumps(document), "new": b""}))
-    with pytest.raises(InvalidFileError, match=r"version is 2.*by skbdistil 9\.1"):
+    with pytest.raises(InvalidFileError, match=r"version is 3.*by skbdistil 9\.1"):
+        load(path)
+
+
+def test_file_of_an_older_schema_names_the_version_that_reads_it():
+    path = Path(__file__).parent / "data" / "iris_0_1.skb"
+    with raises(
+        "its schema version is 1, and this version of skbdistil reads 2 only",
+        "It was written by skbdistil 0.1.0; install that version",
+        error=InvalidFileError,
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_students_carry_on_as_before(combine, data, path):
+    X, y = data
+    saved = BDistilClassifier(student=TINY, combine=combine, **SMALL).fit(X, y)
+    loaded = round_trip(saved, path)
+    assert loaded.combine_ == combine
+    assert student_bits(loaded) == student_bits(saved)
+    assert_array_equal(
+        list(loaded.staged_predict_proba(X)), list(saved.staged_predict_proba(X))
+    )
+
+
+def carries(*numbers):
+    return set_item("ensemble", "carries", to=list(numbers))
+
+
+def without_carries(node):
+    del node["ensemble"]["carries"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (without_carries, "TypeError: .*'carries'"),
+        (set_item("ensemble", "carries", to=None), "its carries do not fit"),
+        (set_item("ensemble", "carries", to={}), "its carries do not fit"),
+        (carries(), "its carries do not fit"),
+        (carries(1.0), "its carries do not fit"),
+        (carries(1.0, 0.5, 0.5), "its carries do not fit"),
+        (carries(1.0, 1), "its carries do not fit"),
+        (carries(1.0, True), "its carries do not fit"),
+        (carries(1.0, "0.5"), "its carries do not fit"),
+        (carries(1.0, None), "its carries do not fit"),
+        (carries(1.0, {"$float": "nan"}), "its carries do not fit"),
+        (carries(1.0, [0.5]), "its carries do not fit"),
+        (carries(1.0, float("nan")), "has NaN, which JSON does not"),
+        (carries(1.0, float("inf")), "has Infinity, which JSON does not"),
+    ],
+)
+def test_what_is_carried_on_is_a_number_for_each_student(edit, reason, clf, path):
+    save(clf, path)
+    edited(path, edit)
+    with pytest.raises(InvalidFileError, match=reason):
         load(path)
 
 

@@ -31,13 +31,13 @@ LOWER = ["float16", "int8_dynamic", "int8_static"]
 
 # Wide enough for weights to outweigh the names of nodes in a file.
 STUDENTS = {
-    "mlp": ((64,), partial(MLP, hidden=(48, 32)), "dense"),
-    "residual": ((64,), partial(MLP, hidden=(48,)), "residual"),
-    "lateral": ((64,), partial(MLP, hidden=(48, 32)), "lateral"),
-    "conv2d": ((1, 8, 8), partial(ConvNet2d, channels=(8, 32)), "dense"),
-    "conv1d": ((8, 8), partial(ConvNet1d, channels=(8, 32)), "last"),
-    "gru": ((8, 8), partial(RecurrentNet, hidden=(32,)), "dense"),
-    "lstm": ((8, 8), partial(RecurrentNet, hidden=(32,), cell="lstm"), None),
+    "mlp": ((64,), partial(MLP, hidden=(48, 32)), "dense", "mean"),
+    "sum": ((64,), partial(MLP, hidden=(48,)), "dense", "sum"),
+    "lateral": ((64,), partial(MLP, hidden=(48, 32)), "lateral", "mean"),
+    "conv2d": ((1, 8, 8), partial(ConvNet2d, channels=(8, 32)), "dense", "mean"),
+    "conv1d": ((8, 8), partial(ConvNet1d, channels=(8, 32)), "last", "mean"),
+    "gru": ((8, 8), partial(RecurrentNet, hidden=(32,)), "dense", "learned"),
+    "lstm": ((8, 8), partial(RecurrentNet, hidden=(32,), cell="lstm"), None, "mean"),
 }
 
 
@@ -56,7 +56,7 @@ def export(digits, tmp_path_factory):
     folders = {}
 
     def get(name):
-        shape, student, connection = STUDENTS[name]
+        shape, student, connection, combine = STUDENTS[name]
         X, y = digits[0].reshape(-1, *shape), digits[1]
         if name not in folders:
             clf = BDistilClassifier(
@@ -64,6 +64,7 @@ def export(digits, tmp_path_factory):
                 student=student,
                 n_estimators=N_STAGES,
                 connection=connection,
+                combine=combine,
                 max_epochs=4,
                 edge_tol=np.inf,
                 random_state=0,

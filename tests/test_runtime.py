@@ -313,7 +313,8 @@ def graphs(monkeypatch):
 
     def once(rows, ensemble):
         weights = (tensor.numpy() for tensor in ensemble.state_dict().values())
-        key = b"".join(values.tobytes() for values in weights)
+        carries = tuple(student.carry for student in ensemble.students)
+        key = (b"".join(values.tobytes() for values in weights), carries)
         if key not in graphs:
             graphs[key] = stage_models(rows, ensemble)
         return graphs[key]
@@ -322,17 +323,27 @@ def graphs(monkeypatch):
     return graphs
 
 
-@pytest.mark.parametrize("connection", [None, "dense", "residual", "last", "lateral"])
+@pytest.mark.parametrize(
+    ("connection", "combine"),
+    [
+        (None, "mean"),
+        ("dense", "sum"),
+        ("dense", "learned"),
+        ("last", "learned"),
+        ("lateral", "mean"),
+    ],
+)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_session_of_any_student_and_label_predicts_as_the_estimator(
-    backbone, connection, graphs, tmp_path
+    backbone, connection, combine, graphs, tmp_path
 ):
     shape, student = BACKBONES[backbone]
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, *shape)).astype(np.float32)
     y = (X.reshape(60, -1).mean(axis=1) > 0).astype(int)
     scores = np.where(y[:, np.newaxis] == [0, 1], 2.0, -2.0)
-    options = {"student": student, "connection": connection, "max_epochs": 3}
+    options = {"student": student, "connection": connection, "combine": combine}
+    options["max_epochs"] = 3
     for name, classes in LABELS.items():
         clf = BDistilClassifier("precomputed", **{**SMALL, **options})
         clf.fit(X, classes[y], teacher_scores=scores)
