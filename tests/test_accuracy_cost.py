@@ -42,7 +42,7 @@ def method_named(name):
 def task():
     """A small task on digits, with the labels as the teacher."""
     split = data.digits(None, None)
-    split = data.Split(*(rows[:300] for rows in split))
+    split = data.Split(*(rows[:300] for rows in split[:4]))
     logits = [4 * networks.one_hot(y) - 0.4 for y in (split.y_train, split.y_test)]
     return Task(DIGITS, split, Response(*logits, 1000, 100), 10, 0, "cpu")
 
@@ -56,6 +56,7 @@ def record(dataset, method, seed, accuracies, n_stages=None):
         "n_stages": n_stages or len(accuracies),
         "fingerprint": fingerprint(dataset, method),
         "fit_seconds": 1.0,
+        "epochs": method.epochs and round(dataset.max_epochs * method.epochs),
         "latency": 1e-6,
     }
     return [
@@ -493,3 +494,29 @@ def test_report_is_written(measured, tmp_path):
     # Of 70.5 %, 71 % is within a point: the mean of the third stage.
     assert '"Digits", "70.5", "71.0", "3", ' in text
     assert '"Digits", "+10.00 ± 0.00"' in text
+
+
+# What training costs
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # Stages cost 100, 200, ..., 600; epochs are those of the data set times the
+        # factor of the method.
+        ("bdistil", 600),
+        ("no_resched", 100 + 200 + 300 + 400 + 500 + 600),
+        ("no_resched_long", 2 * 2100),
+        ("multi_exit", 2 * 600),
+        ("together", 3.5 * 600),
+        ("refine_final", 0.5 * 600 + 1.5 * 600),
+        ("refine_rounds", 0.5 * 600 + 0.5 * 2100),
+    ],
+)
+def test_training_cost_counts_what_is_run(name, expected, tmp_path):
+    (dataset,) = (data for data in DATA_SETS if data.name == "digits")
+    path = tmp_path / "results.jsonl"
+    results.append(path, record(dataset, method_named(name), 0, [0.5] * 6))
+    measured = report.Measured([path])
+    found = report.training_cost(measured, dataset, method_named(name))
+    assert found == dataset.max_epochs * expected

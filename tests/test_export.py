@@ -109,7 +109,7 @@ def classifier_of(backbone, connection, n_stages=2, *, dtype=torch.float32):
     for _ in range(n_stages):
         student = ensemble.new_student(factory)
         # Nothing special, which an exporter might leave out.
-        student.carry = float(torch.rand(()) + 0.5)
+        student.carry.fill_(float(torch.rand(()) + 0.5))
         with torch.no_grad():
             for parameter in student.parameters():
                 parameter.uniform_(-0.8, 0.8)

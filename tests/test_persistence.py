@@ -870,34 +870,33 @@ def test_students_carry_on_as_before(combine, data, path):
     )
 
 
-def carries(*numbers):
-    return set_item("ensemble", "carries", to=list(numbers))
+def sizes(*numbers):
+    return set_item("ensemble", "n_features", to=list(numbers))
 
 
-def without_carries(node):
-    del node["ensemble"]["carries"]
+def without_sizes(node):
+    del node["ensemble"]["n_features"]
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (without_carries, "TypeError: .*'carries'"),
-        (set_item("ensemble", "carries", to=None), "its carries do not fit"),
-        (set_item("ensemble", "carries", to={}), "its carries do not fit"),
-        (carries(), "its carries do not fit"),
-        (carries(1.0), "its carries do not fit"),
-        (carries(1.0, 0.5, 0.5), "its carries do not fit"),
-        (carries(1.0, 1), "its carries do not fit"),
-        (carries(1.0, True), "its carries do not fit"),
-        (carries(1.0, "0.5"), "its carries do not fit"),
-        (carries(1.0, None), "its carries do not fit"),
-        (carries(1.0, {"$float": "nan"}), "its carries do not fit"),
-        (carries(1.0, [0.5]), "its carries do not fit"),
-        (carries(1.0, float("nan")), "has NaN, which JSON does not"),
-        (carries(1.0, float("inf")), "has Infinity, which JSON does not"),
+        (without_sizes, "TypeError: .*'n_features'"),
+        (set_item("ensemble", "n_features", to=None), "of its students do not fit"),
+        (set_item("ensemble", "n_features", to={}), "of its students do not fit"),
+        (sizes(), "of its students do not fit"),
+        (sizes(3), "of its students do not fit"),
+        (sizes(3, 3, 3), "of its students do not fit"),
+        (sizes(3, True), "of its students do not fit"),
+        (sizes(3, 3.0), "of its students do not fit"),
+        (sizes(3, "3"), "of its students do not fit"),
+        (sizes(3, 0), "of its students do not fit"),
+        (sizes(3, 2**24), "of its students do not fit"),
+        (sizes(3, 2**24 - 1), "do not fit its backbone"),
+        (sizes(4, 3), "do not fit its backbone"),
     ],
 )
-def test_what_is_carried_on_is_a_number_for_each_student(edit, reason, clf, path):
+def test_numbers_of_features_are_those_of_the_students(edit, reason, clf, path):
     save(clf, path)
     edited(path, edit)
     with pytest.raises(InvalidFileError, match=reason):
@@ -972,9 +971,9 @@ HUGE = {"$partial": [{"$part": "MLP"}, [], {"hidden": {"$tuple": [10**9, 10**5]}
         (set_item("ensemble", "n_outputs", to=10**12), "give 1000000000000 outputs"),
         (set_item("ensemble", "input_shape", to=[1]), "does not fit the rows"),
         (set_item("ensemble", "number", to=1), "there are 0 weights"),
-        (set_item("ensemble", "connection", to=None), "weights lack"),
+        (set_item("ensemble", "connection", to=None), "and should be"),
         (set_item("ensemble", "connection", to={"$part": "MLP"}), "'connection'"),
-        (set_item("ensemble", "students", 0, to=HUGE), "does not fit its backbone"),
+        (set_item("ensemble", "students", 0, to=HUGE), "do not fit its backbone"),
         (set_item("ensemble", "students", 0, to={"$part": "Last"}), "ensemble.Last"),
         (set_item("ensemble", "students", 0, to={"$part": "x:MLP"}), "'x:MLP'"),
     ],
