@@ -38,7 +38,6 @@ LAYERS = {
     "exceptions": set(),
     "metrics": set(),
     "students": set(),
-    "_boosting._loop": {"_boosting._random", "exceptions"},
     "_boosting._rows": {"_arrays"},
     "_exit_calibration": {"_exit_rules"},
     "_exit_runs": {"_exit_rules"},
@@ -48,7 +47,14 @@ LAYERS = {
     "datasets": {"_sklearn_compat"},
     "ensemble": {"_sklearn_compat", "students"},
     "latency": {"_sklearn_compat", "_threads"},
-    "objectives": {"_sklearn_compat"},
+    "objectives": {"_exit_calibration", "_sklearn_compat"},
+    "_boosting._idle": {"_boosting._rows"},
+    "_boosting._loop": {
+        "_boosting._combination",
+        "_boosting._random",
+        "_seeding",
+        "exceptions",
+    },
     "_boosting._scaling": {"_boosting._rows"},
     "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
     "_boosting._training": {
@@ -119,6 +125,7 @@ LAYERS = {
     "inspection._early_exit": {"_sklearn_compat", "inspection._shared", "stages"},
     "_bdistil": {
         "_arrays",
+        "_boosting._idle",
         "_boosting._loop",
         "_boosting._plan",
         "_boosting._progress",
