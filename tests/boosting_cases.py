@@ -108,7 +108,7 @@ def join(rows, student):
 def student_loss(rows, **options):
     """Loss of the next student, of rows in a game."""
     return _StudentLoss(
-        DistillationObjective("squared_error", **options),
+        DistillationObjective("squared_error", **{"gamma": 0.3, **options}),
         True,
         n_previous=len(rows.ensemble),
         eta=rows.game.eta,

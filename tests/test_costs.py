@@ -1008,6 +1008,9 @@ def test_shared_parameters_and_buffers_belong_to_their_first_stage():
     )
 
 
+# Students keep one number by which they carry the ensemble on.
+CARRY_BYTES = 4
+
 # Of three students, each with 3 scores: what the backbone of one costs by itself, and
 # what is added to it for every earlier student whose maps it reads block by block.
 BACKBONES = {
@@ -1098,7 +1101,7 @@ def test_students_joined_by_their_features(name, connection, n_read):
         costs,
         backbone.macs + joined + d * 3,
         backbone.parameters + joined + biases + d * 3 + 3,
-        buffer_bytes=backbone.buffer_bytes + 4,  # of its carry
+        buffer_bytes=backbone.buffer_bytes + CARRY_BYTES,
         activation_bytes=0 if connection is None else 4 * d,
     )
     assert_sums_to_the_whole(costs, ensemble, x)
@@ -1118,7 +1121,7 @@ def test_students_joined_block_by_block(name, connection, n_read):
         costs,
         backbone.macs + n_read * backbone.lateral_macs + head,
         backbone.parameters + n_read * backbone.lateral_parameters + head + 3,
-        buffer_bytes=backbone.buffer_bytes + 4,  # of its carry
+        buffer_bytes=backbone.buffer_bytes + CARRY_BYTES,
         # The map of the last block is read by the head only.
         activation_bytes=4 * backbone.n_in_maps,
     )
@@ -1143,7 +1146,7 @@ def test_blocks_that_are_shared():
             (5 * 4 + 4) + ((4 + 4) * 3 + 3) + (3 * 3 + 3),
             (5 * 4 + 4) + ((4 + 8) * 3 + 3) + (3 * 3 + 3),
         ],
-        buffer_bytes=4,  # of its carry
+        buffer_bytes=CARRY_BYTES,
         activation_bytes=[4 * (5 + 4), 4 * 4, 4 * 4],
     )
     assert_sums_to_the_whole(costs, ensemble, x)
@@ -1156,7 +1159,7 @@ def test_depthwise_convolutions():
     macs = (2 * 12) * 9 + (4 * 12) * 2 + (4 * 4) * 3 + 3 * 3
     parameters = 2 * 9 + 4 * 2 + 2 * 4 + ((4 * 4) * 3 + 2 * 3) + (3 * 3 + 3)
     costs = stage_costs(ensemble, torch.zeros(1, 2, 8, 6))
-    buffer_bytes = 4 * (2 * 4 + 2 * 3) + 2 * 8 + 4  # of its carry
+    buffer_bytes = 4 * (2 * 4 + 2 * 3) + 2 * 8 + CARRY_BYTES
     assert_costs(costs, [macs] * 3, [parameters] * 3, buffer_bytes=buffer_bytes)
 
 
@@ -1165,7 +1168,7 @@ def test_lstm_students():
     macs = 7 * 4 * (16 * 5 + 16 * 16) + 16 * 3
     parameters = 4 * (16 * 5 + 16 * 16 + 2 * 16) + 16 * 3 + 3
     costs = stage_costs(ensemble, torch.zeros(1, 7, 5))
-    assert_costs(costs, [macs] * 3, [parameters] * 3, buffer_bytes=4)  # of its carry
+    assert_costs(costs, [macs] * 3, [parameters] * 3, buffer_bytes=CARRY_BYTES)
 
 
 def test_scaling_of_inputs_and_outputs_belongs_to_the_first_stage():
@@ -1184,7 +1187,7 @@ def test_scaling_of_inputs_and_outputs_belongs_to_the_first_stage():
         costs,
         [24 + 12, 24 + 32 + 12, 24 + 32 + 12],
         [28 + 15, 28 + 36 + 15, 28 + 36 + 15],
-        buffer_bytes=[4 * (6 + 6 + 3 + 3) + 4, 4, 4],  # of their carries
+        buffer_bytes=np.array([4 * (6 + 6 + 3 + 3), 0, 0]) + CARRY_BYTES,
         activation_bytes=4 * 4,
     )
     assert_sums_to_the_whole(costs, ensemble, x)

@@ -109,8 +109,8 @@ def classifier_of(backbone, connection, n_stages=2, *, dtype=torch.float32):
     for _ in range(n_stages):
         student = ensemble.new_student(factory)
         # Nothing special, which an exporter might leave out.
-        student.carry.fill_(float(torch.rand(()) + 0.5))
         with torch.no_grad():
+            student.carry.uniform_(0.5, 1.5)
             for parameter in student.parameters():
                 parameter.uniform_(-0.8, 0.8)
             for name, buffer in student.named_buffers():

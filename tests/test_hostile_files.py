@@ -104,7 +104,7 @@ STUDENT = ("ensemble", "students", 0)
 
 def thousands_of_students(node):
     node["ensemble"]["students"] = [backbone("MLP")] * 5000
-    node["ensemble"]["carries"] = [1.0] * 5000
+    node["ensemble"]["n_features"] = [32] * 5000
 
 
 SHAPE = ("ensemble", "input_shape")

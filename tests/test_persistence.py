@@ -172,8 +172,6 @@ def assert_same(found, expected):
         assert_same(dict(found.state_dict()), dict(expected.state_dict()))
         for module, other in zip(found.modules(), expected.modules(), strict=True):
             assert module.training == other.training
-            # Of students; they are no tensors.
-            assert_same(getattr(module, "carry", None), getattr(other, "carry", None))
         for weight, other in zip(
             found.parameters(), expected.parameters(), strict=True
         ):
@@ -231,6 +229,8 @@ def fitted(backbone, **options):
         (BDistilRegressor, "float32"),
     ],
 )
+# Of so few features, most may do nothing.
+@pytest.mark.filterwarnings("ignore:More than half of the features:UserWarning")
 def test_round_trip(estimator, dtype, backbone, connection, path):
     shape, student = BACKBONES[backbone]
     rng = np.random.RandomState(0)
@@ -613,7 +613,7 @@ def test_a_file_does_not_choose_a_folder_to_cache_in(clf, path, tmp_path):
 def early(clf):
     X, y = make_classification(n_samples=60, n_features=6, random_state=1)
     early = EarlyExitClassifier(
-        FrozenEstimator(clf), max_drop=0.05, temperature=True, random_state=0
+        FrozenEstimator(clf), max_drop=0.02, temperature=True, random_state=0
     )
     return early.fit(X, y)
 
@@ -870,12 +870,12 @@ def test_students_carry_on_as_before(combine, data, path):
     )
 
 
-def sizes(*numbers):
-    return set_item("ensemble", "n_features", to=list(numbers))
-
-
 def without_sizes(node):
     del node["ensemble"]["n_features"]
+
+
+def sizes(*numbers):
+    return set_item("ensemble", "n_features", to=list(numbers))
 
 
 @pytest.mark.parametrize(
@@ -887,16 +887,16 @@ def without_sizes(node):
         (sizes(), "of its students do not fit"),
         (sizes(3), "of its students do not fit"),
         (sizes(3, 3, 3), "of its students do not fit"),
-        (sizes(3, True), "of its students do not fit"),
         (sizes(3, 3.0), "of its students do not fit"),
-        (sizes(3, "3"), "of its students do not fit"),
+        (sizes(3, True), "of its students do not fit"),
         (sizes(3, 0), "of its students do not fit"),
+        (sizes(3, -3), "of its students do not fit"),
         (sizes(3, 2**24), "of its students do not fit"),
-        (sizes(3, 2**24 - 1), "do not fit its backbone"),
-        (sizes(4, 3), "do not fit its backbone"),
+        (sizes(3, None), "of its students do not fit"),
+        (sizes(3, 4), "of a student do not fit its backbone"),
     ],
 )
-def test_numbers_of_features_are_those_of_the_students(edit, reason, clf, path):
+def test_number_of_features_is_there_for_each_student(edit, reason, clf, path):
     save(clf, path)
     edited(path, edit)
     with pytest.raises(InvalidFileError, match=reason):
@@ -971,7 +971,8 @@ HUGE = {"$partial": [{"$part": "MLP"}, [], {"hidden": {"$tuple": [10**9, 10**5]}
         (set_item("ensemble", "n_outputs", to=10**12), "give 1000000000000 outputs"),
         (set_item("ensemble", "input_shape", to=[1]), "does not fit the rows"),
         (set_item("ensemble", "number", to=1), "there are 0 weights"),
-        (set_item("ensemble", "connection", to=None), "and should be"),
+        (set_item("ensemble", "connection", to=None), "'students.1.head.weight' are"),
+        (set_item("ensemble", "connection", to={"$part": "Dense"}), "weights lack"),
         (set_item("ensemble", "connection", to={"$part": "MLP"}), "'connection'"),
         (set_item("ensemble", "students", 0, to=HUGE), "do not fit its backbone"),
         (set_item("ensemble", "students", 0, to={"$part": "Last"}), "ensemble.Last"),
@@ -1046,6 +1047,19 @@ def header_and_rest(data):
 def with_header(header, rest):
     header = json.dumps(header).encode()
     return struct.pack("<Q", len(header)) + header + rest
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_students_without_what_they_carry_on_are_refused(number, clf, path):
+    save(clf, path)
+    members = parts(path)
+    header, rest = header_and_rest(members["weights.safetensors"])
+    name = f"0.students.{number - 1}.carry"
+    header[f"0.students.{number - 1}.other"] = header.pop(name)
+    members["weights.safetensors"] = with_header(header, rest)
+    path.write_bytes(packed(members))
+    with pytest.raises(InvalidFileError, match=rf"lack, .*{re.escape(name[2:])}"):
+        load(path)
 
 
 @pytest.mark.parametrize(
