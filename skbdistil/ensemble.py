@@ -379,8 +379,7 @@ class ProgressiveEnsemble(nn.Module):
         Number of scores L.
 
     connection : {"dense", "last", "wide", "lateral"}, None, \
-            :class:`Connection` subclass or \
-             :class:`Lateral`, default="dense"
+            :class:`Connection` subclass or :class:`Lateral`, default="dense"
         How a student uses what earlier students computed.
 
     input_mean, input_scale : torch.Tensor or None, default=None
