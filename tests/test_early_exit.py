@@ -58,6 +58,7 @@ SMALL = {
     "n_estimators": N_STAGES,
     "max_epochs": 3,
     "learning_rate": 0.005,  # students that are not sure of everything
+    "combine": "mean",  # students that may vote
 }
 
 
@@ -237,6 +238,20 @@ def test_students_run_on_the_rows_that_are_left_only(clf, digits):
     finally:
         for handle in handles:
             handle.remove()
+
+
+@pytest.mark.parametrize("combine", ["sum", "learned"])
+def test_students_that_are_no_predictions_do_not_vote(digits, combine):
+    options = {**SMALL, "combine": combine, "n_estimators": 2}
+    clf = BDistilClassifier(LogisticRegression(max_iter=300), **options)
+    clf.fit(*digits[:2])
+    with common.raises(
+        "'rule' parameter of EarlyExitClassifier is 'agreement'",
+        f"combine='{combine}'",
+        "Use combine='mean', or another rule",
+    ):
+        calibrated(clf, digits, rule="agreement")
+    assert len(calibrated(clf, digits).thresholds_) == 1
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -550,16 +550,24 @@ def test_an_interrupt_is_not_early_stopping():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_patience_restores_the_best_state():
+@pytest.mark.parametrize(
+    ("combine", "n_previous"), [("mean", 0), ("mean", 2), ("sum", 2), ("learned", 2)]
+)
+def test_patience_restores_the_best_state(combine, n_previous):
     """Without a schedule, a rate that is too large makes the loss go up again."""
     rows = make_rows(n=40)
     valid = _validation_rows(rows)
+    for _ in range(n_previous):
+        student = rows.ensemble.new_student(STUDENT)
+        valid.add(*valid.run(student))
+        join(rows, student)
     net = _template(optimizer=torch.optim.AdamW, callbacks="disable")
     student, history = _train(
         net,
         rows=rows,
         valid=valid,
         patience=4,
+        combine=combine,
         epochs=400,
         learning_rate=0.3,
         batch_size=8,
