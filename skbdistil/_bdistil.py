@@ -1058,7 +1058,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     ...     random_state=0,
     ... ).fit(X, y)
     >>> clf.stage_costs_.cumulative_macs
-    array([ 88, 208])
+    array([ 88, 184])
     >>> clf[:1].predict(X[:2]).shape
     (2,)
     """
