@@ -12,7 +12,7 @@ from torch import nn
 from common import SMALL, raises
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting._loop import Boosting
-from skbdistil.students import MLP
+from skbdistil.students import MLP, ConvNet2d
 
 JOINT = {**SMALL, "refine": "only"}
 
@@ -113,3 +113,14 @@ def test_joint_training_that_is_interrupted_leaves_nothing_untrained(data, monke
         clf.set_params(n_estimators=3, warm_start=True).fit(*data)
     assert len(clf) == 2
     assert_array_equal(clf.predict_proba(data[0]), expected)
+
+
+@pytest.mark.parametrize("refine", [None, "only"])
+def test_batches_of_one_row_are_refused_where_they_are_normalised(refine):
+    X = np.random.default_rng(0).standard_normal((6, 1, 8, 8))
+    y = np.array([0, 1] * 3)
+    options = {**SMALL, "student": partial(ConvNet2d, channels=(2, 3)), "batch_size": 1}
+    with raises("Batch normalisation", "'batch_size' to 2 or more"):
+        BDistilClassifier("precomputed", **options, refine=refine).fit(
+            X, y, teacher_scores=np.where(y[:, None] == [0, 1], 1.0, -1.0)
+        )

@@ -199,6 +199,14 @@ class Trainer:
                 # skorch's callbacks end training with the same exception as Ctrl-C.
                 if not _raised_by_callback(stop):
                     raise
+            except ValueError as error:
+                # As torch words it.
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ValueError(
+                    "Batch normalisation cannot be trained in batches of one row. Set "
+                    "'batch_size' to 2 or more, for at least two training rows."
+                ) from error
             net.notify("on_train_end", X=data, y=None)
         if self.centres:
             for student in students:
