@@ -11,6 +11,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
+from common import raises
 from skbdistil.costs import stage_costs
 from skbdistil.ensemble import (
     Connection,
@@ -55,6 +56,7 @@ CONNECTIONS = {
     "none": None,
     "dense": "dense",
     "last": "last",
+    "wide": "wide",
     "lateral": "lateral",
     "lateral_last": Lateral("last"),
     "lateral_shared1": Lateral(shared_blocks=1),
@@ -125,9 +127,11 @@ def _joined_by_hand(name, ensemble, x):
     """Scores of the heads of students whose last features are connected."""
     scores, joined = [], []
     for t, student in enumerate(ensemble.students):
-        h = _own_features(student.backbone, x)
+        own = h = _own_features(student.backbone, x)
         if t > 0:
-            if name == "dense":
+            if name == "wide":
+                h = torch.cat([h, *joined], 1)
+            elif name == "dense":
                 h = torch.cat([h, *joined], 1)
                 h = _linear(student.join.linear, h).clamp(min=0)
             elif name == "last":
@@ -138,7 +142,8 @@ def _joined_by_hand(name, ensemble, x):
                     _linear(m, k) for m, k in zip(student.join.mix, joined, strict=True)
                 ]
                 h = h / (1 + torch.exp(-sum(terms)))
-        joined.append(h)
+        # What later students read of this one.
+        joined.append(own if name == "wide" else h)
         scores.append(_linear(student.head, h))
     return scores
 
@@ -496,7 +501,7 @@ def _mlp_stage_by_hand(name, t, shape, widths):
         if shared and t > 0:
             inputs[shared] = widths[0][shared - 1]
             inputs, outputs = inputs[shared:], outputs[shared:]
-    elif t > 0 and name != "none":
+    elif t > 0 and name not in ("none", "wide"):
         last = [other[-1] for other in widths[:t]]
         if name == "user":
             inputs += last
@@ -504,7 +509,9 @@ def _mlp_stage_by_hand(name, t, shape, widths):
         else:
             inputs.append(own[-1] + (last[-1] if name == "last" else sum(last)))
             outputs.append(own[-1])
-    inputs.append(own[-1])
+    # What the head reads.
+    earlier = [other[-1] for other in widths[:t]] if name == "wide" else []
+    inputs.append(own[-1] + sum(earlier))
     outputs.append(N_OUTPUTS)
     macs = sum(i * o for i, o in zip(inputs, outputs, strict=True))
     return macs, sum(outputs)
@@ -797,3 +804,43 @@ def test_a_part_left_in_training_mode_is_put_back():
     ensemble.students[0].backbone.train()
     ensemble.eval()
     assert not any(module.training for module in ensemble.modules())
+
+
+def test_connection_may_return_another_number_of_features():
+    class Halved(Connection):
+        """Averages neighbours; later students read the whole."""
+
+        passes_on = "own"
+
+        def __init__(self, n_features, earlier):
+            super().__init__(n_features, earlier)
+            assert earlier == [6] * len(earlier)
+            self.n_joined = n_features // 2
+
+        def forward(self, features, earlier):
+            return features.unflatten(1, (-1, 2)).mean(2)
+
+    ensemble = ProgressiveEnsemble((4,), N_OUTPUTS, connection=Halved)
+    for _ in range(3):
+        ensemble.append(ensemble.new_student(partial(MLP, hidden=(6,))))
+    assert [s.head.in_features for s in ensemble.students] == [6, 3, 3]
+    assert [s.n_features for s in ensemble.students] == [6, 6, 6]
+    assert ensemble(torch.randn(5, 4)).shape == (5, N_OUTPUTS)
+
+
+@pytest.mark.parametrize(("name", "value"), [("reads", "first"), ("passes_on", "all")])
+def test_attributes_of_a_connection_are_checked(name, value):
+    mine = type("Mine", (Dense,), {name: value})
+    with raises(f"'{name}' of Mine", repr(value)):
+        ProgressiveEnsemble((4,), N_OUTPUTS, connection=mine)
+
+
+def test_connection_with_features_it_does_not_promise_is_refused():
+    class Odd(Connection):
+        def forward(self, features, earlier):
+            return features[:, 1:]
+
+    ensemble = ProgressiveEnsemble((4,), N_OUTPUTS, connection=Odd)
+    ensemble.append(ensemble.new_student(MLP))
+    with raises("The connection Odd", "n_joined", "(n, 32)", "(2, 31)"):
+        ensemble.new_student(MLP)
