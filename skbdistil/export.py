@@ -8,7 +8,6 @@ import logging
 import warnings
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from numbers import Integral
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from skbdistil import __version__
 from skbdistil._files import new_folder, write_file, write_stages
 from skbdistil._optional import required
 from skbdistil._preprocessing import (
@@ -441,7 +441,7 @@ def _manifest(parts, rows):
         early_exit = _stored_rule(early)
     return {
         "schema_version": _SCHEMA_VERSION,
-        "package_version": version("skbdistil"),
+        "package_version": __version__,
         "kind": "regressor" if classes is None else "classifier",
         "classes": classes,
         "targets": targets,

@@ -8,7 +8,6 @@ from collections.abc import Sized
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skbdistil import __version__
 from skbdistil._bdistil import BDistilClassifier
 from skbdistil._boosting._game import Certificate
 from skbdistil._boosting._rows import resolve_device
@@ -172,7 +172,7 @@ def save(estimator, path, *, include_teacher=False):
     root = writer.node(estimator, "The estimator")
     document = {
         "schema_version": SCHEMA,
-        "package_version": version("skbdistil"),
+        "package_version": __version__,
         "estimator": root,
     }
     members = {

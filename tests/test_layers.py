@@ -217,6 +217,8 @@ def imported_modules(module):
     names = {name for name in imported_names(module) if name.startswith("skbdistil")}
     # A bare "import skbdistil" would reach every module unseen.
     assert "skbdistil" not in names
+    # A string, which is in no module.
+    names.discard("skbdistil.__version__")
     edges = set()
     for name in names:
         parts = name.split(".")[1:]
