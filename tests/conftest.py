@@ -1,8 +1,6 @@
+import ctypes
 import os
-import shutil
-import tempfile
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -68,23 +66,40 @@ def exported(early, tmp_path_factory):
 
 
 @pytest.fixture
-def folder_of_nobody():
-    """A folder of somebody who may not write anywhere, as root may."""
+def strict_folder(tmp_path):
+    """A folder whose permissions count, for root too."""
     if not hasattr(os, "geteuid"):
         pytest.skip("needs the permissions of POSIX")
-    # Not tmp_path, which is in a folder that only its owner can enter.
-    folder = Path(tempfile.mkdtemp(prefix="test-skbdistil-"))
-    user = os.geteuid()
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    with obeying_permissions() if os.geteuid() == 0 else nullcontext():
+        try:
+            yield folder
+        finally:
+            folder.chmod(0o700)
+
+
+@contextmanager
+def obeying_permissions():
+    """Give up root's right to write where permissions forbid it; Linux only.
+
+    Not by becoming somebody else, who may not read an interpreter or an environment
+    that only its owner can enter.
+    """
+    libc = ctypes.CDLL(None)
+    # Version 3 of the interface, and this thread.
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    # Of two halves each: what is in effect, what is permitted, what is inherited.
+    rights = (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, rights) == 0
+    before = rights[0]
+    rights[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, rights) == 0
     try:
-        if user == 0:
-            nobody = 65534
-            os.chown(folder, nobody, nobody)
-            os.seteuid(nobody)
-        yield folder
+        yield
     finally:
-        os.seteuid(user)
-        folder.chmod(0o700)
-        shutil.rmtree(folder)
+        rights[0] = before
+        assert libc.capset(header, rights) == 0
 
 
 @pytest.fixture

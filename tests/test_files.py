@@ -138,33 +138,33 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind, monkeypatch):
     assert kind not in ("pipe", "link to a pipe") or (tmp_path / "pipe").is_fifo()
 
 
-def test_file_that_may_not_be_written_to_is_not_replaced(folder_of_nobody):
-    path = folder_of_nobody / "model.skb"
+def test_file_that_may_not_be_written_to_is_not_replaced(strict_folder):
+    path = strict_folder / "model.skb"
     path.write_bytes(b"old")
     path.chmod(0o444)
     with pytest.raises(PermissionError) as info:
         write_file(path, b"new")
     assert_names(info.value, os.path.realpath(path))
     assert path.read_bytes() == b"old"
-    assert names(folder_of_nobody) == ["model.skb"]
+    assert names(strict_folder) == ["model.skb"]
 
 
-def test_read_only_folder_stays_as_it_is(folder_of_nobody):
-    file, empty = folder_of_nobody / "model.skb", folder_of_nobody / "empty"
+def test_read_only_folder_stays_as_it_is(strict_folder):
+    file, empty = strict_folder / "model.skb", strict_folder / "empty"
     file.write_bytes(b"old")
     empty.mkdir()
     empty.chmod(0o555)
-    folder_of_nobody.chmod(0o555)
-    for path in (file, folder_of_nobody / "new.skb"):
+    strict_folder.chmod(0o555)
+    for path in (file, strict_folder / "new.skb"):
         with pytest.raises(PermissionError) as info:
             write_file(path, b"new")
         assert_names(info.value, path)
-    for path in (empty, folder_of_nobody / "export"):
+    for path in (empty, strict_folder / "export"):
         with pytest.raises(PermissionError) as info, new_folder(path) as folder:
             fill(folder)
         assert_names(info.value, path)
     assert file.read_bytes() == b"old"
-    assert names(folder_of_nobody) == ["empty", "model.skb"]
+    assert names(strict_folder) == ["empty", "model.skb"]
     assert names(empty) == []
 
 

@@ -805,30 +805,17 @@ def test_full_disk_leaves_everything_as_it_was(clf, exported, tmp_path, full_dis
         assert contents(tmp_path) == before
 
 
-@pytest.fixture(scope="module")
-def all_written(clf, exported, tmp_path_factory):
-    """Everything was written once, so that what is imported late is imported.
-
-    Nobody may not read an interpreter or an environment that only its owner can enter.
-    """
-    for path, write in write_all(
-        clf, exported, tmp_path_factory.mktemp("all_written")
-    ).items():
-        write(path)
-
-
-@pytest.mark.usefixtures("all_written")
-def test_read_only_folder_is_left_as_it_is(clf, folder_of_nobody):
-    (folder_of_nobody / "model.skb").write_bytes(b"old")
-    (folder_of_nobody / "stages").mkdir()
-    (folder_of_nobody / "stages").chmod(0o555)
-    folder_of_nobody.chmod(0o555)
-    before = contents(folder_of_nobody)
-    readable = folder_of_nobody / "no"
-    for path, write in write_all(clf, readable, folder_of_nobody).items():
+def test_read_only_folder_is_left_as_it_is(clf, strict_folder):
+    (strict_folder / "model.skb").write_bytes(b"old")
+    (strict_folder / "stages").mkdir()
+    (strict_folder / "stages").chmod(0o555)
+    strict_folder.chmod(0o555)
+    before = contents(strict_folder)
+    readable = strict_folder / "no"
+    for path, write in write_all(clf, readable, strict_folder).items():
         if path.name == "lower":
             continue
         with pytest.raises(PermissionError) as info:
             write(path)
         assert info.value.filename == str(path)
-        assert contents(folder_of_nobody) == before
+        assert contents(strict_folder) == before
