@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from torch import nn
 
 from skbdistil.ensemble import Lateral
 from skbdistil.students import MLP
@@ -30,6 +31,17 @@ CHECKED = {
 CONNECTIONS = [None, "dense", "last", "lateral", Lateral(shared_blocks=1)]
 
 COMBINATIONS = ["mean", "sum", "learned"]
+
+
+class Embedded(nn.Module):
+    """Indices of at most 9 to features."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(10, 6)
+
+    def forward(self, x):
+        return self.embedding(x)
 
 
 def student_bits(model):

@@ -31,7 +31,7 @@ from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
 from torch import nn
 
-from common import COMBINATIONS, student_bits
+from common import COMBINATIONS, Embedded, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
 from skbdistil._boosting import _plan, _progress, _rows, _training
 from skbdistil.ensemble import Lateral
@@ -1066,17 +1066,6 @@ def test_rows_without_scaling_reach_the_students_as_they_are(estimator):
     assert seen[0].dtype == torch.float64
     scaled = fitted(estimator, X=X)
     assert staged_scores(scaled, X).shape == staged_scores(model, X).shape
-
-
-class Embedded(nn.Module):
-    """Indices of at most 9 to features."""
-
-    def __init__(self, input_shape):
-        super().__init__()
-        self.embedding = nn.EmbeddingBag(10, 6)
-
-    def forward(self, x):
-        return self.embedding(x)
 
 
 @ESTIMATORS

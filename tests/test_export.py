@@ -37,6 +37,7 @@ from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 import common
+from common import Embedded
 from skbdistil import BDistilClassifier, BDistilRegressor, export
 from skbdistil.costs import stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
@@ -846,17 +847,6 @@ def test_missing_dependency(clf, function, name, tmp_path, monkeypatch):
         function(clf, tmp_path / "export")
     # They need none of them.
     to_torch_export(clf)
-
-
-class Embedded(nn.Module):
-    """Indices of at most 9 to features."""
-
-    def __init__(self, input_shape):
-        super().__init__()
-        self.embedding = nn.EmbeddingBag(10, 6)
-
-    def forward(self, x):
-        return self.embedding(x)
 
 
 def test_students_of_integers_are_exported_to_torch_and_refused_for_onnx(tmp_path):

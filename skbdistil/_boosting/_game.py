@@ -384,12 +384,14 @@ class BoostingGame:
             lightest = self._log_prior.min(
                 where=self._log_prior > -np.inf, initial=np.inf
             )
-            start = (log(2) - lightest) / self.eta
             growth = self.eta * self._history("moment") - self.student_edges
             proved = np.logical_and.accumulate(step <= LARGEST_STEP)
-            bound[proved] = ((start + np.cumsum(growth, axis=0)) / stage)[proved]
             log_mass = self._history("log_mass") - lightest
-            potential = actual + log_mass / (self.eta * stage)
+            # A step close to 0 proves nothing either.
+            with np.errstate(over="ignore"):
+                start = (log(2) - lightest) / self.eta
+                bound[proved] = ((start + np.cumsum(growth, axis=0)) / stage)[proved]
+                potential = actual + log_mass / (self.eta * stage)
         return Certificate(bound, potential, actual, mean, step)
 
     def reset(self):

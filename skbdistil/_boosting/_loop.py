@@ -109,7 +109,7 @@ class Boosting:
         failed = None
         try:
             losses = self._losses_held_out()
-            best = self._states()
+            best = self._states() if losses else []
             for seed in seeds[n_before:].tolist():
                 began = time.perf_counter()
                 number = len(self.rounds) + 1
