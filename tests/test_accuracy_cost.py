@@ -223,19 +223,21 @@ def test_single_networks_cost_what_the_ensemble_has_spent(name, task):
 
 
 @pytest.mark.parametrize(
-    ("name", "n_students"), [("few_students", 2), ("many_students", 8)]
+    ("name", "share"), [("connection_none", None), ("quarter", 0.25)]
 )
-def test_other_numbers_of_students_cost_the_same(name, n_students, task):
+def test_students_are_as_wide_as_their_cost_allows(name, share, task):
     method = method_named(name)
     stages = method.run(task, edge_tol=np.inf, **method.settings)
-    assert len(stages) == n_students
+    assert len(stages) == DIGITS.n_estimators
+    connection = method.settings.get("connection", "auto")
 
     def total(width):
-        return task.macs(DIGITS.student(width), n_students)[-1]
+        factory = DIGITS.student(width)
+        return task.macs(factory, DIGITS.n_estimators, connection)[-1]
 
-    spent = task.spent()[-1]
-    others = [abs(total(width) - spent) for width in range(1, 40)]
-    assert abs(stages[-1].macs - spent) == min(others)
+    wanted = share * task.teacher.macs if share else task.spent()[-1]
+    others = [abs(total(width) - wanted) for width in range(1, 40)]
+    assert abs(stages[-1].macs - wanted) == min(others)
 
 
 @pytest.mark.parametrize("n_train", [None, 100])
@@ -506,10 +508,10 @@ def test_report_is_written(measured, tmp_path):
         # factor of the method.
         ("bdistil", 600),
         ("no_resched", 100 + 200 + 300 + 400 + 500 + 600),
-        ("no_resched_long", 2 * 2100),
-        ("multi_exit", 2 * 600),
+        ("no_resched_long", 3 * 2100),
+        ("multi_exit", 600),
         ("together", 3.5 * 600),
-        ("refine_final", 0.5 * 600 + 1.5 * 600),
+        ("refine_final", 600),
         ("refine_rounds", 0.5 * 600 + 0.5 * 2100),
     ],
 )

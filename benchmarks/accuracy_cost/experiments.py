@@ -63,7 +63,7 @@ class DataSet:
         Training rows that students see, the first ones; None for all.
     files : tuple of str
         In the folder of the data.
-    traits : frozenset of {"quick", "tabular", "convolutional", "ablation"}
+    traits : frozenset of {"quick", "tabular", "convolutional", "network_teacher"}
         Methods that need one of these run on data sets that have it.
     """
 
@@ -98,6 +98,8 @@ class Method:
         Factor of the epochs of the data set; None for methods that have none.
     needs : frozenset
         Traits of the data sets that it runs on.
+    ablation : bool
+        Whether it is B-DISTIL with one part changed.
     quick : bool
         Whether ``--quick`` runs it.
     """
@@ -108,6 +110,7 @@ class Method:
     settings: dict = field(default_factory=dict)
     epochs: float | None = 1
     needs: frozenset = frozenset()
+    ablation: bool = False
     quick: bool = False
 
     def fits(self, dataset):
@@ -120,7 +123,7 @@ def fingerprint(dataset, method):
 
     Code is not part of it: delete the lines of what a change of code makes stale.
     """
-    shown = ("label", "traits", "needs", "quick")
+    shown = ("label", "traits", "needs", "ablation", "quick")
     settings = [
         {key: value for key, value in asdict(part).items() if key not in shown}
         for part in (dataset, method)
@@ -164,59 +167,53 @@ DATA_SETS = [
     # width, number of students, epochs.
     DataSet("digits", "Digits", data.digits,
             Teacher("digits", wide_mlp, 60, 0.005), mlp, 8, 6, 40,
-            batch_size=32, traits=_traits("quick", "tabular", "ablation")),
+            batch_size=32, traits=_traits("quick", "tabular", "network_teacher")),
     DataSet("ellipsoid", "Ellipsoid", data.ellipsoid,
             Teacher("ellipsoid", wide_mlp, 30, 0.005), mlp, 8, 6, 30,
-            traits=_traits("quick", "tabular")),
+            traits=_traits("quick", "tabular", "network_teacher")),
     DataSet("cube", "Cube", data.cube,
             Teacher("cube", wide_mlp, 30, 0.005), mlp, 8, 6, 30,
-            traits=_traits("quick", "tabular")),
+            traits=_traits("quick", "tabular", "network_teacher")),
     DataSet("letter_hgb", "Letter, boosted trees", data.letter,
             Teacher("letter_hgb", boosted_trees), mlp, 16, 6, 8,
-            files=("letter.npz",), traits=_traits("tabular", "ablation")),
+            files=("letter.npz",), traits=_traits("tabular")),
     DataSet("letter_trees", "Letter, randomized trees", data.letter,
             Teacher("letter_trees", trees), mlp, 16, 6, 8,
             files=("letter.npz",), traits=_traits("tabular")),
     DataSet("fashion_mnist", "Fashion-MNIST", data.fashion_mnist,
             fashion_teacher, mlp, 16, 6, 8, n_train=20000,
-            files=("fashion_mnist.npz",), traits=_traits("ablation")),
+            files=("fashion_mnist.npz",), traits=_traits("network_teacher")),
     DataSet("fashion_mnist_conv", "Fashion-MNIST, convolutional",
             data.fashion_mnist_images,
             fashion_teacher, conv2d, 8, 4, 6, learning_rate=0.02, n_train=20000,
             files=("fashion_mnist.npz",),
-            traits=_traits("convolutional", "ablation")),
+            traits=_traits("convolutional", "network_teacher")),
     DataSet("cifar10", "CIFAR-10", data.cifar10,
             Teacher("cifar10", "cifar10_teacher.npz"), stem_conv2d, 4, 4, 4,
             learning_rate=0.02, single=deep_conv2d, n_train=25000,
             files=("cifar10_jpeg.npz", "cifar10_teacher.npz"),
-            traits=_traits("convolutional", "ablation")),
+            traits=_traits("convolutional", "network_teacher")),
     DataSet("dsa19", "DSA-19", data.dsa19,
             Teacher("dsa19", lstm, 15, 0.005), gru, 8, 4, 6,
-            files=("dsa19.npz",)),
+            files=("dsa19.npz",), traits=_traits("network_teacher")),
     DataSet("fsdd", "Spoken digits", data.fsdd,
             Teacher("fsdd", wide_conv1d, 20, 0.005), conv1d, 8, 4, 20,
             learning_rate=0.02, files=("fsdd_logmel.npz",),
-            traits=_traits("convolutional")),
+            traits=_traits("convolutional", "network_teacher")),
 ]
 
 
+def _ablation(name, label, *needs, **settings):
+    return Method(name, label, distil, settings, needs=_traits(*needs), ablation=True)
+
+
 def _connection(name, label, connection, *needs):
-    return Method(f"connection_{name}", label, distil, {"connection": connection},
-                  needs=_traits(*needs))
-
-
-def _ablation(name, label, **settings):
-    return Method(name, label, distil, settings, needs=_traits("ablation"))
-
-
-def _combination(combine, label):
-    return Method(f"combine_{combine}", label, methods.distil, {"combine": combine})
+    settings = {"connection": connection, "same_cost": True}
+    return _ablation(f"connection_{name}", label, *needs, **settings)
 
 
 distil = methods.distil
 alone = DistillationObjective("kl", on="student", barrier=None)
-# Twice the epochs of frozen rounds in all, most of them together.
-refined = {"refine": "final", "refine_factor": 3}
 boosted_mid_trees = AdaBoostClassifier(
     DecisionTreeClassifier(max_depth=6), n_estimators=100
 )
@@ -225,28 +222,29 @@ METHODS = [
     # Name, label, function and its settings.
     Method("teacher", "Teacher", methods.teacher, epochs=None, quick=True),
     Method("bdistil", "B-DISTIL", distil, quick=True),
-    Method("refine_final", "B-DISTIL, refined", distil, refined, epochs=0.5,
-           quick=True),
+    # As much training as B-DISTIL: half of it in rounds, half of it together.
+    Method("refine_final", "B-DISTIL, refined", distil,
+           {"refine": "final", "refine_factor": 1}, epochs=0.5, quick=True),
     Method("refine_rounds", "B-DISTIL, refined each round", distil,
-           {"refine": "rounds"}, epochs=0.5),
-    Method("bdistil_long", "B-DISTIL, twice the epochs", distil, epochs=2),
+           {"refine": "rounds", "refine_factor": 1}, epochs=0.5),
+    Method("multi_exit", "Trained jointly", distil,
+           {"refine": "only", "refine_factor": 1}, quick=True),
+    Method("together", "Trained jointly, cost of single students", distil,
+           {"refine": "only"}),
     Method("barrier", "Barrier only", distil, {"objective": "barrier"}),
-    _connection("none", "No connection", None),
-    _connection("dense", "Dense", "dense", "convolutional"),
-    _connection("last", "Last", "last"),
-    _connection("lateral", "Lateral, no shared block", "lateral", "convolutional"),
     Method("no_resched", "Single students", methods.single_students, quick=True),
-    Method("no_resched_long", "Single students, twice the epochs",
-           methods.single_students, epochs=2, quick=True),
     Method("resched", "Independent students", methods.independent_students,
            {"objective": alone}, quick=True),
     Method("resched_barrier", "Independent students, with barrier",
            methods.independent_students, quick=True),
     Method("plain", "Labels only", methods.single_networks),
-    Method("multi_exit", "Trained jointly", distil,
-           {"refine": "only", "refine_factor": 1}, epochs=2, quick=True),
-    Method("together", "Trained jointly, cost of single students", distil,
-           {"refine": "only"}),
+    Method("bdistil_long", "B-DISTIL, three times the epochs", distil, epochs=3),
+    Method("no_resched_long", "Single students, three times the epochs",
+           methods.single_students, epochs=3),
+    Method("together_long", "Trained jointly, cost of single students, three times",
+           distil, {"refine": "only"}, epochs=3),
+    Method("quarter", "B-DISTIL, a quarter of the teacher's cost", distil,
+           {"teacher_share": 0.25}, needs=_traits("network_teacher")),
     Method("torchensemble_voting", "TorchEnsemble, voting", peers.torch_ensemble,
            {"name": "VotingClassifier"}),
     Method("torchensemble_gb", "TorchEnsemble, boosting", peers.torch_ensemble,
@@ -256,21 +254,14 @@ METHODS = [
     Method("hist_gradient_boosting", "Boosted trees", peers.sklearn_boosting,
            {"estimator": HistGradientBoostingClassifier(max_iter=100)},
            epochs=None, needs=_traits("tabular")),
-    _combination("mean", "Mean of the heads"),
-    _combination("sum", "Sum of the heads"),
-    _combination("learned", "Learned combination"),
+    _ablation("combine_mean", "Mean of the heads", combine="mean"),
+    _ablation("combine_sum", "Sum of the heads", combine="sum"),
+    _ablation("combine_learned", "Learned combination", combine="learned"),
+    _connection("none", "No connection", None),
+    _connection("dense", "Dense", "dense", "convolutional"),
+    _connection("last", "Last", "last"),
+    _connection("lateral", "Lateral, no shared block", "lateral", "convolutional"),
     _ablation("no_boosting", "eta = 0", eta=0),
     _ablation("no_barrier", "No barrier", objective="kl"),
-    _ablation("indicator", "Indicator barrier",
-              objective=DistillationObjective(barrier="indicator")),
-    _ablation("eta_small", "0.3 eta", eta_factor=0.3),
-    _ablation("eta_large", "3 eta", eta_factor=3),
-    _ablation("gamma_small", "gamma = 0.3", objective=DistillationObjective(gamma=0.3)),
-    _ablation("gamma_large", "gamma = 3", objective=DistillationObjective(gamma=3)),
-    _ablation("temperature", "temperature = 2",
-              objective=DistillationObjective(temperature=2)),
-    _ablation("few_students", "T / 2, same cost", student_factor=0.5),
-    _ablation("many_students", "2 T, same cost", student_factor=2),
-    _ablation("labels", "alpha = 0.5", objective=DistillationObjective(alpha=0.5)),
 ]
 # fmt: on

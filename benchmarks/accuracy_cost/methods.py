@@ -57,13 +57,14 @@ class Task:
             "device": self.device,
         }
 
-    def macs(self, factory, n_students=1):
+    def macs(self, factory, n_students=1, connection="auto"):
         """Cumulative multiply-accumulates of students of one backbone, by stage."""
         return ensemble_macs(
             self.split.X_train.shape[1:],
             self.teacher.train.shape[1],
             factory,
             n_students,
+            connection,
         )
 
     def spent(self):
@@ -87,7 +88,8 @@ def teacher(task):
 def distil(
     task,
     *,
-    student_factor=1,
+    same_cost=False,
+    teacher_share=None,
     eta_factor=None,
     refine_factor=None,
     **settings,
@@ -97,9 +99,11 @@ def distil(
     Parameters
     ----------
     task : Task
-    student_factor : float
-        Number of students in units of that of the data set. Their width is such that
-        all of them cost what they do with a factor of 1.
+    same_cost : bool
+        Whether the students are as wide as makes all of them cost what they do with
+        the connection of the package.
+    teacher_share : float or None
+        Cost of all students in units of that of the teacher.
     eta_factor : float or None
         Step of the game in units of the automatic one.
     refine_factor : float or None
@@ -107,13 +111,17 @@ def distil(
     **settings : dict
         Parameters of the estimator.
     """
-    width, n_students = task.data.width, round(student_factor * task.data.n_estimators)
-    if student_factor != 1:
+    width, n_students = task.data.width, task.data.n_estimators
+    wanted = task.spent()[-1] if same_cost else None
+    if teacher_share is not None:
+        wanted = teacher_share * task.teacher.macs
+    if wanted is not None:
+        connection = settings.get("connection", "auto")
 
-        def costs(width):
-            return task.macs(task.data.student(width), n_students)[-1]
+        def cost(width):
+            return task.macs(task.data.student(width), n_students, connection)[-1]
 
-        width = nearest_width(task.spent()[-1], costs)
+        width = nearest_width(wanted, cost)
     if eta_factor is not None:
         scores = task.teacher.train
         eta = auto_eta(float(np.abs(scores).max()), len(scores), n_students)
@@ -131,16 +139,17 @@ def _distil(task, factory, n_students, **settings):
         student=factory,
         n_estimators=n_students,
         random_state=task.seed,
-        **task.training,
-        **settings,
+        **(task.training | settings),
     )
     clf.fit(task.split.X_train, task.split.y_train, teacher_scores=task.teacher.train)
     return clf.ensemble_
 
 
-def single_students(task):
+def single_students(task, **settings):
     """NO-RESCHED: for each stage one student, of the cost of `bdistil` by then."""
-    ensembles = [_distil(task, factory, 1) for factory in task.singles(task.spent())]
+    ensembles = [
+        _distil(task, factory, 1, **settings) for factory in task.singles(task.spent())
+    ]
     return [
         stage
         for ensemble in ensembles

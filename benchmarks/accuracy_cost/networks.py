@@ -61,9 +61,10 @@ def empty_ensemble(X, n_outputs):
     ).float()
 
 
-def ensemble_macs(input_shape, n_outputs, factory, n_students):
+def ensemble_macs(input_shape, n_outputs, factory, n_students, connection="auto"):
     """Cumulative multiply-accumulates by stage, without any training."""
-    connection = _auto_connection([factory], input_shape, n_outputs)
+    if connection == "auto":
+        connection = _auto_connection([factory], input_shape, n_outputs)
     ensemble = ProgressiveEnsemble(input_shape, n_outputs, connection=connection)
     add_students(ensemble, factory, n_students, seed=0)
     return stage_costs(ensemble, ensemble.example()).cumulative_macs

@@ -20,19 +20,19 @@ SHOWN = [
     "bdistil",
     "together",
     "no_resched",
-    "no_resched_long",
     "resched",
 ]
 # Against what had as many epochs, or as much training in all.
 PAIRS = [
     ("bdistil", "no_resched"),
     ("together", "no_resched"),
+    ("bdistil", "multi_exit"),
+    ("refine_final", "multi_exit"),
     ("bdistil", "resched"),
     ("bdistil", "resched_barrier"),
     ("bdistil", "plain"),
     ("bdistil_long", "no_resched_long"),
-    ("bdistil_long", "multi_exit"),
-    ("refine_final", "multi_exit"),
+    ("together_long", "no_resched_long"),
 ]
 N_FIRST = 4  # stages that all data sets have
 NOTHING = (np.nan, np.nan)
@@ -130,7 +130,7 @@ class Measured:
 
 def is_aligned(method):
     """Whether the stages of a method are to be compared with those of `bdistil`."""
-    return method.epochs is not None and "student_factor" not in method.settings
+    return method.epochs is not None and "teacher_share" not in method.settings
 
 
 def mean_and_error(values):
@@ -171,7 +171,7 @@ def accuracy_tables(measured):
         spent = measured.mean(dataset, "bdistil", "macs")[0][-1]
         rows = []
         for method in METHODS:
-            if "ablation" in method.needs or not measured.has(dataset, method.name):
+            if method.ablation or not measured.has(dataset, method.name):
                 continue
             means, errors = measured.mean(dataset, method.name)
             cells = [cell(100 * m, 100 * e) for m, e in zip(means, errors, strict=True)]
@@ -246,7 +246,7 @@ def goal_tables(measured):
             title = f"{BY_NAME[name].label} minus {BY_NAME[rival].label.lower()}"
             header = ["Points at stage", *range(1, N_FIRST + 1), "last"]
             yield from table(title, header, rows)
-    for name in ("bdistil", "together"):
+    for name in ("bdistil", "together", "quarter"):
         rows = list(_near_teacher(measured, name))
         header = ["Data set", "Teacher", "Last stage", "First stage within a point"]
         header.append("Its cost / teacher's")
@@ -271,16 +271,14 @@ def _near_teacher(measured, name):
 
 def ablation_tables(measured):
     """What a change of the settings does to all stages and to the last one."""
-    datasets = [data for data in measured.datasets if "ablation" in data.traits]
-    changed = [m for m in METHODS if m.run is distil and m.name != "bdistil"]
+    datasets = measured.datasets
+    changed = [method for method in METHODS if method.ablation]
     for part, reduce in (
         ("mean over the stages", np.mean),
         ("last stage", lambda stages: stages[-1]),
     ):
         rows = []
         for method in changed:
-            if reduce is np.mean and not is_aligned(method):
-                continue  # stages of another number of students cost something else
             found = [
                 measured.difference(dataset, method.name, "bdistil", reduce)
                 for dataset in datasets

@@ -20,6 +20,9 @@ RESULTS = Path(__file__).parent / "results" / "search.jsonl"
 # What the others are compared with.
 SINGLE = "single networks"
 
+# Beside those of the data sets.
+RATES = (0.005, 0.02, 0.04)
+
 
 def _setting(name, **settings):
     return Method(name, name, methods.distil, settings)
@@ -48,8 +51,22 @@ SETTINGS = [
         _combined("learned", 1, f", {factor} eta", eta_factor=factor)
         for factor in (0, 3)
     ),
-    _combined("learned", 0.3, ", no connection", connection=None),
+    _setting("default"),
+    _setting("indicator", objective=DistillationObjective(barrier="indicator")),
+    _setting("temperature 2", objective=DistillationObjective(temperature=2)),
+    _setting("alpha 0.5", objective=DistillationObjective(alpha=0.5)),
+    _setting("no connection", connection=None, same_cost=True),
     _setting("together", refine="only"),
+    *(_setting(f"rate {rate}", learning_rate=rate) for rate in RATES),
+    *(
+        Method(name, name, methods.single_students, {"learning_rate": rate})
+        for rate in RATES
+        for name in [f"{SINGLE}, rate {rate}"]
+    ),
+    *(
+        Method(f"{name}, twice the epochs", name, run, epochs=2)
+        for name, run in [("default", methods.distil), (SINGLE, methods.single_students)]
+    ),
 ]
 
 
