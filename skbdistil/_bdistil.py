@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skbdistil import costs
+from skbdistil import _perceptrons, costs
 from skbdistil._arrays import as_tensor, from_torch
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
@@ -38,6 +38,7 @@ from skbdistil._boosting._progress import Progress
 from skbdistil._boosting._random import draw_seeds
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
+    all_finite,
     check_in_range,
     check_scores,
     input_scaling,
@@ -65,6 +66,7 @@ from skbdistil.stages import stage_cost
 # Kept as they come, and converted batch by batch.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 _INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
+_READY_DTYPES = frozenset(map(np.dtype, _INPUT_DTYPES))
 
 
 def _input_options(dtype):
@@ -572,39 +574,63 @@ class _BaseBDistil(BaseEstimator):
     def _scores(self, X, stages):
         """Running means after some stages, in one pass over the students."""
         chunks = []
-        for _, state in self._stage_states(X):
-            means = []
-            with torch.inference_mode():
+        with torch.inference_mode():
+            for _, state in self._stage_states(X, n_ahead=stages[-1]):
+                means = []
                 for stage in range(1, stages[-1] + 1):
                     state.advance()
                     if stage in stages:
                         means.append(state.mean)
-                chunks.append(torch.stack(means))
-        with torch.inference_mode():
+                chunks.append(means[0][None] if len(means) == 1 else torch.stack(means))
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             check_scores(scores, type(self).__name__)
-        return scores.cpu().numpy()
+        return scores.numpy(force=True)
 
-    def _stage_states(self, X):
+    def _stage_states(self, X, n_ahead=0):
         """Begin a pass over the students for each chunk of rows.
 
-        Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`.
+        Yields the rows, a slice, and the :class:`~skbdistil.ensemble.StageState`, of
+        which `n_ahead` stages will be run on all rows, 0 where that is not known.
         """
-        # Before scikit-learn calls the first axis of a sequence or an image "features".
         X = from_torch(X)
-        self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
-        dtype = str(self.ensemble_.dtype).removeprefix("torch.")
-        x = validate_data(self, X, reset=False, **_input_options(dtype))
-        self._check_row_shape(x.shape)
+        is_ready = self._is_ready(X)
+        x = X if is_ready else self._validated(X)
         ensemble = self._ready_ensemble()
         n_rows = chunk_rows(self.input_shape_)
         for start in range(0, len(x), n_rows):
             rows = slice(start, min(start + n_rows, len(x)))
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
-                state = ensemble.start(self._as_input(x[rows], ensemble))
-                check_in_range(state.x, type(self).__name__)
+                inputs = self._as_input(x[rows], ensemble)
+                state = _perceptrons.start(ensemble, inputs, n_ahead)
+                if not all_finite(state.x):
+                    # NaN and infinity stay what they are when rows are scaled.
+                    self._validated(X)
+                    check_in_range(state.x, type(self).__name__)
             yield rows, state
+
+    def _is_ready(self, X):
+        """Whether validation would leave X as it is, if all of it is finite.
+
+        For a single row that takes longer than the students.
+        """
+        return (
+            type(X) is np.ndarray
+            and X.dtype in _READY_DTYPES
+            and X.shape[1:] == self.input_shape_
+            and len(X) > 0
+            and X.flags.c_contiguous
+            and not hasattr(self, "feature_names_in_")
+        )
+
+    def _validated(self, X):
+        """Rows as an array of the shape seen in fit."""
+        # Before scikit-learn calls the first axis of a sequence or an image "features".
+        self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
+        dtype = str(self.ensemble_.dtype).removeprefix("torch.")
+        x = validate_data(self, X, reset=False, **_input_options(dtype))
+        self._check_row_shape(x.shape)
+        return x
 
     def _check_row_shape(self, shape, n_axes=0):
         """Compare the shape of X with that of fit, if rows had so many axes there."""
@@ -617,7 +643,9 @@ class _BaseBDistil(BaseEstimator):
     def _as_input(self, x, ensemble):
         """Rows as the ensemble takes them."""
         given = as_tensor(x)
-        rows = given.to(ensemble.device, ensemble.input_dtype)
+        like = ensemble.like()
+        dtype = torch.int64 if ensemble.integer_input else like.dtype
+        rows = given.to(like.device, dtype)
         if ensemble.integer_input and not torch.equal(rows.to(given), given):
             raise ValueError(
                 f"{type(self).__name__} was fitted on integers without input scaling, "
@@ -645,9 +673,10 @@ class _BaseBDistil(BaseEstimator):
     def _ready_ensemble(self):
         """Ensemble on the device asked for: it may come from another machine."""
         ensemble = self.ensemble_
-        device = resolve_device(self.device, ensemble.dtype, type(self).__name__)
-        same_index = device.index in (None, ensemble.device.index)
-        if device.type != ensemble.device.type or not same_index:
+        like = ensemble.like()
+        device = resolve_device(self.device, like.dtype, type(self).__name__)
+        same_index = device.index in (None, like.device.index)
+        if device.type != like.device.type or not same_index:
             ensemble.to(device)
         return ensemble
 
@@ -777,6 +806,9 @@ class _BaseBDistil(BaseEstimator):
 
     def _sk_visual_block_(self):
         return visual_block(self)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "ensemble_")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

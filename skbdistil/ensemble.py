@@ -431,6 +431,9 @@ class ProgressiveEnsemble(nn.Module):
     [torch.Size([5, 3]), torch.Size([5, 3])]
     """
 
+    # What `skbdistil._perceptrons` has found; a copy of the ensemble has None.
+    products = None
+
     def __init__(
         self,
         input_shape,
@@ -537,7 +540,7 @@ class ProgressiveEnsemble(nn.Module):
             for name, parameter in student.named_parameters()
             if not parameter.requires_grad
         }
-        student.to(self._like())
+        student.to(self.like())
         if n_features is None:
             self._check_run(student)
         return student
@@ -673,20 +676,22 @@ class ProgressiveEnsemble(nn.Module):
         shared = isinstance(connection, Lateral) and connection.shared_blocks
         return sorted({0, position - 1} if shared else {position - 1})
 
-    def _like(self):
+    def like(self):
         """A tensor of the dtype and on the device of the ensemble."""
-        tensors = chain(self.buffers(), self.parameters())
+        # Those of its own first: walking through the modules takes time.
+        own = filter(torch.is_tensor, self._buffers.values())
+        tensors = chain(own, self.buffers(), self.parameters())
         return next((t for t in tensors if t.is_floating_point()), self._empty)
 
     @property
     def dtype(self):
         """Type of the weights."""
-        return self._like().dtype
+        return self.like().dtype
 
     @property
     def device(self):
         """Where the weights are."""
-        return self._like().device
+        return self.like().device
 
     @property
     def input_dtype(self):

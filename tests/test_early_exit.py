@@ -32,7 +32,13 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 import common
 from common import CONNECTIONS
-from skbdistil import BDistilClassifier, BDistilRegressor, _exit_runs, early_exit
+from skbdistil import (
+    BDistilClassifier,
+    BDistilRegressor,
+    _exit_runs,
+    _perceptrons,
+    early_exit,
+)
 from skbdistil._exit_calibration import (
     calibration_error,
     certified_point,
@@ -44,7 +50,6 @@ from skbdistil._exit_calibration import (
 from skbdistil._exit_rules import RULES, label_probabilities, rule_values
 from skbdistil._protocol import StagedEstimator
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import StageState
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.export import to_onnx
 from skbdistil.persistence import load, save
@@ -997,13 +1002,13 @@ def test_anytime_can_be_left(clf, digits):
 @pytest.mark.parametrize("begun", [False, True])
 def test_anytime_that_is_left_lets_go_of_what_it_held(clf, digits, monkeypatch, begun):
     states = []
-    start = type(clf.ensemble_).start
+    start = _perceptrons.start
 
-    def seen(self, x):
-        states.append(weakref.ref(state := start(self, x)))
+    def seen(*args):
+        states.append(weakref.ref(state := start(*args)))
         return state
 
-    monkeypatch.setattr(type(clf.ensemble_), "start", seen)
+    monkeypatch.setattr(_perceptrons, "start", seen)
     monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 100)
     early = calibrated(clf, digits, max_drop=0.0)
     states.clear()
@@ -1024,7 +1029,8 @@ def test_inference_mode_does_not_leak(clf, digits, monkeypatch):
     abandoned = early.anytime(digits[4])
     next(abandoned)
     assert not torch.is_inference_mode_enabled()
-    monkeypatch.setattr(StageState, "advance", Mock(side_effect=KeyboardInterrupt))
+    interrupted = Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr(_perceptrons._ProductState, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt) as interrupt:
         early.predict(digits[4])
     # Frames live on with the traceback, as after an interrupt at a prompt.

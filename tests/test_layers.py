@@ -56,6 +56,7 @@ LAYERS = {
     "_boosting._idle": {"_boosting._rows"},
     "_boosting._scaling": {"_boosting._rows"},
     "_boosting._training": {"_boosting._combination", "_boosting._rows", "_seeding"},
+    "_perceptrons": {"ensemble", "students"},
     "costs": {"exceptions", "latency"},
     "objectives": {"_exit_calibration", "_sklearn_compat"},
     "runtime": {
@@ -130,6 +131,7 @@ LAYERS = {
         "_boosting._scaling",
         "_boosting._training",
         "_exit_rules",
+        "_perceptrons",
         "_protocol",
         "_repr_html",
         "_seeding",

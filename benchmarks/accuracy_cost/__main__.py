@@ -47,7 +47,7 @@ def run(method, task):
         measured = compare_latencies(
             [stage.predict for stage in stages],
             task.split.X_test,
-            batch_size=256,
+            batch_size=min(256, len(task.split.X_test)),
             n_warmup=1,
             n_repeats=7,
             n_threads=1,

@@ -63,9 +63,18 @@ SETTINGS = [
         for rate in RATES
         for name in [f"{SINGLE}, rate {rate}"]
     ),
+    Method(
+        f"{SINGLE}, alpha 0.5",
+        SINGLE,
+        methods.single_students,
+        {"objective": DistillationObjective(alpha=0.5)},
+    ),
     *(
         Method(f"{name}, twice the epochs", name, run, epochs=2)
-        for name, run in [("default", methods.distil), (SINGLE, methods.single_students)]
+        for name, run in [
+            ("default", methods.distil),
+            (SINGLE, methods.single_students),
+        ]
     ),
 ]
 

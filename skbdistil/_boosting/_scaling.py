@@ -1,5 +1,7 @@
 """Mean and spread of rows and of targets, which the students see taken out."""
 
+import math
+
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
@@ -114,7 +116,7 @@ def check_in_range(x, estimator_name):
     estimator_name : str
         For messages.
     """
-    if not _all_finite(x):
+    if not all_finite(x):
         raise ValueError(
             f"Input X of {estimator_name} contains a value too large for {x.dtype} "
             "once it is scaled as the students see it. Remove or clip such values, "
@@ -131,7 +133,7 @@ def check_scores(scores, estimator_name):
     estimator_name : str
         For messages.
     """
-    if not _all_finite(scores):
+    if not all_finite(scores):
         raise ValueError(
             f"The students of {estimator_name} give scores that are not finite: X "
             f"contains values too large for them to compute with in {scores.dtype}. "
@@ -139,10 +141,20 @@ def check_scores(scores, estimator_name):
         )
 
 
-def _all_finite(x):
+def all_finite(x):
+    """Whether no number is NaN or infinite.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+
+    Returns
+    -------
+    finite : bool
+    """
     # The sum is finite where all numbers are, but for sums that overflow.
     return (
         not x.is_floating_point()
-        or bool(torch.isfinite(x.sum()))
+        or math.isfinite(x.sum())
         or bool(torch.isfinite(x).all())
     )
