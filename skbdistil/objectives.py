@@ -32,22 +32,67 @@ _LARGEST_LOG_MASS = 60.0
 _LARGEST_LEAD = 0.9
 
 
+# Every term is computed with its gradient, in closed form: differentiating it takes
+# longer than a small student.
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A value whose gradient with respect to the scores is there already."""
+
+    @staticmethod
+    def forward(ctx, scores, value, gradient):
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        (gradient,) = ctx.saved_tensors
+        return grad_output * gradient, None, None
+
+
 def _barrier_logarithm(u):
-    """Compute log(1 + u), continued linearly in value and slope for |u| > 0.95."""
+    """Logarithm of 1 + u, which goes on linearly for |u| > 0.95, and its slope."""
     inside = u.clamp(-_LINEAR_FROM, _LINEAR_FROM)
-    return torch.log1p(inside) + (u - inside) / (1 + inside)
+    slope = 1 / (1 + inside)
+    return torch.log1p(inside) + (u - inside) * slope, slope
 
 
 def _kl(teacher, scores, temperature):
-    """Row-wise KL(softmax(g / tau) || softmax(F / tau)) * tau^2."""
+    """Row-wise KL(softmax(g / tau) || softmax(F / tau)) * tau^2, and its gradient."""
     log_p = functional.log_softmax(teacher / temperature, dim=1)
     log_q = functional.log_softmax(scores / temperature, dim=1)
-    return (log_p.exp() * (log_p - log_q)).sum(1) * temperature**2
+    p = log_p.exp()
+    rows = (p * (log_p - log_q)).sum(1) * temperature**2
+    return rows, (log_q.exp() - p) * temperature
 
 
-def _row_mean(values, weight):
+def _squared_error(target, scores):
+    """Row-wise mean over outputs of (F - g)^2, and its gradient."""
+    error = scores - target
+    return error.square().mean(1), error * (2 / error.shape[1])
+
+
+def _cross_entropy(label, scores):
+    """Row-wise cross-entropy of softmax(F) against classes, and its gradient."""
+    log_q = functional.log_softmax(scores, dim=1)
+    column = label[:, None]
+    ones = torch.ones_like(column, dtype=scores.dtype)
+    rows = -log_q.gather(1, column)[:, 0]
+    return rows, log_q.exp().scatter_add(1, column, -ones)
+
+
+def _row_mean(rows, weight):
     """Mean over rows, with sample weights of mean 1 over the training rows."""
-    return values.mean() if weight is None else (values * weight).mean()
+    return rows.mean() if weight is None else (rows * weight).mean()
+
+
+def _mean_of_rows(rows, gradient, scores, target):
+    """Mean of a loss over rows, as a function of the scores."""
+    weight = target.get("sample_weight")
+    if weight is not None:
+        gradient = gradient * weight[:, None]
+    value = _row_mean(rows, weight)
+    return _KnownGradient.apply(scores, value, gradient / len(scores))
 
 
 class DistillationObjective(BaseEstimator):
@@ -200,20 +245,13 @@ class _EnsembleTerms(nn.Module):
         self.regression = regression
 
     def _distillation(self, name, scores, target):
-        teacher = target["teacher"]
         if name == "kl":
-            rows = _kl(teacher, scores, self.objective.temperature)
-        else:
-            rows = (scores - teacher).square().mean(1)
-        return _row_mean(rows, target.get("sample_weight"))
+            return _kl(target["teacher"], scores, self.objective.temperature)
+        return _squared_error(target["teacher"], scores)
 
     def _label(self, scores, target):
-        label, weight = target["label"], target.get("sample_weight")
-        if self.regression:
-            return _row_mean((scores - label).square().mean(1), weight)
-        return _row_mean(
-            functional.cross_entropy(scores, label, reduction="none"), weight
-        )
+        term = _squared_error if self.regression else _cross_entropy
+        return term(target["label"], scores)
 
 
 class _StudentLoss(_EnsembleTerms):
@@ -255,29 +293,41 @@ class _StudentLoss(_EnsembleTerms):
             ``teacher`` and ``residual_sum`` of shape (n, n_outputs); ``sample_weight``
             of shape (n,) and ``label`` where there are any.
         """
-        objective = self.objective
-        loss = 0.0
+        with torch.no_grad():
+            rows, gradient = self._of_rows(output, target)
+        return _mean_of_rows(rows, gradient, output, target)
+
+    def _of_rows(self, output, target):
+        """Loss of each row and its gradient with respect to the running mean."""
+        objective, number = self.objective, self.n_previous + 1
+        rows, gradient = 0.0, 0.0
         # That of the student of which F_t is the mean with the earlier ones.
         residual = output - target["teacher"]
         if self.n_previous:
-            residual = (self.n_previous + 1) * residual - target["residual_sum"]
+            residual = number * residual - target["residual_sum"]
         if objective.distillation is not None:
-            scores = output
+            scores, slope = output, 1
             if objective.on == "student":
-                scores = target["teacher"] + residual
-            loss = self._distillation(objective.distillation, scores, target)
+                scores, slope = target["teacher"] + residual, number
+            rows, gradient = self._distillation(objective.distillation, scores, target)
+            gradient = slope * gradient
         if objective.barrier is not None:
-            loss = loss + self._barrier(residual, target) / objective.gamma
+            term, slope = self._barrier(residual, target)
+            rows = rows + term / objective.gamma
+            gradient = gradient + slope * (number / objective.gamma)
         if objective.alpha:
-            loss = loss + objective.alpha * self._label(output, target)
-        return loss
+            term, slope = self._label(output, target)
+            rows = rows + objective.alpha * term
+            gradient = gradient + objective.alpha * slope
+        return rows, gradient
 
     def _barrier(self, residual, target):
         u = residual / (2 * self.scale)
-        with torch.no_grad():
-            under, over = self._weights(target["residual_sum"])
-        rows = -(under * _barrier_logarithm(u) + over * _barrier_logarithm(-u)).mean(1)
-        return _row_mean(rows, target.get("sample_weight"))
+        under, over = self._weights(target["residual_sum"])
+        (up, up_slope), (down, down_slope) = map(_barrier_logarithm, (u, -u))
+        gradient = over * down_slope - under * up_slope
+        gradient = gradient / (2 * self.scale * u.shape[1])
+        return -(under * up + over * down).mean(1), gradient
 
     def _weights(self, residual_sum):
         """K+ and K- of a batch, sample weights aside, with mean mass 2."""
@@ -328,11 +378,13 @@ class _JointLoss(_EnsembleTerms):
         loss : torch.Tensor of shape ()
         """
         if "label" not in target:
-            return self._distillation(self._distillation_name, scores, target)
-        if not self.regression:
-            stages, label = scores.numpy()[np.newaxis], target["label"].numpy()
-            scores = scores / float(fit_temperatures(stages, label)[0])
-        return self._label(scores, target)
+            rows, _ = self._distillation(self._distillation_name, scores, target)
+        else:
+            if not self.regression:
+                stages, label = scores.numpy()[np.newaxis], target["label"].numpy()
+                scores = scores / float(fit_temperatures(stages, label)[0])
+            rows, _ = self._label(scores, target)
+        return _row_mean(rows, target.get("sample_weight"))
 
     def forward(self, stages, target):
         """Mean loss of a batch.
@@ -344,9 +396,13 @@ class _JointLoss(_EnsembleTerms):
         target : dict of torch.Tensor
             As for :class:`_StudentLoss`; the residual sum is not used.
         """
-        loss = 0.0
+        alpha, loss = self.objective.alpha, 0.0
         for scores in stages:
-            loss = loss + self._distillation(self._distillation_name, scores, target)
-            if self.objective.alpha:
-                loss = loss + self.objective.alpha * self._label(scores, target)
+            with torch.no_grad():
+                name = self._distillation_name
+                rows, gradient = self._distillation(name, scores, target)
+                if alpha:
+                    term, slope = self._label(scores, target)
+                    rows, gradient = rows + alpha * term, gradient + alpha * slope
+            loss = loss + _mean_of_rows(rows, gradient, scores, target)
         return loss / len(stages)

@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from torch import nn
 
+from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor, _perceptrons
 from skbdistil.ensemble import Connection, Dense, ProgressiveEnsemble
 from skbdistil.students import MLP, ConvNet2d
-from tests.common import SMALL
 
 # Below and above the number of rows from which on torch computes.
 SIZES = [1, 7, _perceptrons._TORCH_ROWS + 9]

@@ -42,6 +42,29 @@ class JointStudents(torch.nn.Module):
         return means
 
 
+class _Net(NeuralNet):
+    """The net that there is without a template: a step does what is needed here.
+
+    That of skorch also takes optimizers that evaluate the loss several times, module
+    arguments of any kind, and callbacks that look at gradients; for small students it
+    takes as long as their forward pass.
+    """
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        if training:
+            # Once: nothing else changes the mode within an epoch.
+            self._set_training(True)
+        super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+
+    def train_step(self, batch, **fit_params):
+        inputs, targets = batch
+        self.optimizer_.zero_grad()
+        loss = self.get_loss(self.module_(**inputs), targets, training=True)
+        loss.backward()
+        self.optimizer_.step()
+        return {"loss": loss}
+
+
 class _Progress(Callback):
     """Tell a progress bar that an epoch is over."""
 
@@ -225,7 +248,7 @@ class Trainer:
         if self.net is None:
             # The fused step is one kernel for all parameters; not every device has it.
             fused = self.device.type in ("cpu", "cuda")
-            net = NeuralNet(
+            net = _Net(
                 None,
                 criterion=None,
                 optimizer=torch.optim.AdamW,
