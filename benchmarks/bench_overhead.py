@@ -380,7 +380,7 @@ def print_memory(sizes, peaks):
     slope = np.polyfit(sizes, peaks, 1)[0]
     parts = [
         ("measured, without the memory map of X", slope),
-        ("g, float32, and S, float64 where it is summed", (4 + 4) * N_OUTPUTS),
+        ("g and S, float32", 2 * 4 * N_OUTPUTS),
         ("features of the students, float32", MEMORY_ESTIMATORS * 4 * MEMORY_UNITS),
         ("teacher_scores and y of the caller", 4 * N_OUTPUTS + 8),
     ]
