@@ -604,8 +604,9 @@ class _BaseBDistil(BaseEstimator):
                 inputs = self._as_input(x[rows], ensemble)
                 state = _perceptrons.start(ensemble, inputs, n_ahead)
                 if not all_finite(state.x):
-                    # NaN and infinity stay what they are when rows are scaled.
-                    self._validated(X)
+                    if is_ready:
+                        # NaN and infinity stay so when rows are scaled.
+                        self._validated(X)
                     check_in_range(state.x, type(self).__name__)
             yield rows, state
 

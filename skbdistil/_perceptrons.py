@@ -58,7 +58,7 @@ def _is_plain(ensemble):
         and ensemble.connection in (None, Dense, Last, Wide)
         and all(map(_is_perceptron, ensemble.students))
         and not any(_hooks(ensemble))
-        and not any(map(_has_own_forward, ensemble.modules()))
+        and not _has_own_forward(map(vars, ensemble.modules()))
         and all(map(_is_usual, chain(ensemble.parameters(), ensemble.buffers())))
         and len({tensor.dtype for tensor in ensemble.parameters()}) == 1
     )
@@ -95,8 +95,9 @@ def _hooks(ensemble):
     return found
 
 
-def _has_own_forward(module):
-    return "forward" in vars(module)
+def _has_own_forward(attributes):
+    """Whether a module, of those with these attributes, has a method put in."""
+    return any("forward" in held for held in attributes)
 
 
 class _Products:
@@ -118,7 +119,7 @@ class _Products:
 
     def __init__(self, ensemble):
         modules = list(ensemble.modules())
-        self._modules = [vars(module) for module in modules]
+        self._attributes = list(map(vars, modules))
         self._held = [
             held
             for module in modules
@@ -141,7 +142,7 @@ class _Products:
             list(map(id, chain.from_iterable(map(dict.values, self._held))))
             == self._ids
             and not any(self._hooks)
-            and not any("forward" in attributes for attributes in self._modules)
+            and not _has_own_forward(self._attributes)
             and self._places() == self._memory
         )
 
@@ -236,12 +237,11 @@ class _ProductState(StageState):
 
     def __init__(self, ensemble, products, x, n_ahead):
         self.ensemble = ensemble
-        self.x = ensemble.scale(x).flatten(1)
         self.n_stages = 0
         in_numpy = len(x) < _TORCH_ROWS
         self._run = _InNumpy if in_numpy else _InTorch
         self._weights = products.in_numpy if in_numpy else products.in_torch
-        self._rows = self.x.numpy() if in_numpy else self.x
+        self._take(ensemble.scale(x).flatten(1))
         self._scores = None
         self._earlier = []
         self._first = []
@@ -251,6 +251,11 @@ class _ProductState(StageState):
             weight, bias = map(torch.cat, zip(*layers, strict=True))
             maps = torch.relu_(functional.linear(self.x, weight, bias))
             self._first = maps.split([len(bias) for _, bias in layers], dim=1)
+
+    def _take(self, x):
+        """Go on with these rows, in the form in which they are computed with."""
+        self.x = x
+        self._rows = x.numpy() if self._run is _InNumpy else x
 
     @property
     def mean(self):
@@ -291,12 +296,10 @@ class _ProductState(StageState):
 
     def select(self, rows):
         """Drop all other rows: they are not computed any further."""
-        self.x = self.x[rows]
+        self._take(self.x[rows])
         if self._run is _InNumpy:
             rows = rows.numpy()
-        self._rows, *self._earlier = (
-            part[rows] for part in (self._rows, *self._earlier)
-        )
+        self._earlier = [part[rows] for part in self._earlier]
         self._first = [part[rows] for part in self._first]
         if self._scores is not None:
             self._scores = self._scores[rows]

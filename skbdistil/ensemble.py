@@ -677,7 +677,13 @@ class ProgressiveEnsemble(nn.Module):
         return sorted({0, position - 1} if shared else {position - 1})
 
     def like(self):
-        """A tensor of the dtype and on the device of the ensemble."""
+        """Return a tensor of the dtype and on the device of the ensemble.
+
+        Returns
+        -------
+        tensor : torch.Tensor
+            Some parameter or buffer; not to be written to.
+        """
         # Those of its own first: walking through the modules takes time.
         own = filter(torch.is_tensor, self._buffers.values())
         tensors = chain(own, self.buffers(), self.parameters())

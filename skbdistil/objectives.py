@@ -306,11 +306,11 @@ class _StudentLoss(_EnsembleTerms):
         if self.n_previous:
             residual = number * residual - target["residual_sum"]
         if objective.distillation is not None:
-            scores, slope = output, 1
-            if objective.on == "student":
-                scores, slope = target["teacher"] + residual, number
+            on_student = objective.on == "student"
+            scores = target["teacher"] + residual if on_student else output
             rows, gradient = self._distillation(objective.distillation, scores, target)
-            gradient = slope * gradient
+            if on_student:
+                gradient = number * gradient
         if objective.barrier is not None:
             term, slope = self._barrier(residual, target)
             rows = rows + term / objective.gamma
