@@ -15,6 +15,7 @@ _MODULE_OF = {
     "TorchTeacher": "skbdistil.teachers",
 }
 _SUBMODULES = [
+    "augmentation",
     "costs",
     "datasets",
     "early_exit",

@@ -1,8 +1,8 @@
-"""Teachers that scikit-learn has no class for: pretrained torch modules."""
+"""Teachers that scikit-learn has no class for: torch modules, and answers in labels."""
 
 from collections.abc import Mapping
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from skbdistil._arrays import (
     home_device,
     native_dtype,
 )
-from skbdistil._sklearn_compat import Interval, StrOptions
+from skbdistil._sklearn_compat import Interval, StrOptions, validate_params
 from skbdistil.costs import module_costs
 
-__all__ = ["TorchTeacher"]
+__all__ = ["TorchTeacher", "scores_from_labels"]
 
 
 class TorchTeacher(BaseEstimator):
@@ -388,3 +388,165 @@ def _class_columns(values, proba):
     if proba:
         return np.hstack([1 - values, values])
     return np.hstack([-values / 2, values / 2])
+
+
+@validate_params(
+    {
+        "answers": ["array-like"],
+        "classes": ["array-like", None],
+        "smoothing": [Interval(Real, 0, None, closed="neither")],
+    },
+    prefer_skip_nested_validation=True,
+)
+def scores_from_labels(answers, classes=None, *, smoothing=1.0):
+    """Scores of a teacher that says labels and nothing else.
+
+    Such as a language model, a service or people that vote. The scores are what
+    ``teacher="precomputed"`` takes: the logarithms of the shares that the classes have
+    among the answers to a row, up to a constant per row. The shares are smoothed,
+    because an answer that was not given is not impossible.
+
+    Parameters
+    ----------
+    answers : array-like of shape (n_samples,) or (n_samples, n_answers)
+        Labels: one answer for each row, or several in any order, such as samples of a
+        language model. `None`, NaN, or NA in a pandas object stands for an answer that
+        is missing, so rows may have different numbers of them.
+
+    classes : array-like of shape (n_classes,), default=None
+        All labels there are, in any order. If `None`, those among the answers. Pass it
+        where a class may have got no answer, because the scores need a column for every
+        label in `y`.
+
+    smoothing : float, default=1.0
+        Number of answers, in `(0, inf)`, that are added to each row in equal parts to
+        all classes. The smaller, the surer the teacher.
+
+    Returns
+    -------
+    scores : ndarray of float64 of shape (n_samples, n_classes)
+        Logits with mean 0 in each row; the columns are in the order of the sorted
+        labels, whatever the order of `classes`. Rows without any answer are NaN
+        throughout.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is invalid, if there are no answers or fewer than two classes, if
+        an answer is not among the classes, if a class is missing or there twice, if
+        labels cannot be sorted, or if the answers have any other shape.
+
+    See Also
+    --------
+    skbdistil.BDistilClassifier : Its `fit` takes `teacher_scores`.
+
+    Notes
+    -----
+    With `c` of `k` answers and `L` classes, the share is
+    ``(c + smoothing / L) / (k + smoothing)``. That is the mean of the posterior under a
+    symmetric Dirichlet prior whose parameters have the sum `smoothing`. The default
+    gives the prior the weight of one answer, whatever the number of classes, as
+    recommended in [1]_. Laplace's rule adds one answer for each class
+    (``smoothing=n_classes``): with a hundred classes, ten answers that agree then make
+    a share of 0.1.
+
+    A single answer per row has the share ``(1 + 1 / L) / 2`` by default, 0.75 for two
+    classes. Where the teacher is known to be right with probability `q`, the share of a
+    single answer is `q` for ``smoothing=(1 - q) / (q - 1 / L)``.
+
+    References
+    ----------
+    .. [1] J. O. Berger, J. M. Bernardo, D. Sun, "Overall Objective Priors", Bayesian
+       Analysis 10(1), 2015.
+
+    Examples
+    --------
+    >>> from scipy.special import softmax
+    >>> from skbdistil.teachers import scores_from_labels
+    >>> answers = [["spam", "spam", "spam"], ["ham", "spam", None], [None, None, None]]
+    >>> scores = scores_from_labels(answers, classes=["spam", "ham"])
+    >>> softmax(scores, axis=1)
+    array([[0.125, 0.875],
+           [0.5  , 0.5  ],
+           [  nan,   nan]])
+
+    A student of these answers:
+
+    >>> import numpy as np
+    >>> from skbdistil import BDistilClassifier
+    >>> X, y = np.arange(20.0)[:, None], np.repeat(["ham", "spam"], 10)
+    >>> scores = scores_from_labels(y)
+    >>> clf = BDistilClassifier("precomputed", n_estimators=1, random_state=0)
+    >>> clf.fit(X, y, teacher_scores=scores).predict([[0.0], [19.0]]).tolist()
+    ['ham', 'spam']
+    """
+    labels = _labels(answers, "answers")
+    if labels.ndim not in (1, 2):
+        raise ValueError(
+            "The 'answers' parameter of scores_from_labels must have the shape "
+            f"(n_samples,) or (n_samples, n_answers). Got an array of shape "
+            f"{labels.shape}."
+        )
+    given = {label for label in labels.flat if label is not None}
+    if not given:
+        raise ValueError(
+            "The 'answers' parameter of scores_from_labels must hold at least one "
+            f"answer. Got none, and {labels.size} missing ones."
+        )
+    labels = labels.reshape(len(labels), -1)
+    known = given if classes is None else _distinct(classes)
+    if len(known) < 2:
+        raise ValueError(
+            f"scores_from_labels needs at least two classes. Got {list(known)!r}. "
+            "Where all answers are the same, pass all labels as 'classes'."
+        )
+    if given - known:
+        examples = ", ".join(sorted(map(repr, given - known))[:5])
+        raise ValueError(
+            "The 'answers' parameter of scores_from_labels must hold only labels of "
+            f"'classes', or None. Got {len(given - known)} other labels, such as "
+            f"{examples}."
+        )
+    try:
+        columns = {label: column for column, label in enumerate(sorted(known))}
+    except TypeError as error:
+        raise ValueError(
+            "scores_from_labels needs labels that can be sorted, all strings or all "
+            f"numbers. {error}."
+        ) from error
+    counts = np.zeros((len(labels), len(columns)))
+    for row, label in zip(np.indices(labels.shape)[0].flat, labels.flat, strict=True):
+        if label is not None:
+            counts[row, columns[label]] += 1
+    # The number of answers is the same for all classes and goes with the mean.
+    scores = np.log(counts + smoothing / len(columns))
+    scores -= scores.mean(axis=1, keepdims=True)
+    scores[counts.sum(axis=1) == 0] = np.nan
+    return scores
+
+
+def _labels(array, name):
+    """Labels as an array of objects, with None for what is missing."""
+    if hasattr(array, "isna"):
+        # NA of pandas is not even different from itself.
+        array = array.astype(object).where(~array.isna(), None)
+    array = np.array(array, dtype=object)
+    if any(isinstance(label, list | tuple | np.ndarray) for label in array.flat):
+        raise ValueError(
+            f"The '{name}' parameter of scores_from_labels must have rows of one "
+            "length. Got rows of different lengths; fill them up with None."
+        )
+    array[array != array] = None  # NaN
+    return array
+
+
+def _distinct(classes):
+    """Labels of 'classes' as a set, none of them lost."""
+    labels = _labels(classes, "classes")
+    distinct = set(labels.flat)
+    if labels.ndim != 1 or len(distinct) < len(labels) or None in distinct:
+        raise ValueError(
+            "The 'classes' parameter of scores_from_labels must hold distinct labels "
+            f"in one dimension, and no missing ones. Got {classes!r}."
+        )
+    return distinct

@@ -50,6 +50,7 @@ LAYERS = {
     "_preprocessing": {"_optional"},
     "_repr_html": {"_sklearn_compat"},
     "_untrusted": {"exceptions"},
+    "augmentation": {"_arrays", "_sklearn_compat"},
     "datasets": {"_sklearn_compat"},
     "ensemble": {"_sklearn_compat", "students"},
     "latency": {"_sklearn_compat", "_threads"},
