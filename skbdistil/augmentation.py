@@ -335,11 +335,10 @@ class _Column(ABC):
         -------
         values : ndarray, pandas array or polars Series of shape (n,)
         """
-        draws = draws[drawn]
+        draws = np.clip(draws[drawn], *self._range)
         if self.whole:
             below = np.floor(draws)
             draws = below + (rng.uniform(size=len(draws)) < draws - below)
-        draws = np.clip(draws, *self._range)
         return self._with_numbers(self.taken(sources), np.flatnonzero(drawn), draws)
 
     @abstractmethod
