@@ -95,12 +95,12 @@ class Munge(_RowMaker):
     -----
     **Columns.** A column is continuous if it holds numbers and more than two different
     ones. All others are nominal: categories, strings, dates, booleans, and numbers with
-    two values, such as those of a one-hot encoding. Nominal values are only handed on
-    from row to row, so they are always values of that column. Where all values of a
-    continuous column are whole numbers, of whatever dtype, the new ones are whole, too:
-    a draw is rounded up with a probability equal to its fractional part. No number
-    leaves the range that its column has in X. Where one of two values is missing or
-    infinite, the neighbour's is taken as it is.
+    two values, such as those of a one-hot encoding; sparse columns of a frame, too.
+    Nominal values are only handed on from row to row, so they are always values of that
+    column. Where all values of a continuous column are whole numbers, of whatever
+    dtype, the new ones are whole, too: a draw is rounded up with a probability equal to
+    its fractional part. No number leaves the range that its column has in X. Where one
+    of two values is missing or infinite, the neighbour's is taken as it is.
 
     **Neighbours.** Rows are compared by the squared differences of their numbers, each
     column being divided by its variance. A different category counts as much as makes
@@ -365,7 +365,9 @@ class _ArrayColumn(_Column):
 class _PandasColumn(_Column):
     def __init__(self, values):
         kind = values.dtype.kind
-        super().__init__(values, kind in "biuf", kind in "iu")
+        # Nothing can be written to a sparse column, whose dtype lacks this.
+        writable = hasattr(values.dtype, "numpy_dtype")
+        super().__init__(values, writable and kind in "biuf", kind in "iu")
 
     def taken(self, rows):
         return self.values.take(rows)
@@ -377,7 +379,7 @@ class _PandasColumn(_Column):
         return self.values.tolist()
 
     def _is_missing(self):
-        return self.values.isna()
+        return np.asarray(self.values.isna())
 
     def _with_numbers(self, values, where, draws):
         values[where] = draws.astype(values.dtype.numpy_dtype)

@@ -46,6 +46,7 @@ def pandas_frame():
     frame["nullable real"] = frame["part"].astype("Float32")
     frame["nullable flag"] = frame["flag"].astype("boolean")
     frame["date"] = pd.date_range("2024-01-01", periods=N).repeat(2)[:N]
+    frame["sparse"] = pd.arrays.SparseArray(data["count"], fill_value=0)
     return frame
 
 
@@ -175,7 +176,7 @@ def test_every_row_starts_as_many_new_rows_but_for_one(unchanged):
 def test_new_values_of_nominal_columns_are_among_the_old_ones(maker, make_frame):
     X = make_frame()
     X_new = maker(5)(X, 0)
-    nominal = {"flag", "name", "kind", "enum", "nullable flag", "date"}
+    nominal = {"flag", "name", "kind", "enum", "nullable flag", "date", "sparse"}
     for name in nominal.intersection(X.columns):
         assert set(known(X_new[name])) <= set(known(X[name])), name
 

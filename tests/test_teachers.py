@@ -14,9 +14,10 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from common import raises
+from common import SMALL, raises
+from skbdistil import BDistilClassifier
 from skbdistil.exceptions import CostsUnknownWarning
-from skbdistil.teachers import TorchTeacher
+from skbdistil.teachers import TorchTeacher, scores_from_labels
 from teacher_modules import D, L, Module, expected
 
 N = 40
@@ -494,3 +495,126 @@ def test_stated_costs_are_no_count(macs):
     for method in (teacher.costs, teacher.decision_function):
         with pytest.raises(ValueError, match="'macs' parameter of TorchTeacher must"):
             method(np.zeros((1, 2)))
+
+
+# Answers in labels
+
+
+def test_scores_of_answers_are_logits_of_smoothed_shares():
+    answers = [["b", "b", "a", "b"], ["c", "c", "c", "c"], ["a", "b", "c", "c"]]
+    scores = scores_from_labels(answers, smoothing=1.5)
+    assert scores.dtype == np.float64
+    counts = np.array([[1, 3, 0], [0, 0, 4], [1, 1, 2]])
+    shares = (counts + 1.5 / 3) / (4 + 1.5)
+    assert_allclose(softmax(scores, axis=1), shares)
+    assert_allclose(scores.sum(axis=1), 0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 1000])
+def test_one_more_answer_is_added_by_default_whatever_the_number_of_classes(n_classes):
+    scores = scores_from_labels([[0] * 9], classes=range(n_classes))
+    shares = softmax(scores, axis=1)[0]
+    assert_allclose(shares[0], (9 + 1 / n_classes) / 10)
+    assert_allclose(shares[1:], 1 / n_classes / 10)
+
+
+def test_smoothing_for_a_teacher_that_is_right_with_a_probability():
+    right, n_classes = 0.9, 4
+    smoothing = (1 - right) / (right - 1 / n_classes)
+    scores = scores_from_labels([2, 0], range(n_classes), smoothing=smoothing)
+    assert_allclose(softmax(scores, axis=1)[[0, 1], [2, 0]], right)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [["a", "b"], ["b", None], [None, None]],
+        [["a", "b"], [np.nan, "b"], [np.nan, None]],
+        pd.DataFrame([["a", "b"], ["b", pd.NA], [pd.NA, pd.NA]], dtype="string"),
+        pd.DataFrame([["a", "b"], ["b", None], [None, None]], dtype="category"),
+        pl.DataFrame([["a", "b"], ["b", None], [None, None]], orient="row"),
+    ],
+    ids=["None", "NaN", "NA", "category", "polars"],
+)
+def test_missing_answers_do_not_count_and_rows_without_any_are_nan(answers):
+    scores = scores_from_labels(answers)
+    assert_allclose(softmax(scores[:2], axis=1), [[0.5, 0.5], [0.25, 0.75]])
+    assert np.isnan(scores[2]).all()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [1, 0, None],
+        np.array([1, 0, np.nan], dtype=np.float32),
+        pd.Series([True, False, None]),
+        pd.Series([1, 0, None], dtype="Int8"),
+        pl.Series([1, 0, None]),
+        [[1], [0], [None]],
+    ],
+)
+def test_one_answer_for_each_row_may_come_without_a_second_axis(answers):
+    scores = scores_from_labels(answers)
+    assert_allclose(softmax(scores[:2], axis=1), [[0.25, 0.75], [0.75, 0.25]])
+    assert np.isnan(scores[2]).all()
+
+
+def test_columns_are_in_the_order_of_the_sorted_labels():
+    scores = scores_from_labels(["b", "b"], classes=["c", "b", "a"])
+    assert_array_equal(scores.argmax(axis=1), [1, 1])
+    assert scores.shape == (2, 3)
+    labels = np.array([10, 9, 100])
+    scores = scores_from_labels(labels)
+    assert_array_equal(np.unique(labels)[scores.argmax(axis=1)], labels)
+
+
+def test_order_of_answers_does_not_matter():
+    answers = np.random.RandomState(0).choice(["a", "b", None], (20, 5))
+    scores = scores_from_labels(answers)
+    assert_array_equal(scores_from_labels(answers[:, ::-1]), scores)
+
+
+def test_answers_are_left_as_they_were():
+    answers = np.array([["a", np.nan], ["b", None]], dtype=object)
+    scores_from_labels(answers)
+    assert np.isnan(answers[0, 1])
+
+
+def test_student_of_answers_learns_them():
+    X = np.linspace(-1, 1, 40)[:, None]
+    labels = np.where(X[:, 0] > 0, "yes", "no")
+    # One answer in four is wrong.
+    answers = np.array([labels, labels, labels, labels[::-1]]).T
+    clf = BDistilClassifier("precomputed", **SMALL)
+    clf.set_params(max_epochs=50, learning_rate=0.05)
+    clf.fit(X, labels, teacher_scores=scores_from_labels(answers, ["yes", "no"]))
+    assert clf.score(X, labels) > 0.9
+    assert clf.predict_proba(X).max() < 0.9
+
+
+@pytest.mark.parametrize(
+    ("answers", "classes", "parts"),
+    [
+        (np.zeros((2, 2, 2)), None, ["'answers'", "(n_samples, n_ans", "(2, 2, 2)"]),
+        ([["a", "b"], ["a"]], None, ["'answers'", "one length", "None"]),
+        ([], None, ["'answers'", "at least one", "none, and 0 missing"]),
+        ([[None, np.nan]], ["a", "b"], ["'answers'", "none, and 2 missing"]),
+        (["a", "a"], None, ["two classes", "['a']", "'classes'"]),
+        (["a", "a"], ["a"], ["two classes", "['a']"]),
+        (["a", "x", "y"], ["a", "b"], ["'answers'", "2 other", "'x', 'y'"]),
+        (["a", 1], None, ["sorted", "all strings or all numbers"]),
+        (["a"], ["a", "b", "a"], ["'classes'", "distinct", "['a', 'b', 'a']"]),
+        (["a"], ["a", "b", None], ["'classes'", "no missing", "None"]),
+        (["a"], [["a", "b"]], ["'classes'", "one dimension", "[['a', 'b']]"]),
+        ("ab", None, ["'answers'", "array-like", "'ab'"]),
+    ],
+)
+def test_invalid_answers(answers, classes, parts):
+    with raises("scores_from_labels", *parts):
+        scores_from_labels(answers, classes)
+
+
+@pytest.mark.parametrize("smoothing", [0, -1, "auto"])
+def test_invalid_smoothing(smoothing):
+    with raises("'smoothing'", "scores_from_labels", f"Got {smoothing!r}"):
+        scores_from_labels(["a", "b"], smoothing=smoothing)
