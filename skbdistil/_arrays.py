@@ -5,6 +5,7 @@ from itertools import chain
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils import check_array
 
 
@@ -43,6 +44,69 @@ def as_array(array, *, input_name="X", estimator_name=None):
         input_name=input_name,
         estimator=estimator_name,
     )
+
+
+class SparseRows:
+    """Rows of a sparse matrix, which become dense when some of them are taken.
+
+    Parameters
+    ----------
+    matrix : sparse matrix or array of shape (n_samples, n_features)
+        In CSR format.
+    """
+
+    ndim = 2
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    @property
+    def shape(self):
+        return self.matrix.shape
+
+    @property
+    def dtype(self):
+        return self.matrix.dtype
+
+    def __len__(self):
+        return self.matrix.shape[0]
+
+    def __getitem__(self, index):
+        if isinstance(index, torch.Tensor):
+            index = index.numpy()
+        return self.matrix[index].toarray()
+
+
+def take_rows(x, rows):
+    """Some rows of an array or of :class:`SparseRows`, in the same form.
+
+    Parameters
+    ----------
+    x : ndarray or SparseRows
+    rows : ndarray
+
+    Returns
+    -------
+    x : ndarray or SparseRows
+    """
+    return SparseRows(x.matrix[rows]) if isinstance(x, SparseRows) else x[rows]
+
+
+def stack_rows(parts):
+    """Rows of several arrays, one after the other; sparse where any of them is.
+
+    Parameters
+    ----------
+    parts : list of ndarray or SparseRows
+
+    Returns
+    -------
+    x : ndarray or SparseRows
+    """
+    if not any(isinstance(part, SparseRows) for part in parts):
+        return np.concatenate(parts)
+    matrices = [part.matrix if isinstance(part, SparseRows) else part for part in parts]
+    return SparseRows(sparse.vstack(matrices, format="csr"))
 
 
 def from_torch(array):

@@ -15,16 +15,16 @@ from sklearn.base import (
 )
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
-    validate_data,
 )
 
 from skbdistil import _perceptrons, costs
-from skbdistil._arrays import as_tensor, from_torch
+from skbdistil._arrays import as_tensor, from_torch, stack_rows, take_rows
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -53,26 +53,28 @@ from skbdistil._sklearn_compat import (
     Interval,
     StrOptions,
     _check_sample_weight,
+    _check_y,
     _fit_context,
     _safe_indexing,
 )
-from skbdistil._teacher_scores import teacher_response, teacher_score_warning
+from skbdistil._student_rows import READY_DTYPES, fit_transform_rows, rows_like
+from skbdistil._teacher_scores import teacher_score_warning
+from skbdistil._teacher_targets import (
+    mixed_with_labels,
+    scores_of_labels,
+    teacher_targets,
+)
+from skbdistil.augmentation import Munge, Spunge
 from skbdistil.ensemble import ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.metrics import _stage_within
 from skbdistil.objectives import _OBJECTIVES, DistillationObjective, _check_objective
 from skbdistil.stages import stage_cost
 
-# Kept as they come, and converted batch by batch.
-_INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
-_INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
-_READY_DTYPES = frozenset(map(np.dtype, _INPUT_DTYPES))
+# label_mix="auto" where the scores are out of fold.
+_AUTO_LABEL_MIX = 0.5
 
-
-def _input_options(dtype):
-    """How rows are validated; what has another dtype becomes that of the students."""
-    dtypes = [np.dtype(dtype).type, *_INPUT_DTYPES]
-    return {"dtype": dtypes, "order": "C", "allow_nd": True}
+_AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
 
 class _BaseBDistil(BaseEstimator):
@@ -81,7 +83,11 @@ class _BaseBDistil(BaseEstimator):
     _parameter_constraints = {
         # Teacher, student, connection and net have messages of their own.
         "teacher": "no_validation",
+        "teacher_cv": [StrOptions({"auto"}), "cv_object", None],
+        "label_mix": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "augment": [StrOptions(set(_AUGMENTATIONS)), callable, None],
         "student": "no_validation",
+        "student_transform": "no_validation",
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "connection": "no_validation",
         "combine": [StrOptions({"auto", "mean", "sum", "learned"})],
@@ -120,7 +126,11 @@ class _BaseBDistil(BaseEstimator):
         self,
         teacher=None,
         *,
+        teacher_cv="auto",
+        label_mix="auto",
+        augment=None,
         student="auto",
+        student_transform=None,
         n_estimators=6,
         connection="auto",
         combine="auto",
@@ -146,7 +156,11 @@ class _BaseBDistil(BaseEstimator):
         verbose=0,
     ):
         self.teacher = teacher
+        self.teacher_cv = teacher_cv
+        self.label_mix = label_mix
+        self.augment = augment
         self.student = student
+        self.student_transform = student_transform
         self.n_estimators = n_estimators
         self.connection = connection
         self.combine = combine
@@ -174,16 +188,27 @@ class _BaseBDistil(BaseEstimator):
     # Fitting
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None, teacher_scores=None):
+    def fit(
+        self,
+        X,
+        y=None,
+        sample_weight=None,
+        teacher_scores=None,
+        X_unlabelled=None,
+        groups=None,
+    ):
         """Distil the teacher into students.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, ...)
+        X : array-like or sparse matrix of shape (n_samples, n_features) or \
+                (n_samples, ...)
             Training rows: a table, sequences (n_samples, steps, channels) or images
             (n_samples, channels, height, width). Read-only memory maps and the dtypes
             float16, float32, float64, uint8, int8, int16, int32 and int64 are used as
-            they are; other dtypes are converted to `dtype`.
+            they are; other dtypes are converted to `dtype`. Sparse rows become dense
+            batch by batch. A table may hold NaN where the teacher takes it; see
+            `student_transform`.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or targets. None is allowed where the teacher needs none to be
@@ -195,7 +220,16 @@ class _BaseBDistil(BaseEstimator):
             fitted here and takes it.
 
         teacher_scores : array-like of shape (n_samples, n_outputs), default=None
-            With ``teacher="precomputed"``: logits, or values for regression.
+            With ``teacher="precomputed"``: logits, or values for regression. Rows of
+            NaN are those that the teacher was not asked about: students learn their
+            labels, and without y these rows are left out.
+
+        X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
+            Further training rows, like those of `X`, of which y says nothing. The
+            teacher that is fitted to all of `X` is asked about them.
+
+        groups : array-like of shape (n_samples,), default=None
+            With folds (`teacher_cv`): rows of a group are in one fold.
 
         Returns
         -------
@@ -221,14 +255,17 @@ class _BaseBDistil(BaseEstimator):
             If the operations of the teacher or of a student could not be counted.
 
         DoubtfulTeacherWarning
-            If the scores of the teacher look like something else than is said.
+            If the scores of the teacher look like something else than is said, or if
+            it knows the rows by heart.
         """
         before = dict(vars(self))
         # What the user should be told is collected on the way and said here, so that
         # the warning points at the line that called fit.
         notes = []
         try:
-            return self._fit(X, y, sample_weight, teacher_scores, notes)
+            return self._fit(
+                X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes
+            )
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
@@ -238,7 +275,7 @@ class _BaseBDistil(BaseEstimator):
             for note in notes:
                 warnings.warn(note, stacklevel=3)
 
-    def _fit(self, X, y, sample_weight, teacher_scores, notes):
+    def _fit(self, X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
@@ -253,7 +290,17 @@ class _BaseBDistil(BaseEstimator):
         self._check_n_stages()
 
         # The rows, and what the teacher says of them.
-        x, y = self._validate_fit(X, y, reset=earlier is None)
+        X = from_torch(X)
+        y = None if y is None else self._validate_y(y)
+        x, self.student_transform_ = fit_transform_rows(
+            self,
+            X,
+            y,
+            fitted=None if earlier is None else earlier.student_transform_,
+            reset=earlier is None,
+        )
+        if y is not None:
+            check_consistent_length(x, y)
         input_shape = x.shape[1:]
         if earlier is not None:
             self._check_warm_start(input_shape, connection, notes)
@@ -266,27 +313,43 @@ class _BaseBDistil(BaseEstimator):
                         "np.moveaxis(X, -1, 1)."
                     )
                 )
-        X, x, y, sample_weight, teacher_scores = self._drop_weightless_rows(
-            X, x, y, sample_weight, teacher_scores
+        X, x, y, sample_weight, teacher_scores, groups = self._drop_weightless_rows(
+            X, x, y, sample_weight, teacher_scores, groups
         )
-        weight = None if sample_weight is None else _mean_1(sample_weight)
+        weight = self._student_weights(y, sample_weight)
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         seeds = draw_seeds(random_state, self.n_estimators)
+        (augment_seed,) = draw_seeds(random_state, 1).tolist()
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
         with seeded(teacher_seed, device):
-            scores, label, teacher_score, teacher_costs = self._ask_teacher(
-                X, y, sample_weight, weight, teacher_scores, teacher_seed, notes
+            transfers, x_transfers = self._transfer_rows(
+                X, X_unlabelled, x, augment_seed
+            )
+            data, transfer_scores, teacher_costs = self._ask_teacher(
+                X,
+                FitData(x, None, y, weight),
+                transfers,
+                cv=self.teacher_cv,
+                groups=groups,
+                sample_weight=sample_weight,
+                teacher_scores=teacher_scores,
+                random_state=teacher_seed,
+                notes=notes,
             )
 
             # What is left open is decided, once.
-            data = FitData(x, scores, label, weight)
             train, valid = self._split(data, split_seed)
+            if transfers:
+                train = train.extended(stack_rows(x_transfers), transfer_scores)
             if earlier is None:
                 if connection == "auto":
                     connection = auto_connection(
-                        self.student, input_shape, scores.shape[1], estimator_name
+                        self.student,
+                        input_shape,
+                        data.scores.shape[1],
+                        estimator_name,
                     )
                 ensemble = self._new_ensemble(train, connection, device, notes)
             else:
@@ -335,7 +398,7 @@ class _BaseBDistil(BaseEstimator):
             self.certificate_ = self._certificate(boosting.game)
             for name, value in plan._asdict().items():
                 setattr(self, f"{name}_", value)
-            self.idle_features_ = idle_features(ensemble, as_tensor(x))
+            self.idle_features_ = idle_features(ensemble, x)
             notes += self._idle_note()
             self.stage_costs_, problem = costs._count_stages(
                 ensemble, ensemble.example()
@@ -343,43 +406,111 @@ class _BaseBDistil(BaseEstimator):
             if problem:
                 notes.append(CostsUnknownWarning(problem))
             self.teacher_costs_ = teacher_costs
-            self.teacher_score_ = teacher_score
         return self
 
-    def _ask_teacher(self, X, y, sample_weight, weight, teacher_scores, seed, notes):
-        """Scores of the teacher, labels or targets in their units, score and costs."""
+    def _student_weights(self, y, sample_weight):
+        """Weights of the rows for the students, of mean 1, or None."""
+        return None if sample_weight is None else _mean_1(sample_weight)
+
+    def _transfer_rows(self, X, X_unlabelled, x, seed):
+        """Rows without labels: those for the teacher, and those for the students."""
+        transfers = []
+        if X_unlabelled is not None:
+            transfers.append(from_torch(X_unlabelled))
+        if self.augment is not None:
+            augment = self.augment
+            if isinstance(augment, str):
+                augment = _AUGMENTATIONS[augment]()
+            made = from_torch(augment(X, seed))
+            if np.shape(made)[1:] != np.shape(X)[1:]:
+                raise ValueError(
+                    f"The 'augment' of {type(self).__name__} must return rows of the "
+                    f"shape of those of X, {np.shape(X)[1:]}. Got {np.shape(made)[1:]}."
+                )
+            transfers.append(made)
+        seen = [
+            rows_like(
+                self,
+                rows,
+                transform=self.student_transform_,
+                input_shape=x.shape[1:],
+                dtype=self.dtype,
+            )
+            for rows in transfers
+        ]
+        return transfers, seen
+
+    def _ask_teacher(
+        self, X, data, transfers, *, cv, groups, sample_weight, notes, **options
+    ):
+        """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
-        response = teacher_response(
+        x, _, y, weight = data
+        response, doubts = teacher_targets(
             self.teacher,
             X,
             y,
+            cv=cv,
+            groups=groups,
             regression=regression,
             # A teacher of the user's is fitted as the user would fit it.
             sample_weight=weight if self.teacher is None else sample_weight,
-            teacher_scores=teacher_scores,
-            random_state=seed,
+            transfers=transfers,
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else np.dtype(self.dtype),
             estimator_name=type(self).__name__,
+            **options,
         )
-        scores, label = self._encode(response, y, weight)
-        score = self._teacher_score(scores, y, weight)
-        doubts = [response.warning]
+        notes += doubts
+        scores, transfer_scores, label = self._encode(response, y, weight)
+        known = np.flatnonzero(~np.isnan(scores).any(axis=1))
+        self.teacher_score_ = None
         if y is not None:
-            doubts.append(
-                teacher_score_warning(
-                    response, score, y, weight, estimator_name=type(self).__name__
-                )
+            weight_of_known = None if weight is None else weight[known]
+            self.teacher_score_ = self._teacher_score(
+                scores[known], y[known], weight_of_known
             )
-        notes += [doubt for doubt in doubts if doubt is not None]
+            doubt = teacher_score_warning(
+                response,
+                self.teacher_score_,
+                y[known],
+                weight_of_known,
+                estimator_name=type(self).__name__,
+            )
+            notes += [] if doubt is None else [doubt]
+        self.teacher_score_kind_ = response.kind
+        self.teacher_calls_ = response.n_calls
+        self.label_mix_ = self._label_mix(response, label)
+        if self.label_mix_:
+            scores = mixed_with_labels(scores, label, self.label_mix_)
+        data = FitData(x, scores, label, weight)
+        if len(known) < len(scores):
+            if label is None:
+                data = data.take(known)
+            else:
+                unknown = np.setdiff1d(np.arange(len(scores)), known)
+                scores[unknown] = scores_of_labels(
+                    label[unknown], scores.shape[1], scores.dtype
+                )
         if response.module is None:
-            return scores, label, score, None
+            return data, transfer_scores, None
         teacher_costs, problem = costs._count_module(
             response.module, response.module_input, macs=response.macs
         )
         if problem:
             notes.append(CostsUnknownWarning(problem))
-        return scores, label, score, teacher_costs
+        return data, transfer_scores, teacher_costs
+
+    def _label_mix(self, response, label):
+        """Share of the labels in what students learn."""
+        if self.label_mix == "auto":
+            return _AUTO_LABEL_MIX if response.kind == "out-of-fold" else 0.0
+        if self.label_mix and label is None:
+            raise ValueError(
+                f"The 'label_mix' parameter of {type(self).__name__} is "
+                f"{self.label_mix}, which requires y, but the target y is None."
+            )
+        return float(self.label_mix)
 
     def _split(self, data, seed):
         """Data to train on, and to stop the training by, or None."""
@@ -426,37 +557,19 @@ class _BaseBDistil(BaseEstimator):
                 f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
 
-    def _validate_fit(self, X, y, *, reset):
-        options = _input_options(self.dtype)
-        X = from_torch(X)
-        if y is None:
-            x = validate_data(self, X, reset=reset, **options)
-        else:
-            regression = not is_classifier(self)
-            if regression and np.asarray(y).dtype.kind in "SU":
-                raise ValueError(
-                    f"{type(self).__name__} needs targets that are numbers. Got y of "
-                    f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
-                    "BDistilClassifier."
-                )
-            x, y = validate_data(
-                self,
-                X,
-                y,
-                reset=reset,
-                multi_output=regression,
-                y_numeric=regression,
-                **options,
-            )
-            if not regression:
-                check_classification_targets(y)
-                y = column_or_1d(y)
-        if 0 in x.shape[1:]:
+    def _validate_y(self, y):
+        regression = not is_classifier(self)
+        if regression and np.asarray(y).dtype.kind in "SU":
             raise ValueError(
-                f"{type(self).__name__} needs rows with at least one number. Got X of "
-                f"shape {x.shape}."
+                f"{type(self).__name__} needs targets that are numbers. Got y of "
+                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
+                "BDistilClassifier."
             )
-        return x, y
+        y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
+        if not regression:
+            check_classification_targets(y)
+            y = column_or_1d(y)
+        return y
 
     def _check_warm_start(self, input_shape, connection, notes):
         estimator_name = type(self).__name__
@@ -497,10 +610,12 @@ class _BaseBDistil(BaseEstimator):
                 )
             )
 
-    def _drop_weightless_rows(self, X, x, y, sample_weight, teacher_scores):
+    def _drop_weightless_rows(self, X, x, y, sample_weight, teacher_scores, groups):
         """Check the sample weights; rows of weight 0 leave the fit as a whole."""
+        if groups is not None:
+            check_consistent_length(x, groups)
         if sample_weight is None:
-            return X, x, y, None, teacher_scores
+            return X, x, y, None, teacher_scores, groups
         sample_weight = _check_sample_weight(
             sample_weight, x, dtype=np.float64, ensure_non_negative=True
         )
@@ -508,16 +623,17 @@ class _BaseBDistil(BaseEstimator):
             raise ValueError("sample_weight is zero for all rows; some must count.")
         used = np.flatnonzero(sample_weight)
         if len(used) == len(x):
-            return X, x, y, sample_weight, teacher_scores
+            return X, x, y, sample_weight, teacher_scores, groups
         if teacher_scores is not None:
             check_consistent_length(x, teacher_scores)
             teacher_scores = _safe_indexing(teacher_scores, used)
         return (
             _safe_indexing(X, used),
-            x[used],
+            take_rows(x, used),
             None if y is None else y[used],
             sample_weight[used],
             teacher_scores,
+            None if groups is None else _safe_indexing(groups, used),
         )
 
     def _new_ensemble(self, data, connection, device, notes):
@@ -617,29 +733,23 @@ class _BaseBDistil(BaseEstimator):
         """
         return (
             type(X) is np.ndarray
-            and X.dtype in _READY_DTYPES
+            and X.dtype in READY_DTYPES
             and X.shape[1:] == self.input_shape_
             and len(X) > 0
             and X.flags.c_contiguous
+            and self.student_transform_ is None
             and not hasattr(self, "feature_names_in_")
         )
 
     def _validated(self, X):
         """Rows as an array of the shape seen in fit."""
-        # Before scikit-learn calls the first axis of a sequence or an image "features".
-        self._check_row_shape(getattr(X, "shape", (0, *self.input_shape_)), n_axes=2)
-        dtype = str(self.ensemble_.dtype).removeprefix("torch.")
-        x = validate_data(self, X, reset=False, **_input_options(dtype))
-        self._check_row_shape(x.shape)
-        return x
-
-    def _check_row_shape(self, shape, n_axes=0):
-        """Compare the shape of X with that of fit, if rows had so many axes there."""
-        if len(self.input_shape_) >= n_axes and shape[1:] != self.input_shape_:
-            raise ValueError(
-                f"{type(self).__name__} was fitted on rows of shape "
-                f"{self.input_shape_}, and X has rows of shape {shape[1:]}."
-            )
+        return rows_like(
+            self,
+            X,
+            transform=self.student_transform_,
+            input_shape=self.input_shape_,
+            dtype=str(self.ensemble_.dtype).removeprefix("torch."),
+        )
 
     def _as_input(self, x, ensemble):
         """Rows as the ensemble takes them."""
@@ -814,6 +924,9 @@ class _BaseBDistil(BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.sparse = True
+        # Where the teacher takes it.
+        tags.input_tags.allow_nan = True
         return tags
 
 
@@ -829,7 +942,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Parameters
     ----------
     teacher : estimator, :class:`~skbdistil.teachers.TorchTeacher`, \
-            torch.nn.Module, "precomputed" or None, default=None
+            torch.nn.Module, "precomputed", list of these or None, default=None
         What is distilled.
 
         - an unfitted scikit-learn classifier is cloned and fitted inside `fit`, and not
@@ -838,9 +951,45 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
           frozen is an error;
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
-        - None fits extremely randomized trees, at least two rows a leaf.
+        - None fits extremely randomized trees, at least two rows a leaf;
+        - a list of teachers, whose probabilities are averaged: those that are asked out
+          of fold by how much better than a constant they are, all others alike.
 
         Its `predict_proba` is preferred to its `decision_function`.
+
+    teacher_cv : None, int, splitter, iterable or "auto", default="auto"
+        Whether students learn what a teacher that is fitted here says of rows that it
+        has not seen. A teacher that knows its training rows by heart, such as nearest
+        neighbours, repeats their labels, and the students would learn nothing else.
+
+        - None: the scores of the rows that it is fitted to;
+        - int, splitter or iterable: scores out of fold, as of
+          :func:`~sklearn.model_selection.cross_val_predict`, at the price of so many
+          more fits;
+        - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
+          rows (their labels have a probability of 1, but
+          for 1e-6), and about a fifth fewer of
+          those of a fold that it has not seen, scores out of five folds, with a
+          warning; else like None.
+
+    label_mix : float or "auto", default="auto"
+        Share m of y in what students learn, in [0, 1): probabilities are
+        ``(1 - m) p + m y``. Rows without labels are learnt from the teacher alone. The
+        certificate, the edges and the barrier are about this mixture. ``"auto"`` is 0.5
+        with scores out of fold, else 0. To change the loss instead, see `alpha` of
+        :class:`~skbdistil.objectives.DistillationObjective`.
+
+    augment : {"munge", "spunge"}, callable or None, default=None
+        Makes further training rows, about which the teacher is asked:
+        :class:`~skbdistil.augmentation.Munge` or
+        :class:`~skbdistil.augmentation.Spunge` as by default, or a function of the rows
+        and an int, the seed, that returns rows of the same kind. They have no labels.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, all positive, by which those of the rows are multiplied
+        for the students, as of
+        :func:`~sklearn.utils.class_weight.compute_sample_weight`. The teacher has its
+        own. Rows without labels have a weight of 1.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
@@ -855,6 +1004,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         sized so that all students together cost at most half of a torch teacher's
         multiply-accumulates, or the smallest where none does; behind it in the ladder
         comes one of about twice the width.
+
+    student_transform : transformer or None, default=None
+        Cloned, fitted to `X`, and applied to rows before students see them; the teacher
+        sees rows as they are. It is kept, saved and exported with the students. None:
+        nothing, but for a table that holds NaN. There, numbers that are missing become
+        the median of their column, and students get a further column of 0 and 1 for
+        each column that may lack numbers.
 
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
@@ -1057,7 +1213,22 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
-        Accuracy of the teacher on the training rows; None without y.
+        Accuracy of the teacher on the training rows that it was asked about; None
+        without y. Out of fold where `teacher_score_kind_` says so.
+
+    teacher_score_kind_ : {"in-sample", "out-of-fold", "unknown", "mixed"}
+        Whether the teacher had seen these rows when it was fitted. ``"unknown"`` for
+        one that came trained, ``"mixed"`` for several teachers of different kinds.
+
+    teacher_calls_ : int
+        Number of rows that the teacher was asked about, those of folds and those
+        without labels among them.
+
+    label_mix_ : float
+        Share of y in what the students learnt.
+
+    student_transform_ : transformer or None
+        Fitted; what makes of rows what students get.
 
     See Also
     --------
@@ -1096,11 +1267,83 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     (2,)
     """
 
+    _parameter_constraints = {
+        **_BaseBDistil._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
     _agreement_name = "agreement with the teacher"
     _default_objective = "kl+barrier"
 
+    def __init__(
+        self,
+        teacher=None,
+        *,
+        teacher_cv="auto",
+        label_mix="auto",
+        augment=None,
+        class_weight=None,
+        student="auto",
+        student_transform=None,
+        n_estimators=6,
+        connection="auto",
+        combine="auto",
+        objective="auto",
+        eta="auto",
+        edge_tol="auto",
+        max_attempts=1,
+        net=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=0.01,
+        refine=None,
+        refine_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        input_scaling="standard",
+        n_stages=None,
+        warm_start=False,
+        dtype="float32",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            teacher,
+            teacher_cv=teacher_cv,
+            label_mix=label_mix,
+            augment=augment,
+            student=student,
+            student_transform=student_transform,
+            n_estimators=n_estimators,
+            connection=connection,
+            combine=combine,
+            objective=objective,
+            eta=eta,
+            edge_tol=edge_tol,
+            max_attempts=max_attempts,
+            net=net,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            refine=refine,
+            refine_epochs=refine_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            input_scaling=input_scaling,
+            n_stages=n_stages,
+            warm_start=warm_start,
+            dtype=dtype,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
     def _encode(self, response, y, sample_weight):
-        """Teacher scores in the order of the classes, and labels as indices."""
+        """Scores in the order of the classes, those of transfers, labels as indices."""
         classes, order = np.unique(response.classes, return_index=True)
         if self._goes_on() and not np.array_equal(classes, self.classes_):
             raise ValueError(
@@ -1108,14 +1351,32 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
                 f"earlier fit, {self.classes_}. Got {classes}."
             )
         self.classes_ = classes
-        scores = response.scores
+        scores, transfer_scores = response.scores, response.transfer_scores
         if not np.array_equal(order, np.arange(len(order))):
             scores = np.ascontiguousarray(scores[:, order])
+            if transfer_scores is not None:
+                transfer_scores = transfer_scores[:, order]
         label = None if y is None else np.searchsorted(classes, y)
-        return scores, label
+        return scores, transfer_scores, label
 
     def _output_scaling(self):
         return {}
+
+    def _student_weights(self, y, sample_weight):
+        if self.class_weight is not None:
+            if y is None:
+                raise ValueError(
+                    "The 'class_weight' parameter of BDistilClassifier requires y, but "
+                    "the target y is None."
+                )
+            of_classes = compute_sample_weight(self.class_weight, y)
+            if not (np.isfinite(of_classes) & (of_classes > 0)).all():
+                raise ValueError(
+                    "The 'class_weight' parameter of BDistilClassifier must hold "
+                    f"positive numbers. Got {self.class_weight!r}."
+                )
+            sample_weight = (1 if sample_weight is None else sample_weight) * of_classes
+        return super()._student_weights(y, sample_weight)
 
     def _certificate(self, game):
         return game.certificate()
@@ -1259,7 +1520,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     Parameters
     ----------
     teacher : estimator, :class:`~skbdistil.teachers.TorchTeacher`, \
-            torch.nn.Module, "precomputed" or None, default=None
+            torch.nn.Module, "precomputed", list of these or None, default=None
         What is distilled.
 
         - an unfitted scikit-learn regressor is cloned and fitted inside `fit`, and not
@@ -1268,10 +1529,40 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
           frozen is an error;
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
-        - None fits extremely randomized trees, at least five rows a leaf.
+        - None fits extremely randomized trees, at least five rows a leaf;
+        - a list of teachers, whose values are averaged: those that are asked out of
+          fold by how much better than a constant they are, all others alike.
 
         Its `predict` gives one or several targets; a torch teacher's outputs are taken
         as they are.
+
+    teacher_cv : None, int, splitter, iterable or "auto", default="auto"
+        Whether students learn what a teacher that is fitted here says of rows that it
+        has not seen. A teacher that knows its training rows by heart, such as nearest
+        neighbours, repeats their targets, and the students would learn nothing else.
+
+        - None: the scores of the rows that it is fitted to;
+        - int, splitter or iterable: scores out of fold, as of
+          :func:`~sklearn.model_selection.cross_val_predict`, at the price of so many
+          more fits;
+        - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
+          rows (it gives their targets, but for 1e-6 of the
+          spread), and about a fifth fewer of
+          those of a fold that it has not seen, scores out of five folds, with a
+          warning; else like None.
+
+    label_mix : float or "auto", default="auto"
+        Share m of y in what students learn, in [0, 1): values are ``(1 - m) g + m y``.
+        Rows without labels are learnt from the teacher alone. The certificate, the
+        edges and the barrier are about this mixture. ``"auto"`` is 0.5 with scores out
+        of fold, else 0. To change the loss instead, see `alpha` of
+        :class:`~skbdistil.objectives.DistillationObjective`.
+
+    augment : {"munge", "spunge"}, callable or None, default=None
+        Makes further training rows, about which the teacher is asked:
+        :class:`~skbdistil.augmentation.Munge` or
+        :class:`~skbdistil.augmentation.Spunge` as by default, or a function of the rows
+        and an int, the seed, that returns rows of the same kind. They have no labels.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
@@ -1286,6 +1577,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         sized so that all students together cost at most half of a torch teacher's
         multiply-accumulates, or the smallest where none does; behind it in the ladder
         comes one of about twice the width.
+
+    student_transform : transformer or None, default=None
+        Cloned, fitted to `X`, and applied to rows before students see them; the teacher
+        sees rows as they are. It is kept, saved and exported with the students. None:
+        nothing, but for a table that holds NaN. There, numbers that are missing become
+        the median of their column, and students get a further column of 0 and 1 for
+        each column that may lack numbers.
 
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
@@ -1495,7 +1793,22 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         could not be counted. None for any other teacher.
 
     teacher_score_ : float or None
-        R^2 of the teacher on the training rows; None without y.
+        R^2 of the teacher on the training rows that it was asked about; None without
+        y. Out of fold where `teacher_score_kind_` says so.
+
+    teacher_score_kind_ : {"in-sample", "out-of-fold", "unknown", "mixed"}
+        Whether the teacher had seen these rows when it was fitted. ``"unknown"`` for
+        one that came trained, ``"mixed"`` for several teachers of different kinds.
+
+    teacher_calls_ : int
+        Number of rows that the teacher was asked about, those of folds and those
+        without labels among them.
+
+    label_mix_ : float
+        Share of y in what the students learnt.
+
+    student_transform_ : transformer or None
+        Fitted; what makes of rows what students get.
 
     See Also
     --------
@@ -1527,8 +1840,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _default_objective = "squared_error+barrier"
 
     def _encode(self, response, y, sample_weight):
-        """Standardised teacher scores, and targets in the same units."""
+        """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
+        known = ~np.isnan(values).any(axis=1)
         if y is not None:
             y = y.reshape(len(y), -1)
             if y.shape[1] != values.shape[1]:
@@ -1538,7 +1852,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 )
         if not self._goes_on():
             self.target_mean_, self.target_scale_ = target_scaling(
-                values, sample_weight, type(self).__name__
+                values[known],
+                None if sample_weight is None else sample_weight[known],
+                type(self).__name__,
             )
             self.single_output_ = response.single_output
         elif len(self.target_mean_) != values.shape[1]:
@@ -1547,7 +1863,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 f"earlier fit, {len(self.target_mean_)}. Got {values.shape[1]}."
             )
         constant = self.target_scale_ == 0
-        if (values[:, constant] != self.target_mean_[constant]).any():
+        if (values[known][:, constant] != self.target_mean_[constant]).any():
             raise ValueError(
                 "With warm_start=True, targets that were constant in the earlier fit "
                 "must be so again: the students give constants for them."
@@ -1561,7 +1877,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             )
             return scaled.astype(self.dtype)
 
-        return standardised(values), None if y is None else standardised(y)
+        others = [response.transfer_scores, y]
+        return standardised(values), *(
+            None if part is None else standardised(part) for part in others
+        )
 
     def _output_scaling(self):
         return {

@@ -5,7 +5,8 @@ A file is an uncompressed zip archive of
 - ``estimator.json``: versions, parameters, fitted attributes, and the names of what
   the students are built from;
 - ``weights.safetensors``: the state of the ensembles;
-- ``0.skops``, ``1.skops``, ...: the other steps of pipelines, and teachers.
+- ``0.skops``, ``1.skops``, ...: the other steps of pipelines, transforms for the
+  students, and teachers.
 
 In the JSON, what JSON does not know is an object with one key that begins with ``$``,
 such as ``{"$tuple": [16, 8]}``.
@@ -29,6 +30,7 @@ from skbdistil._boosting._game import Certificate
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._optional import required
 from skbdistil._untrusted import parse_json, require
+from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
@@ -69,7 +71,10 @@ DISTILLED = (BDistilClassifier, BDistilRegressor)
 SAVABLE = (*DISTILLED, EarlyExitClassifier, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
-ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, DistillationObjective, Lateral)}
+ESTIMATORS = {
+    cls.__name__: cls
+    for cls in (*SAVABLE, DistillationObjective, Lateral, Munge, Spunge)
+}
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}

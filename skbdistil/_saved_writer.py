@@ -27,7 +27,7 @@ from skbdistil.early_exit import EarlyExitClassifier
 __all__ = ["Writer"]
 
 # Fitted attributes that follow from others.
-_DERIVED = {"ensemble_", "input_shape_", "n_estimators_", "n_features_in_"}
+_DERIVED = {"ensemble_", "input_shape_", "n_estimators_"}
 _DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "n_features_in_"}
 
 _NO_SKOPS = (
@@ -116,6 +116,11 @@ class Writer:
         }
         if cls in DISTILLED:
             teacher = params.pop("teacher")
+            transform = params.pop("student_transform")
+            for name in ("teacher_cv", "class_weight"):
+                # What JSON does not hold is for fitting only.
+                if not isinstance(params.get(name), Real | str | None):
+                    del params[name]
             if hasattr(estimator, "ensemble_"):
                 node["ensemble"] = self._ensemble(estimator)
                 node["fitted"] = self._fitted(estimator, _DERIVED)
@@ -140,14 +145,24 @@ class Writer:
         }
         if cls in DISTILLED:
             node["params"]["teacher"] = self._teacher(teacher, cls.__name__)
+            node["params"]["student_transform"] = self._transform(transform)
         return node
 
     def _fitted(self, estimator, derived):
         return {
-            name: self.node(value, f"The attribute {name!r}")
+            name: (
+                self._transform(value)
+                if name == "student_transform_"
+                else self.node(value, f"The attribute {name!r}")
+            )
             for name, value in vars(estimator).items()
             if name.endswith("_") and name not in derived
         }
+
+    def _transform(self, transform):
+        if transform is None:
+            return None
+        return self._skops(transform, "The 'student_transform'")
 
     def _teacher(self, teacher, estimator_name):
         if teacher is None or isinstance(teacher, str):

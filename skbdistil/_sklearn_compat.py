@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import (
     _check_method_params,
     _check_sample_weight,
+    _check_y,
     _is_fitted,
     _num_samples,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "_VisualBlock",
     "_check_method_params",
     "_check_sample_weight",
+    "_check_y",
     "_fit_context",
     "_is_fitted",
     "_num_samples",

@@ -4,11 +4,15 @@ A teacher runs once per fit, here, and the rest of the package sees its scores o
 """
 
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
+from scipy.special import softmax
 from sklearn.base import clone, is_classifier
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
@@ -31,6 +35,9 @@ _SMOOTHING = 1e-3
 # Largest distance from 1 at which the sum of a row still passes for rounding.
 _SUM_TOLERANCE = 1e-3
 
+# What a probability of 1, or the error of a target, may lack: relative to its spread.
+_DOUBT = 1e-6
+
 # Rows on which a teacher's own `predict` is compared with its scores.
 _COMPARED_ROWS = 100
 
@@ -42,13 +49,18 @@ _ONE_AGAINST_REST = (
 
 
 class TeacherResponse(NamedTuple):
-    """What a teacher says about the training rows.
+    """What a teacher says about rows.
 
     Attributes
     ----------
     scores : ndarray of shape (n_samples, n_outputs)
         Classification: logits, with a mean of 0 in every row. Regression: values of
-        the targets, in their own units.
+        the targets, in their own units. NaN in the rows that `teacher_scores` leaves
+        out. For a teacher that is asked about other rows than those that it is fitted
+        to, these.
+
+    transfer_scores : ndarray of shape (n_transfer, n_outputs) or None
+        The same of `transfers`, one after the other. None where there are none.
 
     classes : ndarray of shape (n_outputs,) or None
         Label of each column, in the order of the teacher. None for regression.
@@ -75,6 +87,17 @@ class TeacherResponse(NamedTuple):
     warning : DoubtfulTeacherWarning or None
         What speaks against taking the scores for what they are said to be.
 
+    kind : {"in-sample", "out-of-fold", "unknown"}
+        Whether the teacher had seen the rows of `scores` in its own fit.
+
+    n_calls : int
+        Number of rows that the teacher was asked about.
+
+    sure : float or None
+        Share of the rows for which the teacher leaves no doubt about what y holds: it
+        gives the label a probability of 1, or the target itself, but for 1e-6. None
+        without y.
+
     Examples
     --------
     >>> from skbdistil._teacher_scores import teacher_response
@@ -93,6 +116,7 @@ class TeacherResponse(NamedTuple):
     """
 
     scores: np.ndarray
+    transfer_scores: np.ndarray | None
     classes: np.ndarray | None
     module: nn.Module | None
     module_input: torch.Tensor | None
@@ -101,6 +125,17 @@ class TeacherResponse(NamedTuple):
     name: str
     fitted_here: bool
     warning: DoubtfulTeacherWarning | None
+    kind: str
+    n_calls: int
+    sure: float | None
+
+
+class _Teacher(NamedTuple):
+    """A teacher that is ready to be asked: `ask` takes rows and returns an answer."""
+
+    name: str
+    ask: Callable
+    fitted_here: bool
 
 
 class _Answer(NamedTuple):
@@ -125,11 +160,14 @@ def teacher_response(
     regression,
     sample_weight=None,
     teacher_scores=None,
+    X_asked=None,
+    y_asked=None,
+    transfers=(),
     random_state=None,
     dtype=np.float32,
     estimator_name,
 ):
-    """Ask a teacher for its scores of the training rows, once.
+    """Ask a teacher for its scores of rows, once.
 
     Probabilities become logits as the logarithm of ``(1 - e) * p + e / n_classes``
     with ``e = 1e-3``, which is finite where ``p`` is 0. Logits are centred per row.
@@ -167,7 +205,16 @@ def teacher_response(
             default=None
         Logits, or values of the targets, for `teacher="precomputed"` only. One column
         for two classes, or shape (n_samples,), holds the log-odds of the second one.
-        Shape (n_samples,) is also allowed for regression.
+        Shape (n_samples,) is also allowed for regression. Rows of NaN are those that
+        the teacher was not asked about.
+
+    X_asked, y_asked : array-like and ndarray, default=None
+        Rows to ask about instead of `X`, and what is true of them, for a teacher that
+        is fitted to `X` here.
+
+    transfers : sequence of array-like of shape (n_transfer, ...), default=()
+        Further rows to ask about, of which nothing else is known. Not with
+        "precomputed".
 
     random_state : int or None, default=None
         Seeds a teacher that is fitted here, in its parameters `random_state` that are
@@ -234,47 +281,25 @@ def teacher_response(
             "teacher_scores can only be passed to the fit of "
             f"{estimator_name} with teacher='precomputed'. Got teacher={teacher!r}."
         )
+    if precomputed and transfers:
+        raise ValueError(
+            f"With teacher='precomputed', {estimator_name} has no teacher to ask about "
+            "the rows of X_unlabelled or 'augment'. Pass such rows in X, and their "
+            "scores in teacher_scores."
+        )
 
-    trained = precomputed or isinstance(
-        teacher, FrozenEstimator | TorchTeacher | nn.Module
-    )
     frozen = isinstance(teacher, FrozenEstimator)
     if frozen:
         teacher = teacher.estimator
     if isinstance(teacher, nn.Module):
         teacher = TorchTeacher(teacher)
-    elif teacher is None:
-        teacher = _default_teacher(regression)
-        X = as_array(X).reshape(_num_samples(X), -1)
     of_torch = isinstance(teacher, TorchTeacher)
-
     if precomputed:
         name = "teacher_scores"
-        answer = _Answer(
-            as_array(teacher_scores, input_name=name, estimator_name=estimator_name)
-        )
-    elif of_torch:
-        name = f"TorchTeacher({type(teacher.module).__name__})"
-        if regression and teacher.output == "proba":
-            raise ValueError(
-                f"{estimator_name} needs a teacher that returns values. Got a "
-                "TorchTeacher with output='proba'; a regression module has "
-                "output='logits'."
-            )
-        with _naming(name, X, estimator_name):
-            answer = _ask_torch(teacher, X, random_state)
+        given = as_array(teacher_scores, input_name=name, estimator_name=estimator_name)
+        ready = _Teacher(name, lambda rows: _Answer(given), fitted_here=False)
     else:
-        name = type(teacher).__name__
-        if frozen:
-            check_is_fitted(
-                teacher,
-                msg=f"The 'teacher' parameter of {estimator_name} is a "
-                f"FrozenEstimator around an unfitted {name}. Fit that first, or pass "
-                "it without FrozenEstimator to have it fitted.",
-            )
-        else:
-            _check_unfitted(teacher, y, estimator_name)
-        answer = _ask_model(
+        ready = _ready(
             teacher,
             X,
             y,
@@ -282,13 +307,15 @@ def teacher_response(
             regression=regression,
             sample_weight=sample_weight,
             random_state=random_state,
-            name=name,
             estimator_name=estimator_name,
         )
-
-    scores = _check_scores(answer.values, _num_samples(X), dtype, name, estimator_name)
-    classes = warning = None
-    single_output = False
+    name = ready.name
+    if X_asked is None:
+        X_asked, y_asked = X, y
+    answer = ready.ask(X_asked)
+    scores = _check_scores(
+        answer.values, _num_samples(X_asked), dtype, name, estimator_name
+    )
     if regression:
         if y is not None:
             single_output = y.ndim == 1
@@ -296,32 +323,165 @@ def teacher_response(
             single_output = scores.shape[1] == 1
         else:
             single_output = scores.ndim == 1
-        scores = scores.reshape(len(scores), -1)
     else:
-        scores = scores.reshape(len(scores), -1)
+        single_output = False
+    scores = scores.reshape(len(scores), -1)
+    was_asked = slice(None)
+    if precomputed and np.isnan(scores).any():
+        was_asked = ~np.isnan(scores).all(axis=1)
+        scores = scores[was_asked]
+        y_asked = None if y_asked is None else y_asked[was_asked]
+    _check_finite(scores, name, estimator_name)
+
+    classes = warning = None
+    if not regression:
         if (precomputed or of_torch) and not answer.proba:
             warning = _logits_warning(scores, name, estimator_name)
         scores = _class_columns(scores, answer.proba)
-        classes = _check_classes(
-            answer.classes, y, sample_weight, scores, name, estimator_name
-        )
+        classes = answer.classes
+        if classes is None:
+            classes = _infer_classes(y, scores.shape[1], name, estimator_name)
+        classes = np.asarray(classes)
+        _check_classes(classes, y, sample_weight, scores, name, estimator_name)
+        if y_asked is not None:
+            _check_meaning(classes, y_asked, scores, name, estimator_name)
         _check_predicted(answer, scores, name, estimator_name)
-        if answer.proba:
-            _check_proba(scores, teacher, name, estimator_name)
-            scores = _log_smoothed(scores)
-        scores = _centered(scores)
-        _check_finite(scores, name, estimator_name)
+    as_scores = partial(
+        _logits,
+        proba=answer.proba,
+        of=teacher,
+        name=name,
+        estimator_name=estimator_name,
+    )
+    if not regression:
+        scores = as_scores(scores)
+    sure = None
+    if y_asked is not None:
+        sure = _sure_share(scores, answer.proba, classes, y_asked)
+    n_calls = len(scores)
+    if not isinstance(was_asked, slice):
+        everywhere = np.full((len(was_asked), scores.shape[1]), np.nan, scores.dtype)
+        everywhere[was_asked] = scores
+        scores = everywhere
+
+    transfer_scores = []
+    for rows in transfers:
+        part = _check_scores(
+            ready.ask(rows).values, _num_samples(rows), dtype, name, estimator_name
+        )
+        part = part.reshape(len(part), -1)
+        _check_finite(part, name, estimator_name)
+        if not regression:
+            part = as_scores(_class_columns(part, answer.proba))
+        n_calls += len(part)
+        transfer_scores.append(part)
     return TeacherResponse(
         scores,
+        np.concatenate(transfer_scores) if transfers else None,
         classes,
         answer.module,
         answer.module_input,
         answer.macs,
         single_output,
         name,
-        not trained,
+        ready.fitted_here,
         warning,
+        "in-sample" if ready.fitted_here else "unknown",
+        n_calls,
+        sure,
     )
+
+
+def _logits(scores, *, proba, of, name, estimator_name):
+    """Centred logits, of probabilities or of logits."""
+    if proba:
+        _check_proba(scores, of, name, estimator_name)
+        scores = _log_smoothed(scores)
+    scores = _centered(scores)
+    _check_finite(scores, name, estimator_name)
+    return scores
+
+
+def _sure_share(scores, proba, classes, y):
+    """Share of rows for which a teacher leaves no doubt about what y holds, or None."""
+    if classes is None:
+        y = y.reshape(len(y), -1)
+        if y.shape != scores.shape:
+            return None
+        is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
+        return float(is_sure.all(axis=1).mean())
+    order = np.argsort(classes)
+    columns = order[np.searchsorted(classes, y, sorter=order)]
+    found = softmax(scores, axis=1)[np.arange(len(y)), columns]
+    smoothing = _SMOOTHING if proba else 0.0
+    bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / len(classes)
+    return float(np.mean(found >= bar))
+
+
+def _ready(
+    teacher, X, y, *, frozen, regression, sample_weight, random_state, estimator_name
+):
+    """A teacher that can be asked, fitted where it must be."""
+    flat = teacher is None
+    if flat:
+        teacher, X = _default_teacher(regression), _flat(X)
+
+    if isinstance(teacher, TorchTeacher):
+        name = f"TorchTeacher({type(teacher.module).__name__})"
+        if regression and teacher.output == "proba":
+            raise ValueError(
+                f"{estimator_name} needs a teacher that returns values. Got a "
+                "TorchTeacher with output='proba'; a regression module has "
+                "output='logits'."
+            )
+
+        def ask(rows):
+            with _naming(name, rows, estimator_name):
+                return _ask_torch(teacher, rows, random_state)
+
+        return _Teacher(name, ask, fitted_here=False)
+
+    name = type(teacher).__name__
+    model, labels = teacher, None
+    if frozen:
+        check_is_fitted(
+            teacher,
+            msg=f"The 'teacher' parameter of {estimator_name} is a "
+            f"FrozenEstimator around an unfitted {name}. Fit that first, or pass "
+            "it without FrozenEstimator to have it fitted.",
+        )
+    else:
+        _check_unfitted(teacher, y, estimator_name)
+        with _model_context(teacher, random_state), _naming(name, X, estimator_name):
+            model, labels = _fit_clone(
+                teacher,
+                _own(_net_input(teacher, X)),
+                y,
+                sample_weight,
+                random_state,
+                regression,
+            )
+
+    def ask(rows):
+        with _model_context(teacher, random_state):
+            return _ask_model(
+                model,
+                _flat(rows) if flat else rows,
+                labels,
+                frozen=frozen,
+                regression=regression,
+                name=name,
+                estimator_name=estimator_name,
+            )
+
+    return _Teacher(name, ask, fitted_here=not frozen)
+
+
+def _flat(X):
+    """Rows as a table, sparse ones as they are."""
+    if sparse.issparse(X):
+        return X
+    return as_array(X).reshape(_num_samples(X), -1)
 
 
 def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
@@ -447,41 +607,32 @@ def _check_unfitted(teacher, y, estimator_name):
         )
 
 
-def _ask_model(
-    model,
-    X,
-    y,
-    *,
-    frozen,
-    regression,
-    sample_weight,
-    random_state,
-    name,
-    estimator_name,
-):
-    """Ask a scikit-learn estimator or a skorch net, fitted before where it must be."""
-    module = module_input = classes = labels = rows = predicted = None
+@contextmanager
+def _model_context(model, random_state):
+    """What models are fitted and asked in."""
     with _seeding(random_state, _net_device(model)), warnings.catch_warnings():
         # skorch makes tensors of rows that may be read-only, and only reads them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+        yield
+
+
+def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
+    """Ask a fitted scikit-learn estimator or skorch net."""
+    module = module_input = classes = rows = predicted = None
+    with _naming(name, X, estimator_name):
+        X = _net_input(model, X)
+    method = _scoring_method(model, regression, estimator_name)
+    with _naming(name, X, estimator_name):
+        values = getattr(model, method)(_own(X))
+    if isinstance(values, list):
+        raise ValueError(
+            f"The 'teacher' parameter of {estimator_name} must be a classifier of "
+            f"a single output. Got a {name} that predicts {len(values)} outputs."
+        )
+    if not regression:
+        classes = getattr(model, "classes_", None)
         with _naming(name, X, estimator_name):
-            X = _net_input(model, X)
-            if not frozen:
-                model, labels = _fit_clone(
-                    model, _own(X), y, sample_weight, random_state, regression
-                )
-        method = _scoring_method(model, regression, estimator_name)
-        with _naming(name, X, estimator_name):
-            values = getattr(model, method)(_own(X))
-        if isinstance(values, list):
-            raise ValueError(
-                f"The 'teacher' parameter of {estimator_name} must be a classifier of "
-                f"a single output. Got a {name} that predicts {len(values)} outputs."
-            )
-        if not regression:
-            classes = getattr(model, "classes_", None)
-            with _naming(name, X, estimator_name):
-                rows, predicted = _predicted_columns(model, _own(X), classes)
+            rows, predicted = _predicted_columns(model, _own(X), classes)
     if frozen and isinstance(model, NeuralNet) and isinstance(X, np.ndarray):
         module = model.module_
         module_input = as_tensor(np.array(X[:1])).to(home_device(module))
@@ -635,7 +786,6 @@ def _check_scores(values, n_samples, dtype, name, estimator_name):
             f"of the {n_samples} rows of X. Got an array of shape {scores.shape} from "
             f"{name}."
         )
-    _check_finite(scores, name, estimator_name)
     return scores
 
 
@@ -732,11 +882,8 @@ def _check_proba(proba, teacher, name, estimator_name):
 
 
 def _check_classes(classes, y, sample_weight, scores, name, estimator_name):
-    """Labels of the columns: those of the teacher, or else what `y` allows."""
+    """Compare the labels of the columns with their number, and with those of y."""
     n_columns = scores.shape[1]
-    if classes is None:
-        classes = _infer_classes(y, n_columns, name, estimator_name)
-    classes = np.asarray(classes)
     if len(classes) < 2:
         among = (
             "" if sample_weight is None else " among the rows that sample_weight keeps"
@@ -751,13 +898,12 @@ def _check_classes(classes, y, sample_weight, scores, name, estimator_name):
             f"{n_columns} columns for {len(classes)} classes from {name}."
         )
     if y is None:
-        return classes
+        return
     labels = np.unique(y).tolist()
     # Sets of Python objects, because NumPy would find the label 1 in ["0", "1"].
     missing = set(labels).difference(classes.tolist())
-    one_against_rest = labels == [0, 1] and len(classes) > 2
     if missing:
-        if one_against_rest:
+        if labels == [0, 1] and len(classes) > 2:
             advice = f" {_ONE_AGAINST_REST}"
         elif np.array_equal(classes, np.arange(len(classes))):
             advice = (
@@ -774,9 +920,6 @@ def _check_classes(classes, y, sample_weight, scores, name, estimator_name):
             f"{estimator_name}, knows the classes {classes.tolist()}, and y also "
             f"holds {sorted(missing)}.{advice}"
         )
-    if one_against_rest:
-        _check_meaning(classes, y, scores, name, estimator_name)
-    return classes
 
 
 def _check_meaning(classes, y, scores, name, estimator_name):
@@ -785,6 +928,8 @@ def _check_meaning(classes, y, scores, name, estimator_name):
     That is so where another class than its 1 tells the rows of label 1 best, and
     better than no teacher at all.
     """
+    if len(classes) <= 2 or np.unique(y).tolist() != [0, 1]:
+        return
     columns = scores.argmax(axis=1)
     n_zeros, n_ones = (
         np.bincount(columns[y == label], minlength=len(classes)) for label in (0, 1)

@@ -376,7 +376,7 @@ class _Parts(NamedTuple):
     final : BDistilClassifier or BDistilRegressor
     early : EarlyExitClassifier or None
     steps : list of (str, transformer)
-        Transforms of pipelines before `final`.
+        Transforms of pipelines before `final`, and its own.
     """
 
     outer: object
@@ -385,10 +385,12 @@ class _Parts(NamedTuple):
     steps: list
 
     def transform(self, X):
-        """Rows as `final` gets them."""
+        """Rows as the students get them."""
         X = through_pipelines(self.outer, X)
         if self.early is not None:
             X = through_pipelines(self.early.estimator_, X)
+        if self.final.student_transform_ is not None:
+            X = self.final.student_transform_.transform(X)
         return X
 
 
@@ -408,6 +410,7 @@ def _unwrap(estimator):
             "What is exported must be a BDistilClassifier, a BDistilRegressor or an "
             f"EarlyExitClassifier. Got {type(inner).__name__}{where} instead."
         )
+    steps += leaves([("student_transform", inner.student_transform_)])
     return _Parts(estimator, inner, early, steps)
 
 
@@ -539,7 +542,8 @@ def _rows(parts, needed_by, *, X=None, transformed=False):
             graph = _graph(parts, X, needed_by)
     if affine is None and graph is None:
         dtype = str(final.ensemble_.example().dtype).removeprefix("torch.")
-        return _Rows(final.input_shape_, dtype, _names(final), [], [], steps)
+        names = _names(final) if final.student_transform_ is None else None
+        return _Rows(final.input_shape_, dtype, names, [], [], steps)
     first, missing = steps[0][1], []
     if X is not None:
         is_missing = np.isnan(np.asarray(X, dtype=np.float64)).any(axis=0)

@@ -73,12 +73,16 @@ def _squared_error(target, scores):
 
 
 def _cross_entropy(label, scores):
-    """Row-wise cross-entropy of softmax(F) against classes, and its gradient."""
+    """Row-wise cross-entropy of softmax(F) against classes, and its gradient.
+
+    Both are 0 where the class is -1, which is not known.
+    """
     log_q = functional.log_softmax(scores, dim=1)
-    column = label[:, None]
-    ones = torch.ones_like(column, dtype=scores.dtype)
-    rows = -log_q.gather(1, column)[:, 0]
-    return rows, log_q.exp().scatter_add(1, column, -ones)
+    known = (label >= 0).to(scores.dtype)
+    column = label.clamp(min=0)[:, None]
+    rows = -log_q.gather(1, column)[:, 0] * known
+    gradient = log_q.exp() * known[:, None]
+    return rows, gradient.scatter_add(1, column, -known[:, None])
 
 
 def _row_mean(rows, weight):
@@ -250,8 +254,11 @@ class _EnsembleTerms(nn.Module):
         return _squared_error(target["teacher"], scores)
 
     def _label(self, scores, target):
-        term = _squared_error if self.regression else _cross_entropy
-        return term(target["label"], scores)
+        if not self.regression:
+            return _cross_entropy(target["label"], scores)
+        # A target that is not known asks for nothing.
+        label = target["label"]
+        return _squared_error(torch.where(label.isnan(), scores, label), scores)
 
 
 class _StudentLoss(_EnsembleTerms):

@@ -651,7 +651,6 @@ def _check_weights(ensemble, weights):
 def _set_ensemble(estimator, ensemble, fitted):
     """Give an estimator its fitted attributes."""
     n_stages, n_outputs = len(ensemble), ensemble.n_outputs
-    n_features = ensemble.input_shape[0]
     of_stages, of_outputs = (n_stages,), (n_stages, n_outputs)
     expected = {
         "certificate_": (
@@ -691,6 +690,11 @@ def _set_ensemble(estimator, ensemble, fitted):
             (Costs, {**dict.fromkeys(Costs._fields, int), "macs": int | None}),
         ],
         "teacher_score_": float | None,
+        "teacher_score_kind_": str,
+        "teacher_calls_": int,
+        "label_mix_": float,
+        "student_transform_": object,
+        "n_features_in_": int,
     }
     if is_classifier(estimator):
         expected["classes_"] = ("".join(ITEM_TYPES), (n_outputs,))
@@ -698,8 +702,15 @@ def _set_ensemble(estimator, ensemble, fitted):
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
     if "feature_names_in_" in fitted:
-        expected["feature_names_in_"] = ("O", (n_features,))
+        expected["feature_names_in_"] = ("O", (fitted.get("n_features_in_"),))
     _check_attributes(fitted, expected)
+    transform = fitted["student_transform_"]
+    require(
+        fitted["n_features_in_"] == ensemble.input_shape[0]
+        if transform is None
+        else hasattr(transform, "transform"),
+        "its rows are not those of its students.",
+    )
     for name, kind in {"ladder_positions_": int, "training_history_": list}.items():
         items = fitted[name]
         fits = len(items) == n_stages and all(type(item) is kind for item in items)
@@ -719,7 +730,6 @@ def _set_ensemble(estimator, ensemble, fitted):
         ensemble_=ensemble,
         input_shape_=ensemble.input_shape,
         n_estimators_=n_stages,
-        n_features_in_=n_features,
     )
     estimator._n_stages_used()  # whether the parameter fits
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from skbdistil._arrays import as_tensor
 from skbdistil._boosting._rows import chunk_rows
 
 # Rows to look at. What is the same for all of these is hardly of use for the others.
@@ -20,7 +21,7 @@ def idle_features(ensemble, x):
     ----------
     ensemble : ProgressiveEnsemble
         In evaluation mode.
-    x : torch.Tensor of shape (n, ...)
+    x : ndarray or SparseRows of shape (n, ...)
         Rows, of which at most 2**14 are looked at.
 
     Returns
@@ -31,7 +32,7 @@ def idle_features(ensemble, x):
     """
     if len(x) < 2:
         return np.full(len(ensemble), np.nan)
-    x = x[:: -(-len(x) // _MAX_ROWS)]
+    step = -(-len(x) // _MAX_ROWS)
     lowest, highest = {}, {}
 
     def look(head, arguments):
@@ -41,10 +42,10 @@ def idle_features(ensemble, x):
 
     heads = [student.head for student in ensemble.students]
     hooks = [head.register_forward_pre_hook(look) for head in heads]
-    n_rows = chunk_rows(x.shape[1:])
+    n_rows = chunk_rows(x.shape[1:]) * step
     try:
         for start in range(0, len(x), n_rows):
-            rows = x[start : start + n_rows]
+            rows = as_tensor(x[start : start + n_rows : step])
             ensemble(rows.to(ensemble.device, ensemble.input_dtype))
     finally:
         for hook in hooks:

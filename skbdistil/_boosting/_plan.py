@@ -11,7 +11,7 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
-from skbdistil._arrays import as_tensor
+from skbdistil._arrays import SparseRows, stack_rows, take_rows
 from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
 from skbdistil._boosting._residuals import Residuals
@@ -42,16 +42,37 @@ _AUTO_COST_SHARE = 0.5
 
 
 class FitData(NamedTuple):
-    """Rows of a fit, and what is known of them; the first axis of all is n_samples."""
+    """Rows of a fit, and what is known of them; the first axis of all is n_samples.
 
-    x: np.ndarray
+    A label that is not known is -1, a target that is not known is NaN.
+    """
+
+    x: np.ndarray | SparseRows
     scores: np.ndarray
     label: np.ndarray | None
     sample_weight: np.ndarray | None
 
     def take(self, rows):
         """The same of some rows."""
-        return FitData(*(None if part is None else part[rows] for part in self))
+        return FitData(
+            *(None if part is None else take_rows(part, rows) for part in self)
+        )
+
+    def extended(self, x, scores):
+        """The same with further rows, whose labels are not known, of weight 1."""
+        label, weight = self.label, self.sample_weight
+        if label is not None:
+            unknown = -1 if label.ndim == 1 else np.nan
+            shape = (len(x), *label.shape[1:])
+            label = np.concatenate([label, np.full(shape, unknown, label.dtype)])
+        if weight is not None:
+            weight = np.concatenate([weight, np.ones(len(x))])
+        return FitData(
+            stack_rows([self.x, x]),
+            np.concatenate([self.scores, scores]),
+            label,
+            weight,
+        )
 
 
 class Plan(NamedTuple):
@@ -213,7 +234,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         weight = data.sample_weight
         return RowData(
             ensemble,
-            as_tensor(data.x),
+            data.x,
             residuals,
             game=game,
             sample_weight=None if weight is None else torch.as_tensor(weight).to(dtype),

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.utils.data import Dataset
 
-from skbdistil._arrays import as_tensor
+from skbdistil._arrays import SparseRows, as_tensor
 
 # Rows, and numbers in them, that are run at once where no gradient is needed.
 _CHUNK_ROWS = 4096
@@ -129,7 +129,7 @@ class RowData:
     ----------
     ensemble : ProgressiveEnsemble
         The students so far.
-    x : torch.Tensor of shape (n, ...)
+    x : ndarray or SparseRows of shape (n, ...)
         In the dtype in which the user gave it.
     residuals : Residuals
     game : BoostingGame or None
@@ -156,7 +156,7 @@ class RowData:
         cache=None,
     ):
         self.ensemble = ensemble
-        self.x = x
+        self.x = x if isinstance(x, SparseRows) else as_tensor(x)
         self.residuals = residuals
         self.game = game
         self.device = device
@@ -182,8 +182,8 @@ class RowData:
 
     def inputs(self, index):
         """Some rows on the device, as the ensemble takes them."""
-        integer = self.ensemble.integer_input
-        return self.x[index].to(self.device, torch.int64 if integer else self.dtype)
+        dtype = torch.int64 if self.ensemble.integer_input else self.dtype
+        return as_tensor(self.x[index]).to(self.device, dtype)
 
     def targets(self, index):
         """What a loss compares with, of some rows: a dict of tensors."""

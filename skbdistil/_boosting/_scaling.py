@@ -16,7 +16,7 @@ def input_scaling(x, sample_weight, dtype, estimator_name):
 
     Parameters
     ----------
-    x : ndarray of shape (n_samples, ...)
+    x : ndarray or SparseRows of shape (n_samples, ...)
     sample_weight : ndarray of shape (n_samples,) or None
     dtype : numpy.dtype
         Of the students.
