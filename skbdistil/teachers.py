@@ -476,7 +476,9 @@ def scores_from_labels(answers, classes=None, *, smoothing=1.0):
     >>> from skbdistil import BDistilClassifier
     >>> X, y = np.arange(20.0)[:, None], np.repeat(["ham", "spam"], 10)
     >>> scores = scores_from_labels(y)
-    >>> clf = BDistilClassifier("precomputed", n_estimators=1, random_state=0)
+    >>> clf = BDistilClassifier(
+    ...     "precomputed", n_estimators=1, max_epochs=100, random_state=0
+    ... )
     >>> clf.fit(X, y, teacher_scores=scores).predict([[0.0], [19.0]]).tolist()
     ['ham', 'spam']
     """
