@@ -6,6 +6,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import (
     BaseEstimator,
@@ -291,6 +292,9 @@ class _BaseBDistil(BaseEstimator):
 
         # The rows, and what the teacher says of them.
         X = from_torch(X)
+        if sparse.issparse(X):
+            # Not all formats can be indexed.
+            X = X.tocsr()
         y = None if y is None else self._validate_y(y)
         x, self.student_transform_ = fit_transform_rows(
             self,
@@ -960,23 +964,23 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     teacher_cv : None, int, splitter, iterable or "auto", default="auto"
         Whether students learn what a teacher that is fitted here says of rows that it
         has not seen. A teacher that knows its training rows by heart, such as nearest
-        neighbours, repeats their labels, and the students would learn nothing else.
+        neighbours, only repeats y, and so would the students.
 
         - None: the scores of the rows that it is fitted to;
         - int, splitter or iterable: scores out of fold, as of
-          :func:`~sklearn.model_selection.cross_val_predict`, at the price of so many
-          more fits;
+          :func:`~sklearn.model_selection.cross_val_predict`, at the price of one fit a
+          fold. An int shuffles the rows, since they may come sorted;
         - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
-          rows (their labels have a probability of 1, but
-          for 1e-6), and about a fifth fewer of
-          those of a fold that it has not seen, scores out of five folds, with a
-          warning; else like None.
+          rows, and about a fifth fewer of those of a fold that it has not seen, scores
+          out of five folds, with a warning; else like None. It leaves no doubt where a
+          label has a probability of 1, or a target is met, but for 1e-6.
 
     label_mix : float or "auto", default="auto"
-        Share m of y in what students learn, in [0, 1): probabilities are
-        ``(1 - m) p + m y``. Rows without labels are learnt from the teacher alone. The
-        certificate, the edges and the barrier are about this mixture. ``"auto"`` is 0.5
-        with scores out of fold, else 0. To change the loss instead, see `alpha` of
+        Share m of y in what students learn, in [0, 1): probabilities of classes, or
+        values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
+        from the teacher alone. The certificate, the edges and the barrier are about
+        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
+        loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None
@@ -1539,23 +1543,23 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     teacher_cv : None, int, splitter, iterable or "auto", default="auto"
         Whether students learn what a teacher that is fitted here says of rows that it
         has not seen. A teacher that knows its training rows by heart, such as nearest
-        neighbours, repeats their targets, and the students would learn nothing else.
+        neighbours, only repeats y, and so would the students.
 
         - None: the scores of the rows that it is fitted to;
         - int, splitter or iterable: scores out of fold, as of
-          :func:`~sklearn.model_selection.cross_val_predict`, at the price of so many
-          more fits;
+          :func:`~sklearn.model_selection.cross_val_predict`, at the price of one fit a
+          fold. An int shuffles the rows, since they may come sorted;
         - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
-          rows (it gives their targets, but for 1e-6 of the
-          spread), and about a fifth fewer of
-          those of a fold that it has not seen, scores out of five folds, with a
-          warning; else like None.
+          rows, and about a fifth fewer of those of a fold that it has not seen, scores
+          out of five folds, with a warning; else like None. It leaves no doubt where a
+          label has a probability of 1, or a target is met, but for 1e-6.
 
     label_mix : float or "auto", default="auto"
-        Share m of y in what students learn, in [0, 1): values are ``(1 - m) g + m y``.
-        Rows without labels are learnt from the teacher alone. The certificate, the
-        edges and the barrier are about this mixture. ``"auto"`` is 0.5 with scores out
-        of fold, else 0. To change the loss instead, see `alpha` of
+        Share m of y in what students learn, in [0, 1): probabilities of classes, or
+        values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
+        from the teacher alone. The certificate, the edges and the barrier are about
+        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
+        loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None

@@ -1,7 +1,8 @@
 """Transforms of fitted pipelines, in forms that can be exported.
 
-Scalers and selections of columns are one affine map together. Other transforms are
-left to skl2onnx. Neither is believed: both are compared with the transforms themselves.
+Imputers, scalers and selections of columns are one affine map together. Other
+transforms are left to skl2onnx. Neither is believed: both are compared with the
+transforms themselves.
 """
 
 import copy
@@ -13,6 +14,7 @@ import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_selection import SelectorMixin
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -67,21 +69,29 @@ def named(steps):
 
 
 class AffineMap(NamedTuple):
-    """``(x[:, columns] - centre) * factor + offset``, in float64.
+    """``(x - centre) * factor + offset`` of some columns, in float64.
 
     Attributes
     ----------
     columns : ndarray of int of shape (n,)
     centre, factor, offset : ndarray of shape (n,)
+    fill : ndarray of shape (n,)
+        What stands for NaN; NaN where nothing does.
+    flags : ndarray of bool of shape (n,)
+        Where x is not the number in the column, but 1 if it is NaN and else 0.
     """
 
     columns: np.ndarray
     centre: np.ndarray
     factor: np.ndarray
     offset: np.ndarray
+    fill: np.ndarray
+    flags: np.ndarray
 
     @classmethod
-    def of(cls, columns, *, centre=None, factor=None, offset=None):
+    def of(
+        cls, columns, *, centre=None, factor=None, offset=None, fill=None, flags=False
+    ):
         """Map of some columns, with None for what it does not do."""
 
         def filled(values, default):
@@ -93,19 +103,41 @@ class AffineMap(NamedTuple):
             filled(centre, 0),
             filled(factor, 1),
             filled(offset, 0),
+            filled(fill, np.nan),
+            np.array(np.broadcast_to(flags, len(columns))),
         )
 
+    @property
+    def imputes(self):
+        """Columns of x that may be NaN: all that is read of them is made up for."""
+        made_up = self.flags | ~np.isnan(self.fill)
+        return np.setdiff1d(self.columns, self.columns[~made_up])
+
+    def read(self, x):
+        """What there is of the columns before it is scaled."""
+        x = x[:, self.columns]
+        is_missing = np.isnan(x)
+        return np.where(self.flags, is_missing, np.where(is_missing, self.fill, x))
+
     def __call__(self, x):
-        return (x[:, self.columns] - self.centre) * self.factor + self.offset
+        return (self.read(x) - self.centre) * self.factor + self.offset
 
     def then(self, other):
-        """This map, and another one of what it returns."""
-        columns, centre, factor, offset = (values[other.columns] for values in self)
+        """This map, and another one of what it returns; None if that is no such map."""
+        columns, centre, factor, offset, fill, flags = (
+            values[other.columns] for values in self
+        )
+        imputed = other.flags | ~np.isnan(other.fill)
+        touched = (centre != 0) | (factor != 1) | (offset != 0) | flags
+        if (imputed & (touched | ~np.isnan(fill))).any():
+            return None
         return AffineMap(
             columns,
             centre,
             factor * other.factor,
             (offset - other.centre) * other.factor + other.offset,
+            np.where(imputed, other.fill, fill),
+            flags | other.flags,
         )
 
 
@@ -168,7 +200,30 @@ def _affine(step, n_columns):
         return AffineMap.of(columns, factor=_reciprocal(step.scale_))
     if isinstance(step, MinMaxScaler):
         return AffineMap.of(columns, factor=step.scale_, offset=step.min_)
+    if isinstance(step, SimpleImputer):
+        return _imputing(step)
     return None
+
+
+def _imputing(step):
+    """Affine map of an imputer of numbers."""
+    fill = np.asarray(step.statistics_)
+    if fill.dtype.kind != "f" or not _is_nan(step.missing_values):
+        return None
+    # Columns without any number are left out.
+    kept = np.flatnonzero(~np.isnan(fill))
+    flagged = np.array([], dtype=int)
+    if step.add_indicator:
+        flagged = step.indicator_.features_
+    return AffineMap.of(
+        np.concatenate([kept, flagged]),
+        fill=np.concatenate([fill[kept], np.full(len(flagged), np.nan)]),
+        flags=np.repeat([False, True], [len(kept), len(flagged)]),
+    )
+
+
+def _is_nan(value):
+    return isinstance(value, float) and np.isnan(value)
 
 
 def _reciprocal(scale):
@@ -183,6 +238,8 @@ def _chained(steps, n_columns):
         if following is None:
             return None
         result = result.then(following)
+        if result is None:
+            return None
     return result
 
 
@@ -208,6 +265,8 @@ def _probes(affine, n_columns):
     images = size * rng.normal(size=(_N_PROBES, len(affine.columns)))
     rows = rng.normal(size=(_N_PROBES, n_columns))
     rows[:, affine.columns] = (images - affine.offset) / affine.factor + affine.centre
+    missing = rng.random((_N_PROBES, len(affine.imputes))) < 0.5
+    rows[:, affine.imputes] = np.where(missing, np.nan, rows[:, affine.imputes])
     return rows
 
 
@@ -230,7 +289,7 @@ def _agrees(affine, transform, rows):
         warnings.simplefilter("ignore", UserWarning)
         # A copy, on which a scaler may work in place.
         expected = np.asarray(transform(copy.copy(rows)))
-    size = (np.abs(x[:, affine.columns]) + np.abs(affine.centre)) * affine.factor
+    size = (np.abs(affine.read(x)) + np.abs(affine.centre)) * affine.factor
     tolerance = _AFFINE_TOLERANCE * (np.abs(size) + np.abs(affine.offset) + 1)
     found = affine(x)
     return found.shape == expected.shape and bool(
@@ -273,7 +332,8 @@ def transforms_graph(steps, transform, X, *, seen, opset, needed_by):
     skl2onnx = required(needed_by, "skl2onnx")
     types = required(needed_by, "skl2onnx.common.data_types")
     runtime = required(needed_by, "onnxruntime")
-    expected = seen(transform(copy.copy(X)))
+    transformed = transform(copy.copy(X))
+    expected = seen(transformed)
     if not (len(expected) and np.isfinite(expected).all()):
         raise ValueError(
             f"The 'X' of {needed_by} must be rows that the pipeline takes. Got "
@@ -307,11 +367,10 @@ def transforms_graph(steps, transform, X, *, seen, opset, needed_by):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             continue
-        found = seen(found)
-        if found.shape == expected.shape and bool(
-            (np.abs(found - expected) <= _GRAPH_TOLERANCE * (1 + abs(expected))).all()
-        ):
-            return model
+        if found.shape == transformed.shape:
+            off = np.abs(seen(found) - expected)
+            if (off <= _GRAPH_TOLERANCE * (1 + abs(expected))).all():
+                return model
         reason = "what skl2onnx has written gives other rows than they do"
     raise ValueError(
         f"{needed_by} cannot export the transforms {named(steps)}: {reason}"

@@ -123,7 +123,10 @@ class Writer:
                     del params[name]
             if hasattr(estimator, "ensemble_"):
                 node["ensemble"] = self._ensemble(estimator)
-                node["fitted"] = self._fitted(estimator, _DERIVED)
+                derived = _DERIVED
+                if estimator.student_transform_ is None:
+                    derived = _DERIVED | {"n_features_in_"}
+                node["fitted"] = self._fitted(estimator, derived)
         elif cls is EarlyExitClassifier:
             if not isinstance(params["cv"], Real):
                 del params["cv"]

@@ -12,7 +12,13 @@ import torch
 from scipy.special import log_softmax, logsumexp
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, check_cv
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    check_cv,
+)
 
 from skbdistil._sklearn_compat import _safe_indexing
 from skbdistil._teacher_scores import _SMOOTHING, teacher_response
@@ -97,7 +103,9 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
         response = teacher_response(
             teacher, X, y, teacher_scores=teacher_scores, **options
         )
-        return response, _doubts(response, estimator_name)
+        # What is passed as scores is what is meant to be learnt.
+        given = isinstance(teacher, str)
+        return response, _doubts(response, estimator_name, judge=not given)
     if teacher_scores is not None or y is None:
         # Which is an error.
         return teacher_response(
@@ -158,11 +166,10 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
     return found, notes
 
 
-def _doubts(response, estimator_name):
-    """Warnings about a teacher."""
+def _doubts(response, estimator_name, *, judge=False):
+    """Warnings about a teacher; whether it has seen the rows is to be judged or not."""
     notes = [] if response.warning is None else [response.warning]
-    has_seen = response.sure is not None and response.sure >= _HAS_SEEN
-    if has_seen and not response.fitted_here:
+    if judge and response.sure is not None and response.sure >= _HAS_SEEN:
         notes.append(
             DoubtfulTeacherWarning(
                 f"{response.name}, the teacher of {estimator_name}, leaves no doubt "
@@ -204,7 +211,11 @@ class _Folds:
         if isinstance(cv, Integral) and len(counts):
             # scikit-learn warns where a class has fewer rows than there are folds.
             cv = min(cv, int(counts.min()))
-        cv = check_cv(cv, y, classifier=not regression)
+        if isinstance(cv, Integral):
+            # Rows may come sorted.
+            kind = KFold if regression else StratifiedKFold
+            cv = kind(cv, shuffle=True, random_state=options["random_state"])
+        cv = check_cv(cv)
         self.folds = list(cv.split(np.zeros(len(y)), y, groups))
         seen = np.sort(np.concatenate([test for _, test in self.folds]))
         if not np.array_equal(seen, np.arange(len(y))):

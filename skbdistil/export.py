@@ -545,7 +545,9 @@ def _rows(parts, needed_by, *, X=None, transformed=False):
         names = _names(final) if final.student_transform_ is None else None
         return _Rows(final.input_shape_, dtype, names, [], [], steps)
     first, missing = steps[0][1], []
-    if X is not None:
+    if affine is not None:
+        missing = affine.imputes.tolist()
+    else:
         is_missing = np.isnan(np.asarray(X, dtype=np.float64)).any(axis=0)
         missing = np.flatnonzero(is_missing).tolist()
     shape, dtype = (int(first.n_features_in_),), "float64"
@@ -597,12 +599,17 @@ class _Affine(nn.Module):
         super().__init__()
         for name, values in affine._asdict().items():
             self.register_buffer(name, torch.from_numpy(values))
+        self.imputes = len(affine.imputes) > 0
         self.selects = not np.array_equal(affine.columns, np.arange(n_columns))
         self.dtype = dtype
 
     def forward(self, x):
         if self.selects:
             x = x.index_select(1, self.columns)
+        if self.imputes:
+            is_missing = x.isnan()
+            x = torch.where(is_missing, self.fill, x)
+            x = torch.where(self.flags, is_missing.to(x.dtype), x)
         return ((x - self.centre) * self.factor + self.offset).to(self.dtype)
 
 

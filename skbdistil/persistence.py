@@ -78,6 +78,10 @@ _MAX_NESTING = 10
 _MAX_FEATURES = 2**24
 
 
+# What imputers of scikit-learn hold, and skops does not trust by itself.
+_TRUSTED = ("numpy.dtype",)
+
+
 def save(estimator, path, *, include_teacher=False):
     """Save a fitted estimator to a file.
 
@@ -243,7 +247,7 @@ def load(path, *, classes=(), trusted=()):
         clf = load("model.skb", classes=[MyBackbone])
     """
     import_safetensors()
-    parts, trusted = _by_name(classes), list(trusted)
+    parts, trusted = _by_name(classes), [*trusted, *_TRUSTED]
     with _refusing(path, but=OSError):
         data = read_file(path)
     with _refusing(path):
@@ -694,22 +698,22 @@ def _set_ensemble(estimator, ensemble, fitted):
         "teacher_calls_": int,
         "label_mix_": float,
         "student_transform_": object,
-        "n_features_in_": int,
     }
     if is_classifier(estimator):
         expected["classes_"] = ("".join(ITEM_TYPES), (n_outputs,))
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
+    transform, n_features = fitted.get("student_transform_"), ensemble.input_shape[0]
+    if transform is not None:
+        expected["n_features_in_"] = int
+        n_features = fitted.get("n_features_in_")
     if "feature_names_in_" in fitted:
-        expected["feature_names_in_"] = ("O", (fitted.get("n_features_in_"),))
+        expected["feature_names_in_"] = ("O", (n_features,))
     _check_attributes(fitted, expected)
-    transform = fitted["student_transform_"]
     require(
-        fitted["n_features_in_"] == ensemble.input_shape[0]
-        if transform is None
-        else hasattr(transform, "transform"),
-        "its rows are not those of its students.",
+        transform is None or hasattr(transform, "transform"),
+        "its 'student_transform' does not transform.",
     )
     for name, kind in {"ladder_positions_": int, "training_history_": list}.items():
         items = fitted[name]
@@ -730,6 +734,7 @@ def _set_ensemble(estimator, ensemble, fitted):
         ensemble_=ensemble,
         input_shape_=ensemble.input_shape,
         n_estimators_=n_stages,
+        n_features_in_=n_features,
     )
     estimator._n_stages_used()  # whether the parameter fits
 

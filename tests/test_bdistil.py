@@ -1511,12 +1511,19 @@ def with_value(value):
 @ESTIMATORS
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize(
-    ("value", "message"), [(np.nan, "contains NaN"), (np.inf, "contains infinity")]
+    ("value", "message", "in_fit"),
+    [
+        # What is missing is for the teacher to judge, and this one gives no score.
+        (np.nan, "contains NaN", "Got NaN.*from TorchTeacher"),
+        (np.inf, "contains infinity", "contains infinity"),
+    ],
 )
-def test_values_that_are_not_finite(estimator, dtype, value, message):
+def test_values_that_are_not_finite(estimator, dtype, value, message, in_fit):
     X = with_value(value).astype(dtype)
     model = fitted(estimator)
-    for call in (model.fit, model.predict, lambda X: next(model.staged_predict(X))):
+    with pytest.raises(ValueError, match=in_fit):
+        model.fit(X)
+    for call in (model.predict, lambda X: next(model.staged_predict(X))):
         with pytest.raises(ValueError, match=message):
             call(X)
     assert len(model.predict(rows())) == N_ROWS

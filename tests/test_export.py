@@ -123,6 +123,7 @@ def classifier_of(backbone, connection, n_stages=2, *, dtype=torch.float32):
     clf.ensemble_ = ensemble
     clf.classes_ = np.arange(N_OUTPUTS)
     clf.input_shape_ = shape
+    clf.student_transform_ = None
     clf.n_estimators_ = n_stages
     clf.stage_costs_ = stage_costs(ensemble, ensemble.example())
     return clf

@@ -935,7 +935,10 @@ HUGE = {"$partial": [{"$part": "MLP"}, [], {"hidden": {"$tuple": [10**9, 10**5]}
     ("edit", "reason"),
     [
         (set_item("class", to="Exploit"), "class 'Exploit' is unknown"),
-        (set_item("class", to="Lateral"), r"\['batch_size',.*are not expected"),
+        (
+            set_item("class", to="Lateral"),
+            r"\['augment', 'batch_size',.*are not expected",
+        ),
         (set_item("params", "foo", to=1), r"\['foo'\] of BDistilClassifier are not"),
         (set_item("params", "eta", to=-1.0), "'eta' parameter of BDistilClassifier"),
         (set_item("params", "student", to=3), "'student' parameter"),

@@ -371,6 +371,7 @@ def classifier_by_hand(dtype):
     clf.ensemble_ = ensemble.to(dtype)
     clf.classes_ = np.arange(3)
     clf.input_shape_ = (4,)
+    clf.student_transform_ = None
     clf.n_estimators_ = 2
     clf.stage_costs_ = stage_costs(ensemble, ensemble.example())
     return clf
