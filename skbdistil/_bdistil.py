@@ -324,13 +324,10 @@ class _BaseBDistil(BaseEstimator):
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         seeds = draw_seeds(random_state, self.n_estimators)
-        (augment_seed,) = draw_seeds(random_state, 1).tolist()
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
         with seeded(teacher_seed, device):
-            transfers, x_transfers = self._transfer_rows(
-                X, X_unlabelled, x, augment_seed
-            )
+            transfers, x_transfers = self._transfer_rows(X, X_unlabelled, x, split_seed)
             data, transfer_scores, teacher_costs = self._ask_teacher(
                 X,
                 FitData(x, None, y, weight),

@@ -207,8 +207,11 @@ def _affine(step, n_columns):
 
 def _imputing(step):
     """Affine map of an imputer of numbers."""
-    fill = np.asarray(step.statistics_)
-    if fill.dtype.kind != "f" or not _is_nan(step.missing_values):
+    try:
+        fill = np.asarray(step.statistics_, dtype=np.float64)
+    except ValueError:  # strings
+        return None
+    if not _is_nan(step.missing_values):
         return None
     # Columns without any number are left out.
     kept = np.flatnonzero(~np.isnan(fill))

@@ -26,7 +26,7 @@ from skbdistil._arrays import as_array, as_tensor, floating_dtype, home_device
 from skbdistil._seeding import seeded
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
 from skbdistil.exceptions import DoubtfulTeacherWarning
-from skbdistil.teachers import TorchTeacher, _class_columns
+from skbdistil.teachers import TorchTeacher, _class_columns, scores_from_labels
 
 # Share of the uniform distribution mixed into probabilities before their logarithm,
 # which keeps zeros finite.
@@ -329,6 +329,11 @@ def teacher_response(
     was_asked = slice(None)
     if precomputed and np.isnan(scores).any():
         was_asked = ~np.isnan(scores).all(axis=1)
+        if not was_asked.any():
+            raise ValueError(
+                f"The teacher_scores of {estimator_name} are NaN in all rows; some "
+                "must be known."
+            )
         scores = scores[was_asked]
         y_asked = None if y_asked is None else y_asked[was_asked]
     _check_finite(scores, name, estimator_name)
@@ -631,6 +636,15 @@ def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
         )
     if not regression:
         classes = getattr(model, "classes_", None)
+        if method == "predict":
+            # It says labels and nothing else.
+            if classes is None:
+                raise ValueError(
+                    f"A teacher of {estimator_name} that has only predict must have "
+                    f"classes_. Got a {name} without."
+                )
+            classes = np.unique(classes)
+            values = scores_from_labels(values, classes)
         with _naming(name, X, estimator_name):
             rows, predicted = _predicted_columns(model, _own(X), classes)
     if frozen and isinstance(model, NeuralNet) and isinstance(X, np.ndarray):
@@ -744,10 +758,12 @@ def _scoring_method(model, regression, estimator_name):
     for method in ("predict_proba", "decision_function"):
         if hasattr(model, method):
             return method
+    if is_classifier(model) and hasattr(model, "predict"):
+        return "predict"
     raise ValueError(
         f"The 'teacher' parameter of {estimator_name} must be a classifier with "
-        f"predict_proba or decision_function. Got a {type(model).__name__} without "
-        "either."
+        f"predict_proba, decision_function or predict. Got a {type(model).__name__} "
+        "instead."
     )
 
 

@@ -40,7 +40,7 @@ from common import raises
 from skbdistil._seeding import seeded
 from skbdistil._teacher_scores import teacher_response, teacher_score_warning
 from skbdistil.exceptions import DoubtfulTeacherWarning
-from skbdistil.teachers import TorchTeacher
+from skbdistil.teachers import TorchTeacher, scores_from_labels
 from teacher_modules import D, L, Module, expected
 
 N = 40
@@ -1266,11 +1266,16 @@ def test_rounded_probabilities_pass(X, y):
     )
 
 
-def test_teacher_that_only_predicts(X, y):
+def test_scores_of_a_teacher_that_only_predicts_are_those_of_its_labels(X, y):
     teacher = VotingClassifier([("ridge", RidgeClassifier())])
-    parts = ["'teacher'", "BDistilClassifier", "predict_proba or decision_function"]
-    with raises(*parts, "VotingClassifier"):
-        classify(teacher, X, y)
+    response = classify(teacher, X, y)
+    labels = clone(teacher).fit(X, y).predict(X)
+    assert_allclose(response.scores, scores_from_labels(labels, np.unique(y)))
+    assert_array_equal(response.classes, np.unique(y))
+
+
+def test_teacher_that_predicts_no_labels(X, y):
+    parts = ["'teacher'", "BDistilClassifier", "predict_proba, decision_function or"]
     with raises(*parts, "LinearRegression"):
         classify(LinearRegression(), X, y)
 
