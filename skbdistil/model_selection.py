@@ -17,6 +17,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
+from tqdm.auto import tqdm
 
 from skbdistil._halving import candidate, final_step, is_over, plan_rungs
 from skbdistil._sklearn_compat import (
@@ -827,7 +828,7 @@ class HalvingStagedSearchCV(StagedSearchCV):
                 self.n_candidates_.append(len(playing))
                 self.n_resources_.append(rounds)
                 if self.verbose:
-                    print(
+                    tqdm.write(
                         f"Rung {len(self.n_resources_)} of {len(rungs)}: "
                         f"{len(playing)} candidate(s) on {len(splits)} split(s), up to "
                         f"{rounds} round(s)"
