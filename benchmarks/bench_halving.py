@@ -66,7 +66,11 @@ def one_seed(seed, args):
             random_state=seed,
         )
 
-    options = {"refit": False, "cv": StratifiedKFold(3), "scoring": "accuracy"}
+    options = {
+        "refit": False,
+        "cv": StratifiedKFold(args.splits),
+        "scoring": "accuracy",
+    }
     full = StagedSearchCV(new_clf(), GRID, **options)
     unit = timed(full, X, y) / N_CANDIDATES
     rows = [X, y, X_test, y_test]
@@ -99,7 +103,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--factor", type=float, nargs="+", default=[3, 4])
     parser.add_argument("--n-estimators", type=int, default=6)
-    parser.add_argument("--max-epochs", type=int, default=20)
+    parser.add_argument("--max-epochs", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=2)
     args = parser.parse_args()
     found = [one_seed(seed, args) for seed in range(args.seeds)]
     for factor in args.factor:
