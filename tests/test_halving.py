@@ -528,8 +528,7 @@ def test_callbacks_are_refused(data):
     [
         HalvingStagedSearchCV(
             kind(dtype="float64", **CHECKED),
-            {"learning_rate": [0.02, 0.03]},
-            factor=2,
+            {},
             cv=2,
             error_score="raise",
         )
