@@ -188,6 +188,10 @@ class _BaseBDistil(BaseEstimator):
 
     # Fitting
 
+    # Rounds after which a fit stops, for a search that goes on with it by a warm start.
+    # What depends on n_estimators is planned for all rounds. None plays all of them.
+    _round_limit = None
+
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
         self,
@@ -386,7 +390,11 @@ class _BaseBDistil(BaseEstimator):
                 )
                 boosting.rounds.extend(map(Round._make, played))
                 boosting.replay()
-            boosting.run(seeds, refine=self.refine, refine_epochs=plan.refine_epochs)
+            boosting.run(
+                seeds[: self._round_limit],
+                refine=self.refine,
+                refine_epochs=plan.refine_epochs,
+            )
             notes += boosting.notes
 
             self.ensemble_ = ensemble.eval()

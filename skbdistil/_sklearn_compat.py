@@ -7,6 +7,10 @@ any release, and what it takes to follow is done here.
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._validation import (
+    _fit_and_score,
+    _warn_or_raise_about_fit_failures,
+)
 from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
@@ -38,10 +42,12 @@ __all__ = [
     "_check_method_params",
     "_check_sample_weight",
     "_check_y",
+    "_fit_and_score",
     "_fit_context",
     "_is_fitted",
     "_num_samples",
     "_safe_indexing",
+    "_warn_or_raise_about_fit_failures",
     "check_matplotlib_support",
     "validate_params",
 ]

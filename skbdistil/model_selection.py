@@ -1,22 +1,34 @@
 """Model selection that sees the cost of a prediction.
 
-Refit callables and a scorer for the searches of scikit-learn, and a search that reads
+Refit callables and a scorer for the searches of scikit-learn, and searches that read
 all stages from one fit.
 """
 
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
-from numbers import Number, Real
+from numbers import Integral, Number, Real
 from traceback import format_exc
 
 import numpy as np
-from sklearn.model_selection import GridSearchCV, ParameterGrid
-from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.utils import get_tags, indexable
+from sklearn.utils.parallel import Parallel, delayed
+from tqdm.auto import tqdm
 
-from skbdistil._sklearn_compat import StrOptions, _fit_context, _MultimetricScorer
+from skbdistil._halving import candidate, final_step, is_over, plan_rungs
+from skbdistil._sklearn_compat import (
+    Interval,
+    StrOptions,
+    _check_method_params,
+    _fit_and_score,
+    _fit_context,
+    _MultimetricScorer,
+    _warn_or_raise_about_fit_failures,
+)
 from skbdistil.metrics import _search_scores_and_costs, _split_scores
 from skbdistil.stages import (
     UNITS,
@@ -27,7 +39,13 @@ from skbdistil.stages import (
     stage_latency,
 )
 
-__all__ = ["StagedSearchCV", "best_under", "cheapest_within", "cost_scorer"]
+__all__ = [
+    "HalvingStagedSearchCV",
+    "StagedSearchCV",
+    "best_under",
+    "cheapest_within",
+    "cost_scorer",
+]
 
 # Of a mean of some ten or hundred numbers, relative to it.
 _ROUNDING = 100 * np.finfo(np.float64).eps
@@ -472,16 +490,7 @@ class StagedSearchCV(GridSearchCV):
         TypeError
             If the estimator has no parameter `n_stages`.
         """
-        name = self._stage_parameter()
-        if name not in self.estimator.get_params():
-            raise TypeError(
-                "'estimator' must have a parameter 'n_stages', or be a pipeline whose "
-                f"last step has. Got {self.estimator!r} instead."
-            )
-        if any(name in grid for grid in ParameterGrid(self.param_grid).param_grid):
-            raise ValueError(
-                f"'param_grid' must not contain {name!r}: all stages are compared."
-            )
+        self._check_stage_parameter()
         super().fit(X, y, **params)
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
@@ -495,11 +504,19 @@ class StagedSearchCV(GridSearchCV):
 
     def _stage_parameter(self):
         """Name of `n_stages` among the parameters of the estimator."""
-        prefix, estimator = "", self.estimator
-        while isinstance(estimator, Pipeline):
-            step, estimator = estimator.steps[-1]
-            prefix += f"{step}__"
-        return f"{prefix}n_stages"
+        return f"{final_step(self.estimator)[1]}n_stages"
+
+    def _check_stage_parameter(self):
+        name = self._stage_parameter()
+        if name not in self.estimator.get_params():
+            raise TypeError(
+                "'estimator' must have a parameter 'n_stages', or be a pipeline whose "
+                f"last step has. Got {self.estimator!r} instead."
+            )
+        if any(name in grid for grid in ParameterGrid(self.param_grid).param_grid):
+            raise ValueError(
+                f"'param_grid' must not contain {name!r}: all stages are compared."
+            )
 
     def _get_scorers(self):
         scorers, refit_metric = super()._get_scorers()
@@ -546,6 +563,429 @@ class StagedSearchCV(GridSearchCV):
         return super()._format_results(
             params_by_row, n_splits, out_by_row, {**(more_results or {}), **columns}
         )
+
+
+class HalvingStagedSearchCV(StagedSearchCV):
+    """Grid search over parameters and stages that gives up on candidates early.
+
+    All candidates play a few rounds of boosting. The best of them, one in `factor`, go
+    on and play more, and so forth, until the last ones have played all `n_estimators`
+    rounds: successive halving [1]_, [2]_ with rounds as the resource. Nothing is
+    trained twice: a candidate goes on with the students it has. As all that depends on
+    the number of rounds is planned for all of them, `eta` for one, its stages are those
+    that :class:`StagedSearchCV` has.
+
+    Parameters
+    ----------
+    estimator : estimator
+        :class:`~skbdistil.BDistilClassifier`, :class:`~skbdistil.BDistilRegressor`, or
+        a pipeline that ends in one, without refinement. If its own `n_stages` is set,
+        stages beyond are not considered.
+
+    param_grid : dict or list of dicts
+        Values to try of each parameter but `n_stages`.
+
+    factor : float, default=3
+        One in so many candidates goes on after each rung, rounded down to at least
+        one. The number of rounds grows by it from rung to rung. Above 1.
+
+    min_rounds : int, default=1
+        Rounds that all candidates play, at least. The first rung has more of them where
+        the last candidates are reached all the same.
+
+    cost : {"macs", "parameters", "weight_bytes", "activation_bytes", "latency"} or \
+            callable, default="macs"
+        Unit of the cost, as for :class:`StagedSearchCV`.
+
+    scoring : str, callable, list, tuple or dict, default=None
+        Scores to compute, as for :class:`~sklearn.model_selection.GridSearchCV`; None
+        for the `score` of the estimator. None of them may be named "cost".
+
+    n_jobs : int or None, default=None
+        Number of jobs. None is 1, and -1 all processors.
+
+    refit : bool, str or callable, default=True
+        Whether, or by which scorer, to refit the best candidate on all rows, as for
+        :class:`StagedSearchCV`. It also decides who goes on: those whose rows
+        of `cv_results_` it would choose, one after the other. With False that is
+        decided by the score, of which there must be one only.
+
+    cv : int, cross-validation generator, iterable or None, default=None
+        Splits, as for :class:`~sklearn.model_selection.GridSearchCV`; None for 5 folds.
+        They are made once.
+
+    verbose : int, default=0
+        How much is printed: from 1 on a line about each rung, from 2 on about each fit.
+
+    pre_dispatch : int or str, default="2*n_jobs"
+        Number of jobs dispatched at a time.
+
+    error_score : "raise" or float, default=np.nan
+        Score of all stages if a fit fails, as for :class:`StagedSearchCV`. Such a fit
+        is not tried again.
+
+    return_train_score : bool, default=False
+        Whether to score the training rows, too.
+
+    Attributes
+    ----------
+    cv_results_ : dict of numpy (masked) ndarrays
+        As that of :class:`StagedSearchCV`, without the rows of stages that were not
+        played. "iter" is the rung in which the stage was played, from 0 on, and
+        "n_resources" the rounds that had been played at the end of it. Times are those
+        of all rungs of the candidate together.
+
+    n_candidates_ : list of int
+        Number of candidates of each rung.
+
+    n_resources_ : list of int
+        Rounds that these have played at the end of it.
+
+    best_estimator_ : estimator
+        Fitted on all rows, all students of it, with `n_stages` set. Not there if
+        ``refit=False``.
+
+    best_score_ : float
+        Mean test score of the best candidate. Not there if `refit` is a callable.
+
+    best_params_ : dict
+        Parameters of the best candidate, `n_stages` being one of them.
+
+    best_index_ : int
+        Its row in `cv_results_`. It is chosen from all rows: the stages of candidates
+        that did not go on are what they would be in a full fit.
+
+    scorer_ : callable or dict
+        What scores, or by name if there are several.
+
+    n_splits_ : int
+        Number of splits.
+
+    refit_time_ : float
+        Seconds for the last fit. Not there if ``refit=False``.
+
+    multimetric_ : bool
+        Whether there are several scores.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features, if refitted on rows that have them.
+
+    See Also
+    --------
+    StagedSearchCV : Plays all rounds of all candidates.
+    sklearn.model_selection.HalvingGridSearchCV : Fits anew in each rung.
+
+    Notes
+    -----
+    Rows of the last rung are those of :class:`StagedSearchCV` to the bit, if
+    `random_state` is an int in each candidate. Where it is none, the search draws one
+    for each candidate and split, as it does for the other steps of a pipeline.
+
+    Each rung fits what comes before the boosting again: a teacher that is not fitted
+    yet, and the steps of a pipeline before the last. To do so once, pass a fitted
+    teacher in :class:`~sklearn.frozen.FrozenEstimator` or ``teacher="precomputed"``
+    with `teacher_scores`, and set `memory` of the pipeline.
+
+    Rounds are those of the candidate with the most; one with fewer `n_estimators` is
+    through when it has played these. With `early_stopping`, a rung may end with fewer
+    stages than rounds: those that did not pay so far are played again. For an
+    :class:`~skbdistil.early_exit.EarlyExitClassifier`, search its `estimator`.
+
+    `classes_` and `n_features_in_` are those of `best_estimator_`.
+
+    References
+    ----------
+    .. [1] Z. Karnin, T. Koren, O. Somekh, "Almost Optimal Exploration in Multi-Armed
+       Bandits", ICML 2013.
+
+    .. [2] K. Jamieson, A. Talwalkar, "Non-stochastic Best Arm Identification and
+       Hyperparameter Optimization", AISTATS 2016, arXiv:1502.07943.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skbdistil import BDistilClassifier
+    >>> from skbdistil.model_selection import HalvingStagedSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = HalvingStagedSearchCV(
+    ...     BDistilClassifier(n_estimators=4, max_epochs=20, random_state=0),
+    ...     {"learning_rate": [0.001, 0.01, 0.1], "connection": [None, "dense"]},
+    ...     cv=2,
+    ... )
+    >>> search = search.fit(X, y)
+    >>> search.n_candidates_, search.n_resources_
+    ([6, 2], [1, 4])
+    >>> sorted(search.best_params_)
+    ['connection', 'learning_rate', 'n_stages']
+    >>> len(search.best_estimator_)
+    4
+    """
+
+    _parameter_constraints: dict = {
+        **StagedSearchCV._parameter_constraints,
+        "factor": [Interval(Real, 1, None, closed="neither")],
+        "min_rounds": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        param_grid,
+        *,
+        factor=3,
+        min_rounds=1,
+        cost="macs",
+        scoring=None,
+        n_jobs=None,
+        refit=True,
+        cv=None,
+        verbose=0,
+        pre_dispatch="2*n_jobs",
+        error_score=np.nan,
+        return_train_score=False,
+    ):
+        super().__init__(
+            estimator,
+            param_grid,
+            cost=cost,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.factor = factor
+        self.min_rounds = min_rounds
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **params):
+        """Fit candidates on each split, rung by rung, and the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets.
+
+        **params : dict of str -> object
+            Passed to `fit` of the estimator, to the scorers and to the splitter.
+            What has one item per row, such as `teacher_scores`, is split as the rows.
+
+        Returns
+        -------
+        self : object
+            Fitted search.
+
+        Raises
+        ------
+        ValueError
+            If `param_grid` contains `n_stages`, a scorer is named "cost", all fits of a
+            rung fail, a candidate has `refine`, `min_rounds` is larger than
+            `n_estimators`, there are several scores and ``refit=False``, or `refit`
+            chooses nothing.
+
+        TypeError
+            If the estimator is none of this package, or no pipeline that ends in one.
+        """
+        self._check_stage_parameter()
+        if getattr(self, "_skl_callbacks", None):
+            raise ValueError(f"{type(self).__name__} does not support callbacks.")
+        scorer, _ = self._get_scorers()
+        if isinstance(scorer, _MultimetricScorer):
+            self._deciding_score(scorer._scorers)
+
+        X, y = indexable(X, y)
+        routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        splits = list(cv.split(X, y, **routed.splitter.split))
+        if not splits:
+            raise ValueError("'cv' must give at least one split. Got none.")
+        self.n_splits_ = len(splits)
+
+        grid = list(ParameterGrid(self.param_grid))
+        # The fits of a candidate follow each other, here and in `folds`.
+        fits = [candidate(self.estimator, params) for params in grid for _ in splits]
+        folds = [None] * len(fits)
+        n_rounds = max(final_step(fit)[0].n_estimators for fit in fits)
+        if self.min_rounds > n_rounds:
+            raise ValueError(
+                f"'min_rounds' must be at most n_estimators={n_rounds}. Got "
+                f"{self.min_rounds}."
+            )
+        rungs = plan_rungs(n_rounds, len(grid), self.factor, self.min_rounds)
+        playing = np.arange(len(grid))
+        results = metric = None
+        self.n_candidates_, self.n_resources_ = [], []
+        with Parallel(n_jobs=self.n_jobs, pre_dispatch=self.pre_dispatch) as parallel:
+            for n_left, rounds in rungs:
+                if results is not None:
+                    playing = self._best_candidates(results, metric, playing, n_left)
+                self.n_candidates_.append(len(playing))
+                self.n_resources_.append(rounds)
+                if self.verbose:
+                    tqdm.write(
+                        f"Rung {len(self.n_resources_)} of {len(rungs)}: "
+                        f"{len(playing)} candidate(s) on {len(splits)} split(s), up to "
+                        f"{rounds} round(s)"
+                    )
+                self._play(
+                    parallel, fits, folds, playing, rounds, X, y, splits, scorer, routed
+                )
+                results = self._format_results(grid, len(splits), folds)
+                first_scores = folds[0]["test_scores"]
+                metric = self._deciding_score(first_scores)
+
+        self.multimetric_ = isinstance(first_scores, dict)
+        self.best_index_ = self._select_best_index(self.refit, metric, results)
+        if not callable(self.refit):
+            self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+        self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self.best_estimator_ = clone(self.estimator).set_params(
+                **clone(self.best_params_, safe=False)
+            )
+            began = time.time()
+            rows = (X,) if y is None else (X, y)
+            self.best_estimator_.fit(*rows, **routed.estimator.fit)
+            self.refit_time_ = time.time() - began
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        if isinstance(scorer, _MultimetricScorer):
+            self.scorer_ = scorer._scorers
+        else:
+            self.scorer_ = scorer.__wrapped__
+        self.cv_results_ = results
+        return self
+
+    def _play(
+        self, parallel, fits, folds, playing, rounds, X, y, splits, scorer, routed
+    ):
+        """Let candidates play up to a number of rounds.
+
+        `fits`, one estimator per candidate and split, and `folds`, what is known of
+        each, are updated.
+        """
+        n_splits = len(splits)
+        under_way = [
+            number
+            for index in playing
+            for number in range(index * n_splits, (index + 1) * n_splits)
+            if folds[number] is None
+            or not is_over(final_step(fits[number])[0], folds[number])
+        ]
+        for number in under_way:
+            final_step(fits[number])[0]._round_limit = rounds
+        found = parallel(
+            delayed(_fit_and_score)(
+                fits[number],
+                X,
+                y,
+                scorer=scorer,
+                train=splits[number % n_splits][0],
+                test=splits[number % n_splits][1],
+                verbose=self.verbose,
+                # It has them.
+                parameters=None,
+                fit_params=routed.estimator.fit,
+                score_params=routed.scorer.score,
+                return_train_score=self.return_train_score,
+                return_n_test_samples=True,
+                return_times=True,
+                return_estimator=True,
+                split_progress=(number % n_splits, n_splits),
+                candidate_progress=(number // n_splits, len(fits) // n_splits),
+                error_score=self.error_score,
+            )
+            for number in under_way
+        )
+        _warn_or_raise_about_fit_failures(found, self.error_score)
+        for number, fold in zip(under_way, found, strict=True):
+            fitted = fold.pop("estimator")
+            # From another process it comes with a teacher of its own, which may be
+            # large: the one that all candidates share is kept.
+            teacher = final_step(fits[number])[0].teacher
+            final_step(fitted)[0].teacher = teacher
+            fits[number] = fitted
+            if folds[number] is not None:
+                for key in ("fit_time", "score_time"):
+                    fold[key] += folds[number][key]
+            folds[number] = fold
+
+    def _deciding_score(self, scores):
+        """Name of the score that decides, given the scores of a fit or the scorers."""
+        if not isinstance(scores, dict):
+            return "score"
+        if not self.refit:
+            raise ValueError(
+                "With several scores, 'refit' must say which candidates go on: the "
+                f"name of a score, or a callable. Got {self.refit!r}."
+            )
+        self._check_refit_for_multimetric(scores)
+        return self.refit
+
+    def _best_candidates(self, results, metric, playing, n):
+        """Candidates that `refit` would choose, one after the other.
+
+        Parameters
+        ----------
+        results : dict of ndarrays
+            As `cv_results_`, of all candidates.
+        metric : str or callable
+            Name of the score that decides.
+        playing : ndarray of int
+            Indices of the candidates to choose from.
+        n : int
+
+        Returns
+        -------
+        best : ndarray of int
+            At most `n`, in increasing order. Those without a score are not chosen, and
+            one is in any case.
+        """
+        of_row = np.cumsum(self._stages(results) == 1) - 1
+        best = []
+        while len(best) < min(n, len(playing)):
+            rows = np.flatnonzero(np.isin(of_row, np.setdiff1d(playing, best)))
+            if not callable(self.refit) and best:
+                known = ~np.isnan(results[f"mean_test_{metric}"][rows])
+                rows = rows[known]
+                if not len(rows):
+                    break
+            left = {
+                name: [column[row] for row in rows]
+                if isinstance(column, list)
+                else column[rows]
+                for name, column in results.items()
+            }
+            for name in left:
+                if name.startswith("rank_test_"):
+                    left[name] = left[name] - left[name].min() + 1
+            try:
+                row = rows[self._select_best_index(self.refit, metric, left)]
+            except ValueError:
+                # None that is left will do, as when all are over the budget.
+                if not best:
+                    raise
+                break
+            best.append(of_row[row])
+        return np.sort(best)
+
+    def _stages(self, results):
+        """Stage of each row; 1 where all fits of a candidate have failed."""
+        name = self._stage_parameter()
+        return np.array([params.get(name, 1) for params in results["params"]])
+
+    def _format_results(self, candidate_params, n_splits, out, more_results=None):
+        results = super()._format_results(candidate_params, n_splits, out, more_results)
+        rungs = np.searchsorted(self.n_resources_, self._stages(results))
+        results["iter"] = rungs
+        results["n_resources"] = np.take(self.n_resources_, rungs)
+        return results
 
 
 class _StageScores(float):

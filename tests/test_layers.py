@@ -30,6 +30,7 @@ LAYERS = {
     "_boosting._residuals": set(),
     "_exit_rules": set(),
     "_files": set(),
+    "_halving": set(),
     "_optional": set(),
     "_protocol": set(),
     "_seeding": set(),
@@ -90,7 +91,7 @@ LAYERS = {
         "stages",
     },
     "inspection._shared": {"stages"},
-    "model_selection": {"_sklearn_compat", "metrics", "stages"},
+    "model_selection": {"_halving", "_sklearn_compat", "metrics", "stages"},
     "precision": {"_files", "_optional", "runtime"},
     "teachers": {"_arrays", "_sklearn_compat", "costs"},
     "_boosting._plan": {
