@@ -133,10 +133,24 @@ def fingerprint(dataset, method):
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+# Parameters that came after the results, with the values that change none of them.
+_CHANGES_NOTHING = {
+    "teacher_cv": "auto",
+    "label_mix": "auto",
+    "augment": None,
+    "class_weight": None,
+    "student_transform": None,
+}
+
+
 def _as_text(value):
     if isinstance(value, BaseEstimator):
         # Its repr leaves out what is as by default.
-        return type(value).__qualname__, value.get_params(deep=False)
+        params = value.get_params(deep=False)
+        for name, unchanged in _CHANGES_NOTHING.items():
+            if name in params and params[name] == unchanged:
+                del params[name]
+        return type(value).__qualname__, params
     # The repr of a function holds its address.
     return getattr(value, "__qualname__", None) or repr(value)
 
