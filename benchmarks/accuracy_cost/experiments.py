@@ -147,9 +147,10 @@ def _as_text(value):
     if isinstance(value, BaseEstimator):
         # Its repr leaves out what is as by default.
         params = value.get_params(deep=False)
-        for name, unchanged in _CHANGES_NOTHING.items():
-            if name in params and params[name] == unchanged:
-                del params[name]
+        if isinstance(value, BDistilClassifier):
+            for name, unchanged in _CHANGES_NOTHING.items():
+                if params[name] == unchanged:
+                    del params[name]
         return type(value).__qualname__, params
     # The repr of a function holds its address.
     return getattr(value, "__qualname__", None) or repr(value)
