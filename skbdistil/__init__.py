@@ -13,10 +13,12 @@ _MODULE_OF = {
     "BDistilRegressor": "skbdistil._bdistil",
     "DistillationObjective": "skbdistil.objectives",
     "TorchTeacher": "skbdistil.teachers",
+    "distil": "skbdistil.distillation",
 }
 _SUBMODULES = [
     "costs",
     "datasets",
+    "distillation",
     "early_exit",
     "ensemble",
     "exceptions",

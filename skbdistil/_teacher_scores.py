@@ -4,6 +4,7 @@ A teacher runs once per fit, here, and the rest of the package sees its scores o
 """
 
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
@@ -75,6 +76,10 @@ class TeacherResponse(NamedTuple):
     warning : DoubtfulTeacherWarning or None
         What speaks against taking the scores for what they are said to be.
 
+    predict : callable or None
+        What predicts the labels or targets of further rows; None for precomputed
+        scores.
+
     Examples
     --------
     >>> from skbdistil._teacher_scores import teacher_response
@@ -101,6 +106,7 @@ class TeacherResponse(NamedTuple):
     name: str
     fitted_here: bool
     warning: DoubtfulTeacherWarning | None
+    predict: Callable | None
 
 
 class _Answer(NamedTuple):
@@ -115,6 +121,8 @@ class _Answer(NamedTuple):
     # Some rows, and the column of the label that the teacher predicts for each of them.
     rows: np.ndarray | None = None
     predicted: np.ndarray | None = None
+    # Of further rows.
+    predict: Callable | None = None
 
 
 def teacher_response(
@@ -125,11 +133,12 @@ def teacher_response(
     regression,
     sample_weight=None,
     teacher_scores=None,
+    fit_rows=None,
     random_state=None,
     dtype=np.float32,
     estimator_name,
 ):
-    """Ask a teacher for its scores of the training rows, once.
+    """Ask a teacher for its scores of the rows, once.
 
     Probabilities become logits as the logarithm of ``(1 - e) * p + e / n_classes``
     with ``e = 1e-3``, which is finite where ``p`` is 0. Logits are centred per row.
@@ -168,6 +177,9 @@ def teacher_response(
         Logits, or values of the targets, for `teacher="precomputed"` only. One column
         for two classes, or shape (n_samples,), holds the log-odds of the second one.
         Shape (n_samples,) is also allowed for regression.
+
+    fit_rows : ndarray of int, default=None
+        Numbers of the rows that an unfitted teacher is fitted to; None for all.
 
     random_state : int or None, default=None
         Seeds a teacher that is fitted here, in its parameters `random_state` that are
@@ -239,6 +251,7 @@ def teacher_response(
         teacher, FrozenEstimator | TorchTeacher | nn.Module
     )
     frozen = isinstance(teacher, FrozenEstimator)
+    is_default = teacher is None
     if frozen:
         teacher = teacher.estimator
     if isinstance(teacher, nn.Module):
@@ -262,7 +275,7 @@ def teacher_response(
                 "output='logits'."
             )
         with _naming(name, X, estimator_name):
-            answer = _ask_torch(teacher, X, random_state)
+            answer = _ask_torch(teacher, X, random_state, regression)
     else:
         name = type(teacher).__name__
         if frozen:
@@ -281,6 +294,7 @@ def teacher_response(
             frozen=frozen,
             regression=regression,
             sample_weight=sample_weight,
+            fit_rows=fit_rows,
             random_state=random_state,
             name=name,
             estimator_name=estimator_name,
@@ -321,6 +335,7 @@ def teacher_response(
         name,
         not trained,
         warning,
+        _of_flat_rows(answer.predict) if is_default else answer.predict,
     )
 
 
@@ -403,7 +418,7 @@ def _seeding(random_state, device):
 # Torch modules
 
 
-def _ask_torch(teacher, X, random_state):
+def _ask_torch(teacher, X, random_state, regression):
     teacher._validate_params()
     with _seeding(random_state, teacher._run_device()):
         return _Answer(
@@ -413,6 +428,7 @@ def _ask_torch(teacher, X, random_state):
             module=teacher.module,
             module_input=teacher._example(X),
             macs=teacher.macs,
+            predict=teacher.decision_function if regression else teacher.predict,
         )
 
 
@@ -455,6 +471,7 @@ def _ask_model(
     frozen,
     regression,
     sample_weight,
+    fit_rows,
     random_state,
     name,
     estimator_name,
@@ -467,9 +484,13 @@ def _ask_model(
         with _naming(name, X, estimator_name):
             X = _net_input(model, X)
             if not frozen:
-                model, labels = _fit_clone(
-                    model, _own(X), y, sample_weight, random_state, regression
-                )
+                data = [_own(X), y, sample_weight]
+                if fit_rows is not None:
+                    data = [
+                        None if part is None else _safe_indexing(part, fit_rows)
+                        for part in data
+                    ]
+                model, labels = _fit_clone(model, *data, random_state, regression)
         method = _scoring_method(model, regression, estimator_name)
         with _naming(name, X, estimator_name):
             values = getattr(model, method)(_own(X))
@@ -495,7 +516,12 @@ def _ask_model(
         module_input=module_input,
         rows=rows,
         predicted=predicted,
+        predict=lambda X: model.predict(_net_input(model, X)),
     )
+
+
+def _of_flat_rows(predict):
+    return lambda X: predict(as_array(X).reshape(_num_samples(X), -1))
 
 
 def _own(X):
