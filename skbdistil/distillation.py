@@ -92,7 +92,7 @@ class DistillationReport:
     table : dict of str to ndarray
         Columns of the table, as ``pandas.DataFrame`` takes them. There is one row for
         the teacher, for each stage of the students, for gradient boosting (tables only)
-        and for one network of the cost of the chosen stage that was trained on the
+        and for one network of the cost of the chosen stage that was fitted to the
         labels alone. All figures are of the test rows. NaN is not known.
 
         - ``name``: what the row is about;
@@ -121,7 +121,7 @@ class DistillationReport:
         ``seconds`` that the fit of all its stages took.
 
     left_out : list of str
-        Candidates that were not tried, and why.
+        Candidates that were not compared, and why.
 
     advice : str
         What the figures say about whether distilling is worth it, one finding a line.
@@ -161,7 +161,7 @@ class DistillationReport:
             "* chosen; +- is one standard error",
         ]
         if self.left_out:
-            parts.append("\n".join(["Not tried:", *self.left_out]))
+            parts.append("\n  ".join(["Left out:", *self.left_out]))
         return "\n\n".join([*parts, self.advice])
 
     __repr__ = __str__
@@ -177,9 +177,9 @@ class DistillationReport:
         Returns
         -------
         ax : matplotlib Axes
-            The curve of the students, a ring around the chosen stage, and a point each
-            for the teacher, gradient boosting and the network of the labels; a line at
-            the score of a teacher whose time is not known.
+            The curve of the students, a ring around the chosen stage, and points for
+            the teacher, gradient boosting and the network of the labels. Bars are one
+            standard error. A teacher whose time is not known is a line only.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
         import matplotlib.pyplot as plt
@@ -187,25 +187,21 @@ class DistillationReport:
         if ax is None:
             _, ax = plt.subplots()
         names, score = self.table["name"].tolist(), _score_name(self.table)
-        points = dict(
-            zip(
-                names,
-                zip(self.table["microseconds"], self.table[score], strict=True),
-                strict=True,
-            )
-        )
-        for name, marker in ((_BOOSTING, "s"), (_LABELS, "^")):
+        columns = (self.table[name] for name in ("microseconds", score, f"{score}_se"))
+        points = dict(zip(names, zip(*columns, strict=True), strict=True))
+        for name, label, style in (
+            (_BOOSTING, "Gradient boosting", {"fmt": "s"}),
+            (_LABELS, "Labels only", {"fmt": "^"}),
+            (
+                _stage_name(self.stage),
+                "Chosen",
+                {"fmt": "o", "markersize": 11, "markerfacecolor": "none"},
+            ),
+        ):
             if name in points:
-                ax.plot(*points[name], marker, label=name.capitalize())
-        ax.plot(
-            *points[_stage_name(self.stage)],
-            "o",
-            markersize=11,
-            markerfacecolor="none",
-            label="Chosen",
-        )
-        time, teacher_score = points["teacher"]
-        stages = [points[name] for name in names if name.startswith("stage ")]
+                ax.errorbar(*points[name], label=label, elinewidth=0.8, **style)
+        time, teacher_score, _ = points["teacher"]
+        stages = [points[name][:2] for name in names if name.startswith("stage ")]
         AccuracyCostDisplay(
             *zip(*stages, strict=True),
             cost_label="Microseconds per row, one thread",
@@ -254,10 +250,10 @@ def distil(
 
     The teacher is fitted where it must be and asked once for the scores of all rows.
     Then ensembles are fitted to the scores of the training rows, the cheapest students
-    first, the width doubling; and one more of the best width with a label term in the
-    objective. Each has stages. Of all stages of all of them, the cheapest one is chosen
-    whose distance to the best on the validation rows is within one standard error of
-    this difference, row by row.
+    first, the width doubling while that helps; and one more of the best width with a
+    label term in the objective. Of all stages of all of them the cheapest one is chosen
+    whose distance to the best one on the validation rows is within one standard error
+    of this distance, row by row.
 
     Parameters
     ----------
@@ -343,8 +339,8 @@ def distil(
     -----
     Gradient boosting is scikit-learn's histogram gradient boosting with its defaults,
     on rows of one axis only. The network of labels is an ordinary one: a single student
-    of the cost of the chosen stage, trained like the others, but to the labels. If you
-    passed a `student`, it is as many of these, trained one after the other.
+    of at most the cost of the chosen stage, trained like the others, but to the labels.
+    If you passed a `student`, it is as many of these, trained one after the other.
 
     Examples
     --------
@@ -620,30 +616,37 @@ class _Search:
         self.validation = validation
         self.classes = classes
         self.deadline = deadline
-        self.max_cost = max_cost
+        self.max_cost = np.inf if max_cost is None else max_cost
         self.unit = unit
         self.fitted = []
         self.left_out = []
 
     def climb(self, template, ladder):
-        """Fit candidates of growing cost, until one is too costly or takes too long."""
+        """Fit candidates of growing cost while that pays and may be done."""
         names = list(ladder)
         for position, name in enumerate(names):
             problem = self._no_time(self._next_seconds())
-            if problem is None:
-                candidate = self._fit(name, clone(template).set_params(**ladder[name]))
-                cheapest = candidate.costs[0]
-                if self.max_cost is None or cheapest <= self.max_cost:
-                    self.fitted.append(candidate)
-                    continue
+            if problem is not None:
+                self._leave_out(names[position:], problem)
+                return
+            candidate = self._fit(name, clone(template).set_params(**ladder[name]))
+            cheapest = candidate.costs[0]
+            if cheapest > self.max_cost:
                 if not self.fitted:
                     raise ValueError(
                         f"max_cost={self.max_cost} is below the cheapest stage, which "
                         f"costs {cheapest:.15g} in {self.unit!r}."
                     )
-                problem = f"from {cheapest:.4g} on, and so above max_cost"
-            self.left_out += [f"  {left}: {problem}" for left in names[position:]]
-            break
+                problem = f"max_cost is below its first stage ({cheapest:.4g})"
+                self._leave_out([name], problem)
+                self._leave_out(names[position + 1 :], "wider than what costs too much")
+                return
+            self.fitted.append(candidate)
+            best = [self._scores_within(fitted).max() for fitted in self.fitted]
+            if position > 0 and best[-1] <= max(best[:-1]):
+                problem = f"{name} was no better than narrower students"
+                self._leave_out(names[position + 1 :], problem)
+                return
 
     def add_label_term(self):
         """Fit the best candidate again with a label term in its objective."""
@@ -651,7 +654,7 @@ class _Search:
         name = f"{best.name}, label term of weight {_ALPHA}"
         problem = self._no_time(best.seconds)
         if problem is not None:
-            self.left_out.append(f"  {name}: {problem}")
+            self._leave_out([name], problem)
             return
         distillation = "squared_error" if self.classes is None else "kl"
         objective = DistillationObjective(distillation, alpha=_ALPHA)
@@ -664,8 +667,7 @@ class _Search:
         stages = [
             (candidate, number)
             for candidate in self.fitted
-            for number, cost in enumerate(candidate.costs, start=1)
-            if self.max_cost is None or cost <= self.max_cost
+            for number in range(1, len(self._scores_within(candidate)) + 1)
         ]
         scores = [candidate.scores[number - 1] for candidate, number in stages]
         spent = [candidate.costs[number - 1] for candidate, number in stages]
@@ -686,6 +688,14 @@ class _Search:
             name: np.array(column)
             for name, column in zip(names, zip(*rows, strict=True), strict=True)
         }
+
+    def _scores_within(self, candidate):
+        """Mean scores of the stages within `max_cost`, which are the first ones."""
+        # Costs that are not known are above no limit.
+        return candidate.scores.mean(axis=1)[~(candidate.costs > self.max_cost)]
+
+    def _leave_out(self, names, problem):
+        self.left_out += [f"{name}: {problem}" for name in names]
 
     def _next_seconds(self):
         """Seconds that a candidate of the next width is likely to take."""
@@ -709,7 +719,7 @@ class _Search:
         estimator.fit(*self.training, teacher_scores=self.teacher_scores)
         seconds = perf_counter() - began
         X, y = self.validation
-        if self.max_cost is None:
+        if self.max_cost == np.inf:
             stage_costs = _cost_if_known(estimator, self.unit, X)
         else:
             stage_costs = stage_cost(estimator, self.unit, X=X)
@@ -777,19 +787,20 @@ def _label_network(estimator, stage, classes, *, own):
 
 
 def _factory_of_cost(input_shape, n_outputs, macs):
-    """Backbone of a single network of about so many multiply-accumulates."""
+    """Largest backbone of a single network of at most so many multiply-accumulates."""
     if len(input_shape) == 1:
-        return partial(
-            MLP, hidden=(max(1, round(macs / (input_shape[0] + n_outputs))),)
-        )
+        width = max(1, int(macs // (input_shape[0] + n_outputs)))
+        return partial(MLP, hidden=(width,))
     factories, _ = _auto_students(input_shape)
     empty = ProgressiveEnsemble(input_shape, n_outputs)
-    distances = []
-    for factory in factories:
+    chosen = factories[0]
+    for factory in factories[1:]:
         network = _sample(empty, factory, 1)
         counted, _ = costs._count_stages(network, network.example())
-        distances.append(abs(np.log(counted.macs[0] / macs)))
-    return factories[np.argmin(distances)]
+        if counted.macs[0] > macs:
+            break
+        chosen = factory
+    return chosen
 
 
 def _scores_of_labels(y, classes):
