@@ -1,11 +1,11 @@
 """Distil in one call, and say what it is worth."""
 
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from time import perf_counter
 from typing import NamedTuple
-from warnings import warn
 
 import numpy as np
 from scipy.special import softmax
@@ -34,9 +34,13 @@ from skbdistil._sklearn_compat import (
     check_matplotlib_support,
     validate_params,
 )
-from skbdistil._teacher_scores import _log_smoothed, teacher_response
+from skbdistil._teacher_scores import (
+    _log_smoothed,
+    teacher_response,
+    teacher_score_warning,
+)
 from skbdistil.ensemble import ProgressiveEnsemble
-from skbdistil.exceptions import CostsUnknownWarning
+from skbdistil.exceptions import CostsUnknownWarning, DoubtfulTeacherWarning
 from skbdistil.inspection import AccuracyCostDisplay
 from skbdistil.latency import measure_latency
 from skbdistil.metrics import calibration_error
@@ -397,14 +401,23 @@ def distil(
         estimator_name="distil",
     )
     scores = _in_order_of_labels(response, classes, y)
-    teacher_costs, problem = None, None
+    teacher_score = _row_scores(training.y, scores[parts[0]], classes).mean()
+    notes = [
+        response.warning,
+        teacher_score_warning(
+            response, teacher_score, training.y, None, estimator_name="distil"
+        ),
+    ]
+    teacher_costs = None
     if response.module is not None:
         teacher_costs, problem = costs._count_module(
             response.module, response.module_input, macs=response.macs
         )
-    for note in (response.warning, problem and CostsUnknownWarning(problem)):
+        notes.append(problem and CostsUnknownWarning(problem))
+    for note in notes:
         if note is not None:
-            warn(note, stacklevel=3)  # behind what validates the parameters
+            # Behind what validates the parameters is the caller.
+            warnings.warn(note, stacklevel=3)
 
     search = _Search(
         training,
@@ -716,7 +729,10 @@ class _Search:
 
     def _fit(self, name, estimator):
         began = perf_counter()
-        estimator.fit(*self.training, teacher_scores=self.teacher_scores)
+        with warnings.catch_warnings():
+            # Said once, of the teacher by its name.
+            warnings.simplefilter("ignore", DoubtfulTeacherWarning)
+            estimator.fit(*self.training, teacher_scores=self.teacher_scores)
         seconds = perf_counter() - began
         X, y = self.validation
         if self.max_cost == np.inf:

@@ -588,12 +588,17 @@ def test_class_of_the_teacher_without_rows(named):
 
 
 @pytest.mark.usefixtures("no_rivals")
-def test_doubts_about_a_teacher_point_at_the_call(named):
+def test_doubts_about_a_teacher_are_said_once_at_the_call(named):
     X, y = named
-    proba = LogisticRegression(max_iter=1000).fit(X, y).predict_proba(X)
-    with pytest.warns(DoubtfulTeacherWarning, match="taken for logits") as caught:
-        distil("precomputed", X, y, teacher_scores=proba, **ONE)
-    assert caught[0].filename == __file__
+    module = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1))
+    nn.init.zeros_(module[0].weight)
+    teacher = TorchTeacher(module, classes=np.unique(y))
+    with pytest.warns(DoubtfulTeacherWarning) as caught:
+        distil(teacher, X, y, **ONE)
+    logits, constant = caught
+    assert "are taken for logits" in str(logits.message)
+    assert "TorchTeacher(Sequential), the teacher of distil" in str(constant.message)
+    assert {logits.filename, constant.filename} == {__file__}
 
 
 # Regression
