@@ -714,8 +714,8 @@ class _Search:
         """Seconds that a candidate of the next width is likely to take."""
         seconds = [candidate.seconds for candidate in self.fitted]
         if len(seconds) < 2:
-            # The width doubles, and the time does so at most.
-            return 2 * sum(seconds)
+            # What the width adds, the first fit has spent on what is loaded once.
+            return sum(seconds)
         return seconds[-1] * max(1.0, seconds[-1] / seconds[-2])
 
     def _no_time(self, seconds):
