@@ -8,6 +8,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -542,6 +543,19 @@ def test_every_kind_of_teacher(kind, named):
     if kind in ("frozen", "precomputed"):
         expected = fitted.score(X.iloc[report.test_rows], y[report.test_rows])
         assert_allclose(report.table["accuracy"][0], expected)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, list, pl.DataFrame])
+@pytest.mark.usefixtures("no_rivals")
+def test_every_kind_of_rows(kind):
+    X, y = load_iris(return_X_y=True)
+    rows = kind(X, schema=list("abcd")) if kind is pl.DataFrame else kind(X)
+    labels = y if kind is pl.DataFrame else kind(y)
+    teacher = LogisticRegression(max_iter=1000)
+    clf, report = distil(teacher, rows, labels, **ONE)
+    expected, _ = distil(teacher, X, y, **ONE)
+    assert student_bits(clf) == student_bits(expected)
+    assert report.table["accuracy"][0] > 0.8
 
 
 def test_time_of_precomputed_scores_is_not_known(named):

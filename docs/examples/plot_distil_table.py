@@ -43,10 +43,10 @@ large = make_pipeline(
 # %%
 # One call
 # --------
-# A prediction may take 10,000 multiply-accumulates, and an hour of a core costs 5 cents.
-# The rows are parted once: to fit, to choose and to judge. All figures of the report are
-# about the last part, which had no say in anything before. Without ``max_epochs`` and
-# ``batch_size`` the search takes about a minute.
+# A prediction may take 10,000 multiply-accumulates, and an hour of a core costs 5
+# cents. The rows are parted once: to fit, to choose and to judge. All figures of the
+# report are about the last part, which had no say in anything before. Without
+# ``max_epochs`` and ``batch_size`` the search takes about a minute.
 
 estimator, report = distil(
     FrozenEstimator(large),
