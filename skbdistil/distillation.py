@@ -948,19 +948,18 @@ def _advice(names, row_scores, seconds, stage):
         """How many times the seconds of the students, alone and in a batch."""
         return seconds[names.index(name)] / seconds[students]
 
-    found = []
-    worth_it = True
+    found, against_it = [], []
     words, sign = against("teacher")
     found.append(f"The teacher is {words}.")
     # False where its time is not known.
     if sign <= 0 and (slowness("teacher") <= 1).all():
-        worth_it = False
+        against_it.append(sign)
         found[-1] += " It is no slower, either: use the teacher itself."
     if _BOOSTING in names:
         words, sign = against(_BOOSTING)
         found.append(f"Gradient boosting is {words}.")
         if sign <= 0 and (slowness(_BOOSTING) <= 1).all():
-            worth_it = False
+            against_it.append(sign)
             found[-1] += " It is no slower, either: use it instead."
         elif sign <= 0:
             alone, in_batch = slowness(_BOOSTING)
@@ -979,9 +978,14 @@ def _advice(names, row_scores, seconds, stage):
     words, sign = against(_LABELS)
     found.append(f"A network of the same cost, fitted to the labels alone, is {words}.")
     if sign <= 0:
-        worth_it = False
+        against_it.append(sign)
         found[-1] += " The teacher adds nothing that shows: train that instead."
-    verdict = "Distilling is worth it." if worth_it else "Distilling is not worth it."
+    if not against_it:
+        verdict = "Distilling is worth it."
+    elif min(against_it) < 0:
+        verdict = "Distilling is not worth it."
+    else:
+        verdict = "Nothing shows that distilling is worth it."
     return "\n".join([verdict, *found])
 
 

@@ -552,10 +552,11 @@ def test_every_kind_of_rows(kind):
     rows = kind(X, schema=list("abcd")) if kind is pl.DataFrame else kind(X)
     labels = y if kind is pl.DataFrame else kind(y)
     teacher = LogisticRegression(max_iter=1000)
-    clf, report = distil(teacher, rows, labels, **ONE)
-    expected, _ = distil(teacher, X, y, **ONE)
-    assert student_bits(clf) == student_bits(expected)
-    assert report.table["accuracy"][0] > 0.8
+    _, report = distil(teacher, rows, labels, **ONE)
+    _, expected = distil(teacher, X, y, **ONE)
+    for name in ("log_loss", "accuracy"):
+        # Columns of a frame are summed in another order.
+        assert_allclose(report.table[name], expected.table[name], rtol=1e-4)
 
 
 def test_time_of_precomputed_scores_is_not_known(named):
@@ -706,6 +707,10 @@ def test_network_of_labels_costs_no_more(input_shape):
 
 # Advice
 
+WORTH = "Distilling is worth it."
+NOT_WORTH = "Distilling is not worth it."
+NOT_SHOWN = "Nothing shows that distilling is worth it."
+
 NAMES = ["teacher", "stage 1", "stage 2", "gradient boosting", "labels only"]
 
 
@@ -719,40 +724,43 @@ def advice(teacher, students, boosting, labels, *, slow=(9, 9, 9)):
 
 def test_advice_where_students_are_better_than_everything_else():
     verdict, teacher, boosting, labels = advice(950, 940, 800, 850)
-    assert verdict == "Distilling is worth it."
+    assert verdict == WORTH
     assert teacher == "The teacher is better than the students by 0.010 +- 0.003."
     assert boosting.startswith("Gradient boosting is worse than the students by 0.140")
     assert "labels alone, is worse than the students by 0.090" in labels
 
 
-def test_advice_where_the_teacher_adds_nothing():
-    verdict, *_, labels = advice(950, 940, 800, 940)
-    assert verdict == "Distilling is not worth it."
-    assert "as good as the students for all that can be told (0.000" in labels
-    assert labels.endswith("The teacher adds nothing that shows: train that instead.")
+@pytest.mark.parametrize(("labels", "expected"), [(940, NOT_SHOWN), (970, NOT_WORTH)])
+def test_advice_where_the_teacher_adds_nothing(labels, expected):
+    verdict, *_, found = advice(980, 940, 800, labels)
+    assert verdict == expected
+    assert found.endswith("The teacher adds nothing that shows: train that instead.")
 
 
-def test_advice_where_gradient_boosting_is_as_good_and_fast():
-    verdict, _, boosting, _ = advice(950, 940, 940, 800, slow=(9, 1, 1))
-    assert verdict == "Distilling is not worth it."
-    assert boosting.endswith("It is no slower, either: use it instead.")
+@pytest.mark.parametrize(("boosting", "expected"), [(940, NOT_SHOWN), (970, NOT_WORTH)])
+def test_advice_where_gradient_boosting_is_no_worse_and_fast(boosting, expected):
+    verdict, _, found, _ = advice(970, 940, boosting, 800, slow=(9, 1, 1))
+    assert verdict == expected
+    assert found.endswith("It is no slower, either: use it instead.")
 
 
-def test_advice_where_gradient_boosting_is_as_good_and_slow():
-    verdict, _, boosting, _ = advice(950, 940, 942, 800, slow=(9, 30, 1))
-    assert verdict == "Distilling is worth it."
-    assert "takes 30 times as long, and 30 times in batches" in boosting
+@pytest.mark.parametrize("boosting", [942, 960])
+def test_advice_where_gradient_boosting_is_no_worse_and_slow(boosting):
+    verdict, _, found, _ = advice(970, 940, boosting, 800, slow=(9, 30, 1))
+    assert verdict == WORTH
+    assert "takes 30 times as long, and 30 times in batches" in found
 
 
-def test_advice_where_the_teacher_is_fast():
-    verdict, teacher, *_ = advice(940, 940, 800, 800, slow=(0.5, 9, 1))
-    assert verdict == "Distilling is not worth it."
-    assert teacher.endswith("It is no slower, either: use the teacher itself.")
+@pytest.mark.parametrize(("teacher", "expected"), [(940, NOT_SHOWN), (970, NOT_WORTH)])
+def test_advice_where_the_teacher_is_fast(teacher, expected):
+    verdict, found, *_ = advice(teacher, 940, 800, 800, slow=(0.5, 9, 1))
+    assert verdict == expected
+    assert found.endswith("It is no slower, either: use the teacher itself.")
 
 
 def test_advice_where_the_time_of_the_teacher_is_not_known():
     verdict, *_ = advice(940, 940, 800, 800, slow=(np.nan, 9, 1))
-    assert verdict == "Distilling is worth it."
+    assert verdict == WORTH
 
 
 def test_advice_where_gradient_boosting_is_the_better_teacher():
