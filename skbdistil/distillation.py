@@ -383,7 +383,7 @@ def distil(
     template = (BDistilRegressor if regression else BDistilClassifier)(
         "precomputed", random_state=student_seed, **params
     )
-    ladder = _ladder(X.shape[1:], params)
+    ladder = _ladder(X.shape[1:], max_cost, params)
     parts = _parts(y, classes, test_size, validation_size, split_seed)
     training, validation, test = [
         _Rows(_safe_indexing(X, part), y[part]) for part in parts
@@ -586,14 +586,16 @@ class _Candidate(NamedTuple):
     scores: np.ndarray
 
 
-def _ladder(input_shape, params):
+def _ladder(input_shape, max_cost, params):
     """Names and parameters of the candidates, the cheapest first."""
     if "student" in params:
         return {"students as passed": {}}
     factories, default = _auto_students(input_shape)
     ladder = {}
+    # The smallest ones only where cost is scarce.
+    first = max(0, default - 2) if max_cost is None else 0
     # Every second one, so that the width doubles.
-    for position in range(0, default + 3, 2):
+    for position in range(first, default + 3, 2):
         # As with student="auto", one of twice the width stands by.
         classes = [factories[i] for i in (position, position + 2) if i < len(factories)]
         ladder[_name_of(factories[position])] = {"student": classes}
@@ -964,7 +966,7 @@ def _advice(names, row_scores, seconds, stage):
         elif sign <= 0:
             alone, in_batch = slowness(_BOOSTING)
             found[-1] += (
-                f" A row takes {alone:.2g} times as long, and {in_batch:.2g} times in "
+                f" A row takes {alone:.3g} times as long, and {in_batch:.3g} times in "
                 "batches: use it instead where that does not matter."
             )
         gap, error = _difference(
