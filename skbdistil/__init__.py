@@ -13,11 +13,13 @@ _MODULE_OF = {
     "BDistilRegressor": "skbdistil._bdistil",
     "DistillationObjective": "skbdistil.objectives",
     "TorchTeacher": "skbdistil.teachers",
+    "distil": "skbdistil.distillation",
 }
 _SUBMODULES = [
     "augmentation",
     "costs",
     "datasets",
+    "distillation",
     "early_exit",
     "ensemble",
     "exceptions",

@@ -93,6 +93,10 @@ class TeacherResponse(NamedTuple):
     n_calls : int
         Number of rows that the teacher was asked about.
 
+    predict : callable or None
+        What predicts the labels or targets of further rows; None for precomputed
+        scores.
+
     sure : float or None
         Share of the rows for which the teacher leaves no doubt about what y holds: it
         gives the label a probability of 1, or the target itself, but for 1e-6. None
@@ -127,6 +131,7 @@ class TeacherResponse(NamedTuple):
     warning: DoubtfulTeacherWarning | None
     kind: str
     n_calls: int
+    predict: Callable | None
     sure: float | None
 
 
@@ -135,6 +140,7 @@ class _Teacher(NamedTuple):
 
     name: str
     ask: Callable
+    predict: Callable | None
     fitted_here: bool
 
 
@@ -297,7 +303,7 @@ def teacher_response(
     if precomputed:
         name = "teacher_scores"
         given = as_array(teacher_scores, input_name=name, estimator_name=estimator_name)
-        ready = _Teacher(name, lambda rows: _Answer(given), fitted_here=False)
+        ready = _Teacher(name, lambda rows: _Answer(given), None, fitted_here=False)
     else:
         ready = _ready(
             teacher,
@@ -393,6 +399,7 @@ def teacher_response(
         warning,
         "in-sample" if ready.fitted_here else "unknown",
         n_calls,
+        ready.predict,
         sure,
     )
 
@@ -444,7 +451,8 @@ def _ready(
             with _naming(name, rows, estimator_name):
                 return _ask_torch(teacher, rows, random_state)
 
-        return _Teacher(name, ask, fitted_here=False)
+        predict = teacher.decision_function if regression else teacher.predict
+        return _Teacher(name, ask, predict, fitted_here=False)
 
     name = type(teacher).__name__
     model, labels = teacher, None
@@ -467,11 +475,14 @@ def _ready(
                 regression,
             )
 
+    def seen(rows):
+        return _flat(rows) if flat else rows
+
     def ask(rows):
         with _model_context(teacher, random_state):
             return _ask_model(
                 model,
-                _flat(rows) if flat else rows,
+                seen(rows),
                 labels,
                 frozen=frozen,
                 regression=regression,
@@ -479,7 +490,10 @@ def _ready(
                 estimator_name=estimator_name,
             )
 
-    return _Teacher(name, ask, fitted_here=not frozen)
+    def predict(rows):
+        return model.predict(_net_input(model, seen(rows)))
+
+    return _Teacher(name, ask, predict, fitted_here=not frozen)
 
 
 def _flat(X):

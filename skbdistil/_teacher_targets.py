@@ -328,6 +328,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
         module=None,
         module_input=None,
         macs=None,
+        predict=None,
         name=" and ".join(response.name for response in responses),
         fitted_here=all(response.fitted_here for response in responses),
         warning=None,

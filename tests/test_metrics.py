@@ -25,6 +25,7 @@ from skbdistil.metrics import (
     _stage_within,
     accuracy_cost_area,
     accuracy_cost_curve,
+    calibration_error,
     cost_at_score,
     pareto_optimal,
     score_at_cost,
@@ -659,3 +660,65 @@ def test_budget_below_the_first_stage(budget):
     message = f"budget of {budget:g}: the cheapest one costs 10."
     with pytest.raises(ValueError, match=re.escape(message)):
         _stage_within(_check_costs(COSTS), budget)
+
+
+# calibration_error
+
+
+def test_calibration_error_by_hand():
+    # Confidences of 0.6 and 0.8 are in a bin each; 0.7 is not right.
+    proba = [[0.6, 0.4], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]
+    y = [0, 0, 0, 1]
+    # Bins of a width of 0.1: one of two right of 0.6, none of 0.7, one of 0.8.
+    expected = (2 * abs(0.5 - 0.6) + 0.7 + 0.2) / 4
+    assert_allclose(calibration_error(y, proba, n_bins=10), expected)
+
+
+def test_calibration_error_in_one_bin_is_distance_of_means(staged):
+    y, _, labels, proba = staged
+    for predicted, p in zip(labels, proba, strict=True):
+        expected = abs(p.max(axis=1).mean() - np.mean(predicted == y))
+        assert_allclose(calibration_error(y, p, n_bins=1), expected)
+
+
+@given(st.integers(1, 30))
+def test_calibration_error_is_between_that_of_one_bin_and_1(n_bins):
+    rng = np.random.RandomState(n_bins)
+    proba = rng.dirichlet([1, 1, 1], size=50)
+    y = rng.permutation(np.arange(50) % 3)
+    error = calibration_error(y, proba, n_bins=n_bins)
+    assert calibration_error(y, proba, n_bins=1) - 1e-12 <= error <= 1
+
+
+@pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, 1.0)])
+def test_calibration_error_of_certainty(right, expected):
+    proba = np.eye(2)[[0, 1, 1]]
+    y = np.array(["no", "yes", "yes"])
+    y = y if right else np.where(y == "no", "yes", "no")
+    assert calibration_error(y, proba) == expected
+
+
+def test_calibration_error_with_classes_in_another_order(staged):
+    y, _, _, proba = staged
+    order = [2, 0, 1]
+    for p in proba:
+        assert calibration_error(y, p[:, order], classes=order) == calibration_error(
+            y, p
+        )
+
+
+@pytest.mark.parametrize(
+    ("y", "proba", "options", "message"),
+    [
+        ([0, 1], [[0.5, 0.5]], {}, r"Got shapes \(1, 2\) and \(2,\)"),
+        ([0, 1], [0.5, 0.5], {}, r"Got shapes \(2,\) and \(2,\)"),
+        ([], np.empty((0, 2)), {}, "'y_true' is empty"),
+        ([0, 1], [[2.0, -1.0]] * 2, {}, "from 0 to 1"),
+        ([0, 1], [[np.nan, 1.0]] * 2, {}, "from 0 to 1"),
+        ([0, 0], [[0.5, 0.5]] * 2, {}, r"2 column\(s\) for 1 class\(es\)"),
+        ([0, 1], [[0.5, 0.5]] * 2, {"n_bins": 0}, "'n_bins' .* Got 0"),
+    ],
+)
+def test_calibration_error_of_bad_input(y, proba, options, message):
+    with pytest.raises(ValueError, match=message):
+        calibration_error(y, proba, **options)

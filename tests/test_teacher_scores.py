@@ -1298,3 +1298,48 @@ def test_columns_and_classes_must_match(X, y):
 
     with raises("BDistilClassifier", "2 columns for 3 classes", "Broken"):
         classify(Broken(), X, y)
+
+
+# Rows that the teacher is fitted to, and further rows
+
+
+@pytest.mark.parametrize(
+    "teacher", [LogisticRegression(), make_pipeline(StandardScaler(), SVC())]
+)
+def test_unfitted_teacher_is_fitted_to_some_rows_and_asked_about_others(teacher, X, y):
+    rows, others = np.arange(0, N, 2), np.arange(1, N, 2)
+    fitted = FrozenEstimator(clone(teacher).fit(X[rows], y[rows]))
+    found = classify(
+        teacher, X[rows], y[rows], X_asked=X[others], y_asked=y[others], transfers=[X]
+    )
+    assert_array_equal(found.scores, classify(fitted, X[others], y[others]).scores)
+    assert_array_equal(found.transfer_scores, classify(fitted, X, y).scores)
+    assert found.fitted_here
+    assert found.n_calls == len(others) + N
+
+
+@pytest.mark.parametrize("name", sorted(TEACHERS.keys() - {"precomputed"}))
+def test_response_predicts_labels_of_further_rows(name, X, y):
+    response = classify(TEACHERS[name](X, y), X, y, random_state=0)
+    predicted = response.predict(X[:7])
+    assert_array_equal(predicted, response.classes[response.scores[:7].argmax(axis=1)])
+
+
+@pytest.mark.parametrize("teacher", [LinearRegression(), Module(1), None])
+def test_response_predicts_targets_of_further_rows(teacher, X):
+    y = X[:, 0].astype(float)
+    response = regress(teacher, X, y, random_state=0)
+    predicted = response.predict(X[:7])
+    assert_allclose(predicted.reshape(7, 1), response.scores[:7], rtol=1e-6)
+
+
+def test_precomputed_scores_predict_nothing_further(y):
+    scores = np.eye(L)[y]
+    assert classify("precomputed", y, y, teacher_scores=2 * scores).predict is None
+
+
+def test_default_teacher_predicts_images():
+    X = np.random.RandomState(0).rand(N, 1, 3, 3)
+    y = (X[:, 0, 1, 1] > 0.5).astype(int)
+    response = classify(None, X, y)
+    assert response.predict(X[:2]).shape == (2,)
