@@ -169,9 +169,16 @@ def _opened(path, mode):
 
 
 def write_stages(folder, manifest, contents):
-    """Write the files of the stages, and the manifest with their checksums."""
-    for stage, content in zip(manifest["stages"], contents, strict=True):
-        _write(folder / stage["file"], content)
-        stage["sha256"] = hashlib.sha256(content).hexdigest()
+    """Write the files of a manifest, and the manifest with their checksums.
+
+    The contents are those of the stages, and then that of the graph of a fixed stage,
+    if there is one.
+    """
+    graphs = [*manifest["stages"]]
+    if manifest.get("fixed_stage") is not None:
+        graphs.append(manifest["fixed_stage"])
+    for graph, content in zip(graphs, contents, strict=True):
+        _write(folder / graph["file"], content)
+        graph["sha256"] = hashlib.sha256(content).hexdigest()
     text = json.dumps(manifest, indent=2, allow_nan=False)
     _write(folder / "manifest.json", f"{text}\n".encode())

@@ -218,13 +218,12 @@ def to_single_onnx(estimator, file, n_stages=None, *, X=None, transformed=False)
     """
     _check_installed("to_single_onnx")
     rows, ensemble = _one_piece("to_single_onnx", estimator, n_stages, transformed, X)
-    transform, example = _transform(rows, ensemble)
-    module = nn.Sequential(*_split_scaling(transform, ensemble))
-    model = _onnx_model(module, (example,), ["x"], ["scores"])
-    write_file(file, _with_transforms(rows.graph, model).SerializeToString())
+    model = _whole_model(rows, ensemble, "scores")
+    _keep(model.graph.output, {"scores"})
+    write_file(file, model.SerializeToString())
 
 
-def to_onnx(estimator, directory, *, X=None):
+def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     """Write a fitted estimator as one ONNX graph per stage and a manifest.
 
     :class:`skbdistil.runtime.ProgressiveSession` predicts from what is written.
@@ -248,6 +247,12 @@ def to_onnx(estimator, directory, *, X=None):
         selections of columns to be exported. NaN is allowed in a session in those
         columns in which `X` has some.
 
+    fixed_stage : int or None, default=None
+        A stage, from 1 to those that are written, that gets a graph of all students up
+        to it besides. A session that predicts at this stage for all rows runs it in
+        one call, where it otherwise makes one per stage. The folder grows by about the
+        files of these stages. None for no such graph.
+
     Raises
     ------
     TypeError
@@ -256,7 +261,8 @@ def to_onnx(estimator, directory, *, X=None):
 
     ValueError
         If the exit rule is a callable, or was calibrated for another number of stages,
-        or if `X` is given and there are transforms that cannot be exported.
+        if `fixed_stage` is out of its range, or if `X` is given and there are
+        transforms that cannot be exported.
 
     FileExistsError
         If there is something in `directory`, such as what another export is writing.
@@ -315,6 +321,9 @@ def to_onnx(estimator, directory, *, X=None):
     - `stages`, in order: `file`, `sha256`, `precision`, `inputs` and `outputs` with
       `name`, `shape` of a row and `dtype`, `macs` (None where they could not be
       counted), `parameters` and `weight_bytes`;
+    - `fixed_stage`, or None: `stage`, `file`, `sha256`, `precision`, `weight_bytes` and
+      `file_bytes`, by which the folder has grown. This graph takes ``x`` and gives
+      ``scores_t`` of its stage and ``scaled``, as the stages do;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
       no row leaves), `temperatures`, cumulative `costs` of the stages in `unit` (None
       for the unit of a callable), and the `mean_cost` on the calibration rows.
@@ -334,11 +343,14 @@ def to_onnx(estimator, directory, *, X=None):
     ['manifest.json', 'stage_1.onnx', 'stage_2.onnx']
     """
     _check_installed("to_onnx")
-    helper = import_module("onnx.numpy_helper")
     parts = _unwrap(estimator)
     rows = _rows(parts, "to_onnx", X=X)
     # What cannot be stored shows before the stages are exported.
     manifest = _manifest(parts, rows)
+    if fixed_stage is not None:
+        n_written = parts.final._n_stages_used()
+        _check_stage("fixed_stage", fixed_stage, n_written, "stages that are written")
+        fixed_stage = int(fixed_stage)
     ensemble = _cpu_ensemble(parts.final)
     with new_folder(directory) as folder:
         costs = parts.final.stage_costs_
@@ -354,12 +366,23 @@ def to_onnx(estimator, directory, *, X=None):
                     "outputs": _tensors(model.graph.output),
                     "macs": None if np.isnan(macs) else int(macs),
                     "parameters": int(costs.parameters[number - 1]),
-                    "weight_bytes": sum(
-                        helper.to_array(weights).nbytes
-                        for weights in model.graph.initializer
-                    ),
+                    "weight_bytes": _weight_bytes(model),
                 }
             )
+        if fixed_stage is not None:
+            # Another copy: its scaling is taken out of the ensemble.
+            ensemble = _cpu_ensemble(parts.final, fixed_stage)
+            # Standardised targets, as the stages give; the session brings them back.
+            ensemble.output_mean = ensemble.output_scale = None
+            model = _whole_model(rows, ensemble, f"scores_{fixed_stage}")
+            contents.append(model.SerializeToString())
+            manifest["fixed_stage"] = {
+                "stage": fixed_stage,
+                "file": f"fixed_stage_{fixed_stage}.onnx",
+                "precision": "float32",
+                "weight_bytes": _weight_bytes(model),
+                "file_bytes": len(contents[-1]),
+            }
         write_stages(folder, manifest, contents)
 
 
@@ -418,14 +441,20 @@ def _cpu_ensemble(final, n_stages=None):
     """Copy of the first students on the CPU, frozen and in evaluation mode."""
     if n_stages is None:
         n_stages = final._n_stages_used()
-    elif not (isinstance(n_stages, Integral) and 1 <= n_stages <= len(final)):
-        raise ValueError(
-            f"'n_stages' must be None or an int from 1 to {len(final)}, the number of "
-            f"students of this {type(final).__name__}. Got {n_stages!r} instead."
-        )
+    else:
+        what = f"students of this {type(final).__name__}"
+        _check_stage("n_stages", n_stages, len(final), what)
     # The copy comes first: the ensemble that is cut would share its students.
     ensemble = copy.deepcopy(final.ensemble_).cpu().truncated(n_stages)
     return ensemble.freeze()
+
+
+def _check_stage(name, stage, most, what):
+    if not (isinstance(stage, Integral) and 1 <= stage <= most):
+        raise ValueError(
+            f"{name!r} must be None or an int from 1 to {most}, the number of {what}. "
+            f"Got {stage!r} instead."
+        )
 
 
 def _manifest(parts, rows):
@@ -458,6 +487,7 @@ def _manifest(parts, rows):
         "preprocessing": _stored_steps(rows.outside),
         "early_exit": early_exit,
         "stages": [],
+        "fixed_stage": None,
     }
 
 
@@ -674,6 +704,27 @@ class _LaterStage(nn.Module):
         return torch.addcmul(scores, mean, self.student.carry), kept
 
 
+class _AllStages(nn.Module):
+    """``forward(x)`` gives the scores after the last student, and the scaled rows."""
+
+    def __init__(self, scaling, students):
+        super().__init__()
+        self.scaling = scaling
+        self.students = students
+
+    def forward(self, x):
+        x = self.scaling(x)
+        return self.students(x), x
+
+
+def _whole_model(rows, ensemble, scores):
+    """ONNX model of all students of an ensemble; `scores` is the name of its scores."""
+    transform, example = _transform(rows, ensemble)
+    module = _AllStages(*_split_scaling(transform, ensemble))
+    model = _onnx_model(module, (example,), ["x"], [scores, _SCALED])
+    return _with_transforms(rows.graph, model)
+
+
 def _stage_models(rows, ensemble):
     """ONNX models of the stages, with no input or output that is not read."""
     transform, example = _transform(rows, ensemble)
@@ -770,6 +821,11 @@ def _tensors(values):
         }
         for value in values
     ]
+
+
+def _weight_bytes(model):
+    helper = import_module("onnx.numpy_helper")
+    return sum(helper.to_array(weights).nbytes for weights in model.graph.initializer)
 
 
 def _onnx_model(module, args, input_names, output_names):

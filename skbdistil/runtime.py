@@ -57,7 +57,8 @@ class ProgressiveSession:
 
     It needs NumPy and onnxruntime only: on the device, install the package with
     ``pip install --no-deps skbdistil``. Stages are loaded when the first row reaches
-    them.
+    them. Where all rows leave at the stage that was exported as `fixed_stage`, they run
+    its graph, in one call.
 
     Parameters
     ----------
@@ -172,6 +173,7 @@ class ProgressiveSession:
         self.classes_ = export.classes
         self.input_shape = export.input.shape
         self._export = export
+        self._dtype = np.dtype(export.input.dtype)
         self._stages = export.stages[:n_stages]
         self._rule = export.rule
         if early_exit and export.rule is not None:
@@ -187,17 +189,29 @@ class ProgressiveSession:
             for number, stage in enumerate(self._stages)
             for tensor in stage.inputs
         }
-        self._wanted = [
-            [
-                stage.outputs[0],
-                *(
-                    tensor
-                    for tensor in stage.outputs[1:]
-                    if tensor.name == _SCALED or self._is_held(tensor.name, number)
-                ),
-            ]
+        self._graphs = [
+            _Graph(
+                stage,
+                [
+                    stage.outputs[0],
+                    *(
+                        tensor
+                        for tensor in stage.outputs[1:]
+                        if tensor.name == _SCALED or self._is_held(tensor.name, number)
+                    ),
+                ],
+            )
             for number, stage in enumerate(self._stages)
         ]
+        # Of the stage at which all rows leave, if that is exported.
+        self._fixed_graph = None
+        fixed = export.fixed
+        if (
+            fixed is not None
+            and export.fixed_stage == n_stages
+            and np.isinf(self._thresholds).all()
+        ):
+            self._fixed_graph = _Graph(fixed, fixed.outputs)
         self._options = self._runtime.SessionOptions()
         self._options.log_severity_level = 4  # errors are raised anyway
         self._options.intra_op_num_threads = int(n_threads or 0)
@@ -207,10 +221,11 @@ class ProgressiveSession:
             "session.model_external_initializers_file_folder_path",
             str(self._directory / "manifest.json"),
         )
-        self._sessions = [None] * n_stages
         self._lock = Lock()
         for stage in self._stages:
             self._verified(stage)
+        if self._fixed_graph is not None:
+            self._verified(fixed)
 
     # Predicting
 
@@ -274,8 +289,8 @@ class ProgressiveSession:
         stages : ndarray of shape (n_samples,)
             From 1 to `n_stages`, which it is for all rows without early exit.
         """
-        _, stages = self._exits(X)
-        return stages
+        scores, stages = self._exits(X)
+        return np.full(len(scores), stages)
 
     def staged_predict(self, X):
         """Labels, or targets, of the rows after each stage.
@@ -378,6 +393,14 @@ class ProgressiveSession:
         )
 
     def _exits(self, X):
+        """Scores of the rows, and the stage of each or of all of them."""
+        if self._fixed_graph is not None:
+            found = [
+                self._outputs(self._fixed_graph, {"x": x})[0]
+                for _, x in self._chunks(self._checked(X))
+            ]
+            # A copy would take a good part of the time of one row.
+            return found[0] if len(found) == 1 else np.concatenate(found), self.n_stages
         scores, stages, runs = self._begin(X)
         for run in runs:
             while run.n_left:
@@ -408,7 +431,7 @@ class ProgressiveSession:
             return self._as_labels(scores)
         if method == "predict_proba":
             temperatures = self._temperatures[stages - 1].astype(scores.dtype)
-            return label_probabilities(scores / temperatures[:, np.newaxis])
+            return label_probabilities(scores / temperatures.reshape(-1, 1))
         return as_decision(scores)
 
     def _as_labels(self, scores):
@@ -472,8 +495,11 @@ class ProgressiveSession:
         n_rows = max(1, min(_CHUNK_ROWS, n_rows))
         for start in range(0, len(X), n_rows):
             rows = slice(start, min(start + n_rows, len(X)))
-            with np.errstate(over="ignore"):
-                x = np.ascontiguousarray(X[rows], dtype=self._export.input.dtype)
+            x = X[rows]
+            if x.dtype != self._dtype:
+                with np.errstate(over="ignore"):
+                    x = x.astype(self._dtype)
+            x = np.ascontiguousarray(x)
             self._check_finite(x, self._export.missing)
             yield rows, x
 
@@ -482,7 +508,8 @@ class ProgressiveSession:
         finite = np.isfinite(values)
         if missing:
             finite[:, missing] |= np.isnan(values[:, missing])
-        if not finite.all():
+        # As `not finite.all()`, which takes several times as long for one row.
+        if b"\0" in finite.tobytes():
             raise ValueError(
                 f"{type(self).__name__} needs finite numbers. X contains NaN, infinity "
                 "or a value too large for float32."
@@ -504,12 +531,13 @@ class ProgressiveSession:
             )
         return content
 
-    def _session(self, number):
-        """The onnxruntime session of a stage, created when it is needed."""
-        with self._lock:
-            if self._sessions[number] is None:
-                self._sessions[number] = self._open(self._stages[number])
-            return self._sessions[number]
+    def _session(self, graph):
+        """The onnxruntime session of a graph, created when it is needed."""
+        if graph.session is None:
+            with self._lock:
+                if graph.session is None:
+                    graph.session = self._open(graph.stage)
+        return graph.session
 
     def _open(self, stage):
         path = self._directory / stage.file
@@ -543,26 +571,59 @@ class ProgressiveSession:
                 )
         return session
 
-    def _run(self, number, feed, wanted):
-        """Outputs of a stage."""
-        session = self._session(number)
-        path = self._directory / self._stages[number].file
+    def _outputs(self, graph, feed):
+        """What a graph gives, in the order of `graph.gives`, the scores first."""
+        session = self._session(graph)
         try:
-            found = session.run([tensor.name for tensor in wanted], feed)
+            found = session.run(graph.gives, feed)
         # The errors of onnxruntime have no base class of their own.
         except Exception as error:
+            path = self._directory / graph.stage.file
             raise InvalidFileError(
                 f"{path}: onnxruntime cannot run it: {error}"
             ) from error
-        (n_rows,) = {len(rows) for rows in feed.values()}
-        for tensor, value in zip(wanted, found, strict=True):
+        n_rows = len(next(iter(feed.values())))
+        for (tensor, dtype), value in zip(graph.wanted, found, strict=True):
             # What a graph says of its outputs is not what it has to give.
-            if value.shape != (n_rows, *tensor.shape) or value.dtype != tensor.dtype:
+            if value.shape != (n_rows, *tensor.shape) or value.dtype != dtype:
                 raise InvalidFileError(
-                    f"{path}: for {n_rows} rows it gives {tensor.name!r} of shape "
-                    f"{value.shape} and dtype {value.dtype}, and not {tensor}."
+                    f"{self._directory / graph.stage.file}: for {n_rows} rows it gives "
+                    f"{tensor.name!r} of shape {value.shape} and dtype {value.dtype}, "
+                    f"and not {tensor}."
                 )
+        self._check_finite(found[0])
+        # Scores may hide it: what saturates is finite. Only graphs that scale give it.
+        if graph.scaled is not None:
+            self._check_finite(found[graph.scaled])
         return found
+
+
+class _Graph:
+    """A file of the folder, and what is asked of it.
+
+    Parameters
+    ----------
+    stage : _Stage
+    wanted : sequence of _Tensor
+        Outputs to compute, the scores first.
+
+    Attributes
+    ----------
+    session : onnxruntime.InferenceSession or None
+        None until it is needed.
+    reads, gives : list of str
+    scaled : int or None
+        Position of the scaled rows in `gives`, if they are there.
+    """
+
+    def __init__(self, stage, wanted):
+        self.stage = stage
+        self.session = None
+        self.reads = [tensor.name for tensor in stage.inputs]
+        self.gives = [tensor.name for tensor in wanted]
+        # Comparing a dtype with its name takes as long as a small layer.
+        self.wanted = [(tensor, np.dtype(tensor.dtype)) for tensor in wanted]
+        self.scaled = self.gives.index(_SCALED) if _SCALED in self.gives else None
 
 
 class _State:
@@ -581,20 +642,15 @@ class _State:
 
     def feed(self):
         """What the next stage reads, by name."""
-        inputs = self._session._stages[self.n_stages].inputs
-        return {tensor.name: self._tensors[tensor.name] for tensor in inputs}
+        reads = self._session._graphs[self.n_stages].reads
+        return {name: self._tensors[name] for name in reads}
 
     def step(self):
         """Run the next stage and return its scores, of shape (n, n_outputs)."""
         session, number = self._session, self.n_stages
-        wanted = session._wanted[number]
-        found = session._run(number, self.feed(), wanted)
-        names = [tensor.name for tensor in wanted]
-        self._tensors.update(zip(names, found, strict=True))
-        session._check_finite(found[0])
-        # Scores may hide it: what saturates is finite.
-        if number == 0 and _SCALED in names:
-            session._check_finite(self._tensors[_SCALED])
+        graph = session._graphs[number]
+        found = session._outputs(graph, self.feed())
+        self._tensors.update(zip(graph.gives, found, strict=True))
         self._tensors = {
             name: value
             for name, value in self._tensors.items()
@@ -637,6 +693,8 @@ class _Export(NamedTuple):
     inside: list
     outside: list
     stages: tuple
+    fixed_stage: int | None
+    fixed: _Stage | None
     classes: np.ndarray | None
     target_mean: np.ndarray | None
     target_scale: np.ndarray | None
@@ -680,6 +738,7 @@ def _parse(manifest):
     row = _Tensor("x", tuple(x.get("shape", "a list of positive ints")), _dtype(x))
     x.must(check_row_shape, row.shape)
     stages = _parse_stages(manifest, row)
+    fixed = _parse_fixed(manifest, row, stages)
     (n_outputs,) = stages[0].outputs[0].shape
     targets = None, None, False
     classes = rule = thresholds = temperatures = None
@@ -702,6 +761,7 @@ def _parse(manifest):
         _parse_steps(x, "transforms") if "transforms" in x else [],
         _parse_steps(manifest, "preprocessing"),
         stages,
+        *fixed,
         classes,
         *targets,
         rule,
@@ -734,10 +794,7 @@ def _parse_stages(manifest, x):
     files = set()
     stages = []
     for entry in manifest.filled_entries("stages"):
-        file = entry.get("file", "a string")
-        # No separator, no drive, no parent.
-        if not re.fullmatch(r"\w[\w.-]{0,99}", file, flags=re.ASCII):
-            entry.fail(f"has the file {file!r}, which is not a plain name")
+        file = _parse_file(entry)
         if file in files:
             entry.fail(f"has the file {file!r}, which is that of an earlier stage")
         files.add(file)
@@ -764,6 +821,42 @@ def _parse_stages(manifest, x):
             )
         )
     return tuple(stages)
+
+
+def _parse_file(entry):
+    file = entry.get("file", "a string")
+    # No separator, no drive, no parent.
+    if not re.fullmatch(r"\w[\w.-]{0,99}", file, flags=re.ASCII):
+        entry.fail(f"has the file {file!r}, which is not a plain name")
+    return file
+
+
+def _parse_fixed(manifest, x, stages):
+    """Number of the stage that has a graph of its own, and that graph, or None twice.
+
+    It is run in place of the stages up to it, and gives what they do.
+    """
+    # Older manifests lack it.
+    if (
+        "fixed_stage" not in manifest
+        or manifest.get("fixed_stage", "an object or null") is None
+    ):
+        return None, None
+    entry = manifest.entry("fixed_stage")
+    number = entry.get("stage", "a positive int")
+    if number > len(stages):
+        entry.fail(f"is stage {number}, and there are {len(stages)}")
+    file = _parse_file(entry)
+    if file in {stage.file for stage in stages}:
+        entry.fail(f"has the file {file!r}, which is that of a stage")
+    scaled = [tensor for tensor in stages[0].outputs[1:] if tensor.name == _SCALED]
+    return number, _Stage(
+        file,
+        entry.get("sha256", "a string"),
+        (x,),
+        (stages[number - 1].outputs[0], *scaled),
+        None,
+    )
 
 
 def _parse_tensors(entries):
