@@ -19,7 +19,7 @@ __all__ = [
 
 def top_probability(proba):
     """Probability of the label, from 1 / L to 1."""
-    return proba.max(axis=1)
+    return np.maximum.reduce(proba, axis=1)
 
 
 def margin(proba):
@@ -136,10 +136,10 @@ def exit_stages(values, thresholds):
 
 def label_probabilities(scores):
     """Softmax of logits of shape (n, L)."""
-    # NumPy is slow along a last axis that is short.
+    # NumPy is slow along a last axis that is short, and in its methods for one row.
     scores = np.ascontiguousarray(scores.T)
-    powers = np.exp(scores - scores.max(axis=0))
-    return (powers / powers.sum(axis=0)).T
+    powers = np.exp(scores - np.maximum.reduce(scores, axis=0))
+    return (powers / np.add.reduce(powers, axis=0)).T
 
 
 def as_decision(scores):

@@ -28,11 +28,19 @@ class ExitRun:
     rule : str or callable
     thresholds : ndarray of shape (T - 1,)
     temperatures : ndarray of shape (T,)
+
+    Attributes
+    ----------
+    n_left : int
+        Number of rows that have not left.
     """
 
     def __init__(self, state, rows, scores, stages, *, rule, thresholds, temperatures):
         self._state = state
-        self._left = np.arange(rows.start, rows.stop)
+        # Where the rows that are left are written: a slice is fast, for as long as it
+        # is all of them.
+        self._left = rows
+        self.n_left = rows.stop - rows.start
         self._history = []
         self._scores = scores
         self._stages = stages
@@ -40,36 +48,36 @@ class ExitRun:
         self._thresholds = thresholds
         self._temperatures = temperatures
 
-    @property
-    def n_left(self):
-        """Number of rows that have not left."""
-        return len(self._left)
-
     def step(self):
         """Run the next stage on the rows that are left."""
         self._history.append(self._state.step())
         stage = len(self._history)
         if stage > len(self._thresholds):
             self.write()
-            self._left = self._left[:0]
+            self.n_left = 0
             return
         threshold = self._thresholds[stage - 1]
         if threshold == np.inf:
             return
         values = rule_values(self._rule, self._history, self._temperatures[stage - 1])
         # Values of scores that have overflowed are NaN.
-        stays = np.flatnonzero(~(values >= threshold))
-        if len(stays) == len(values):
+        leaves = values >= threshold
+        n_leaves = np.count_nonzero(leaves)
+        if not n_leaves:
             return
         self.write()
-        self._left = self._left[stays]
-        if len(stays):
+        if n_leaves < self.n_left:
+            stays = np.flatnonzero(~leaves)
+            if isinstance(self._left, slice):
+                self._left = np.arange(self._left.start, self._left.stop)
+            self._left = self._left[stays]
             self._history = [scores[stays] for scores in self._history]
             self._state.select(stays)
+        self.n_left -= n_leaves
 
     def write(self):
         """Write what is known of the rows that are left."""
-        if len(self._left):
+        if self.n_left:
             self._scores[self._left] = self._history[-1]
             self._stages[self._left] = len(self._history)
 

@@ -9,6 +9,7 @@ import logging
 import statistics
 import tempfile
 import time
+import warnings
 from contextlib import contextmanager
 from importlib import import_module
 from numbers import Real
@@ -183,6 +184,11 @@ def lower_precision(
     ImportError
         If onnx or onnxruntime is not installed.
 
+    Warns
+    -----
+    UserWarning
+        If the graph of a fixed stage is left out of the copy.
+
     See Also
     --------
     skbdistil.runtime.ProgressiveSession : Predicts from the folder.
@@ -190,6 +196,11 @@ def lower_precision(
     Notes
     -----
     Inputs and outputs of the stages and the running mean of the scores stay in float32.
+
+    The graph of a fixed stage, `fixed_stage` of :func:`~skbdistil.export.to_onnx`, is
+    copied where the stages up to this one stay in float32, and lowered with them where
+    all of them are in float16. Otherwise it is left out, with a warning. Bytes,
+    agreement and latency of the report are those of the stages.
 
     "auto" looks at bytes and agreement; latencies are only reported. It measures the
     loss of agreement of each precision of each stage alone. Then it goes through them,
@@ -256,6 +267,7 @@ def lower_precision(
         if precisions is None:
             precisions, choices = lowering.search(target)
         lowering.write(folder, precisions)
+        lowering.warn_of_dropped(precisions)
         lowered = _session(folder, transformed)
         latency, float32_latency = _latencies(X, lowered, full)
         return PrecisionReport(
@@ -311,7 +323,11 @@ class _Lowering:
         self._transformed = transformed
         self._predictions = None if X is None else list(full.staged_predict(X))
         # All stages are loaded here, if they can be.
-        full.predict(_row(full, X))
+        full._staged_scores(_row(full, X))
+        self._fixed = None
+        if full._export.fixed is not None:
+            full._open(full._export.fixed)
+            self._fixed = full._verified(full._export.fixed)
         self._contents = {
             (number, "float32"): full._verified(stage)
             for number, stage in enumerate(full._stages)
@@ -379,7 +395,41 @@ class _Lowering:
                 manifest["stages"][number].update(
                     precision=precision, weight_bytes=_weight_bytes(content)
                 )
+        if self._fixed is not None:
+            content = self.fixed_content(precisions)
+            if content is None:
+                manifest["fixed_stage"] = None
+            else:
+                contents.append(content)
+                manifest["fixed_stage"].update(
+                    precision=precisions[0],
+                    weight_bytes=_weight_bytes(content),
+                    file_bytes=len(content),
+                )
         write_stages(folder, manifest, contents)
+
+    def fixed_content(self, precisions):
+        """Content of the graph of the fixed stage; None if it cannot be kept.
+
+        It has to predict as the stages do. In int8 its ranges would be others, and one
+        graph has one precision.
+        """
+        (precision, *others) = set(precisions[: self._full._export.fixed_stage])
+        if others or precision not in ("float32", "float16"):
+            return None
+        return self._fixed if precision == "float32" else _float16(self._fixed)
+
+    def warn_of_dropped(self, precisions):
+        if self._fixed is not None and self.fixed_content(precisions) is None:
+            fixed = self._full._export
+            warnings.warn(
+                f"{fixed.fixed.file}, the graph of the fixed stage "
+                f"{fixed.fixed_stage}, is not in the copy: the stages up to it are "
+                "neither all in float32 nor all in float16, and it would not predict "
+                "as they do.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @contextmanager
     def _trial(self, precisions):
@@ -428,13 +478,13 @@ def _replaced(values, index, value):
 
 
 def _latencies(X, *sessions):
-    """Median seconds that each session takes for one row, in turns."""
+    """Median seconds that the stages of each session take for one row, in turns."""
     row = _row(sessions[0], X)
     seconds = [[] for _ in sessions]
     for _ in range(_N_WARM_UP + _N_TIMED):
         for session, found in zip(sessions, seconds, strict=True):
             began = time.perf_counter()
-            session.predict(row)
+            session._staged_scores(row)
             found.append(time.perf_counter() - began)
     return [statistics.median(found[_N_WARM_UP:]) for found in seconds]
 

@@ -174,6 +174,7 @@ class ProgressiveSession:
         self.input_shape = export.input.shape
         self._export = export
         self._dtype = np.dtype(export.input.dtype)
+        self._row_size = math.prod(self.input_shape)
         self._stages = export.stages[:n_stages]
         self._rule = export.rule
         if early_exit and export.rule is not None:
@@ -203,6 +204,10 @@ class ProgressiveSession:
             )
             for number, stage in enumerate(self._stages)
         ]
+        # Whether what is not finite in the rows is found in the scaled rows as well,
+        # which are looked at in any case: transforms may drop or replace it.
+        gives_scaled = self._graphs[0].scaled is not None
+        self._scaled_shows = gives_scaled and not export.inside
         # Of the stage at which all rows leave, if that is exported.
         self._fixed_graph = None
         fixed = export.fixed
@@ -395,10 +400,9 @@ class ProgressiveSession:
     def _exits(self, X):
         """Scores of the rows, and the stage of each or of all of them."""
         if self._fixed_graph is not None:
-            found = [
-                self._outputs(self._fixed_graph, {"x": x})[0]
-                for _, x in self._chunks(self._checked(X))
-            ]
+            found = []
+            for _, x in self._chunks(self._checked(X)):
+                found.append(self._outputs(self._fixed_graph, {"x": x})[0])
             # A copy would take a good part of the time of one row.
             return found[0] if len(found) == 1 else np.concatenate(found), self.n_stages
         scores, stages, runs = self._begin(X)
@@ -491,17 +495,24 @@ class ProgressiveSession:
 
     def _chunks(self, X):
         """Positions of some rows, and these as the first stage takes them."""
-        n_rows = _CHUNK_SIZE // math.prod(self.input_shape)
-        n_rows = max(1, min(_CHUNK_ROWS, n_rows))
-        for start in range(0, len(X), n_rows):
-            rows = slice(start, min(start + n_rows, len(X)))
-            x = X[rows]
-            if x.dtype != self._dtype:
-                with np.errstate(over="ignore"):
-                    x = x.astype(self._dtype)
-            x = np.ascontiguousarray(x)
-            self._check_finite(x, self._export.missing)
-            yield rows, x
+        n_rows = max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // self._row_size))
+        if len(X) <= n_rows:
+            return [(slice(0, len(X)), self._as_input(X))]
+        chunks = (
+            slice(start, min(start + n_rows, len(X)))
+            for start in range(0, len(X), n_rows)
+        )
+        return ((rows, self._as_input(X[rows])) for rows in chunks)
+
+    def _as_input(self, X):
+        """Rows as the first stage takes them."""
+        if X.dtype != self._dtype:
+            with np.errstate(over="ignore"):
+                X = X.astype(self._dtype)
+        X = np.ascontiguousarray(X)
+        if not self._scaled_shows:
+            self._check_finite(X, self._export.missing)
+        return X
 
     def _check_finite(self, values, missing=()):
         """Refuse rows by what has become of them: large values overflow on the way."""
