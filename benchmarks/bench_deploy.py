@@ -3,7 +3,7 @@
 Run as ``python -m benchmarks.bench_deploy [--quick]``. Six students of 16 units on
 digits are written in every form there is. Latencies are medians on one thread, and what
 is compared takes turns in the same run. Goals: one row takes a session no longer than
-the torch module, at a fixed stage at most 1.2 times as long as its plain ONNX graph, and
+the torch module, at a fixed stage at most 1.2 times as long as its plain graph, and
 with early exit 10 microseconds a stage more than the plain graph of the stage where it
 leaves; the package is below 200 kB.
 """

@@ -174,7 +174,7 @@ class ProgressiveSession:
         self.input_shape = export.input.shape
         self._export = export
         self._dtype = np.dtype(export.input.dtype)
-        self._row_size = math.prod(self.input_shape)
+        self._max_rows = max(1, _CHUNK_SIZE // math.prod(self.input_shape))
         self._stages = export.stages[:n_stages]
         self._rule = export.rule
         if early_exit and export.rule is not None:
@@ -183,6 +183,7 @@ class ProgressiveSession:
         else:
             self._thresholds = np.full(n_stages - 1, np.inf)
             self._temperatures = np.ones(n_stages)
+        self._has_temperatures = bool((self._temperatures != 1).any())
         # The last stage that reads a tensor, up to which it is held; and what each
         # stage is asked for, the scores first.
         self._last_readers = {
@@ -434,8 +435,10 @@ class ProgressiveSession:
         if method == "predict":
             return self._as_labels(scores)
         if method == "predict_proba":
-            temperatures = self._temperatures[stages - 1].astype(scores.dtype)
-            return label_probabilities(scores / temperatures.reshape(-1, 1))
+            if self._has_temperatures:
+                temperatures = self._temperatures[stages - 1].astype(scores.dtype)
+                scores = scores / temperatures.reshape(-1, 1)
+            return label_probabilities(scores)
         return as_decision(scores)
 
     def _as_labels(self, scores):
@@ -470,13 +473,14 @@ class ProgressiveSession:
     def _checked(self, X):
         """Rows as an array of the right shape."""
         estimator_name = type(self).__name__
-        columns = getattr(X, "columns", None)
         names = self._export.feature_names
-        if columns is not None and names is not None and list(columns) != names:
-            raise ValueError(
-                "The columns of X must be those that the estimator was fitted with, in "
-                f"their order: {names}. Got {list(columns)}."
-            )
+        if names is not None:
+            columns = getattr(X, "columns", None)
+            if columns is not None and list(columns) != names:
+                raise ValueError(
+                    "The columns of X must be those that the estimator was fitted "
+                    f"with, in their order: {names}. Got {list(columns)}."
+                )
         X = np.asarray(X)
         if X.dtype.kind not in "biufO":
             raise ValueError(
@@ -495,7 +499,7 @@ class ProgressiveSession:
 
     def _chunks(self, X):
         """Positions of some rows, and these as the first stage takes them."""
-        n_rows = max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // self._row_size))
+        n_rows = min(_CHUNK_ROWS, self._max_rows)
         if len(X) <= n_rows:
             return [(slice(0, len(X)), self._as_input(X))]
         chunks = (
@@ -544,11 +548,10 @@ class ProgressiveSession:
 
     def _session(self, graph):
         """The onnxruntime session of a graph, created when it is needed."""
-        if graph.session is None:
-            with self._lock:
-                if graph.session is None:
-                    graph.session = self._open(graph.stage)
-        return graph.session
+        with self._lock:
+            if graph.session is None:
+                graph.session = self._open(graph.stage)
+            return graph.session
 
     def _open(self, stage):
         path = self._directory / stage.file
@@ -584,7 +587,7 @@ class ProgressiveSession:
 
     def _outputs(self, graph, feed):
         """What a graph gives, in the order of `graph.gives`, the scores first."""
-        session = self._session(graph)
+        session = graph.session or self._session(graph)
         try:
             found = session.run(graph.gives, feed)
         # The errors of onnxruntime have no base class of their own.
