@@ -132,8 +132,9 @@ def save(estimator, path, *, include_teacher=False):
     -----
     What only `fit` uses and JSON cannot hold is not saved. After loading, a `teacher`
     that was an object is ``"precomputed"``, so that another `fit` asks for
-    `teacher_scores` and does not train another teacher unnoticed; `net`, an instance
-    as `random_state`, an object as `cv` and the `memory` of a pipeline, its steps and
+    `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
+    is the default; `net`, an instance as `random_state`, an object as `cv` or
+    `teacher_cv`, and the `memory` of a pipeline, its steps and
     the teacher have their defaults.
 
     The students are built again by calling what `student` was: a class of
@@ -495,6 +496,8 @@ class _Reader:
 
     def _distilled(self, cls, params, *, fitted=None, ensemble=None):
         estimator_name = cls.__name__
+        if isinstance(params.get("class_weight"), tuple):
+            params["class_weight"] = dict(params["class_weight"])
         estimator = _built(cls, params)
         if not (isinstance(estimator.student, str) and estimator.student == "auto"):
             _check_ladder(estimator.student, estimator_name)

@@ -531,7 +531,9 @@ def _labels(array, name):
     """Labels as an array of objects, with None for what is missing."""
     if hasattr(array, "isna"):
         # NA of pandas is not even different from itself.
-        array = array.astype(object).where(~array.isna(), None)
+        missing = np.asarray(array.isna())
+        array = np.array(array, dtype=object)
+        array[missing] = None
     array = np.array(array, dtype=object)
     if any(isinstance(label, list | tuple | np.ndarray) for label in array.flat):
         raise ValueError(
