@@ -169,7 +169,8 @@ for ax, results, title in (
         ax.plot(np.arange(1, len(losses) + 1), losses, marker=marker, label=name)
     ax.axhline(model_loss, color="black", linestyle="--", label="who answers")
     ax.set(title=title, xlabel="Students", xticks=[1, 2, 3])
-    ax.legend()
+    ax.legend(loc="upper left")
+axes[0].set_ylim(0.45, 1.4)
 axes[0].set_ylabel("Log loss on test rows (lower is better)")
 plt.show()
 

@@ -140,9 +140,9 @@ plt.show()
 # More rows always bring the students closer to the teacher. What that is worth differs:
 #
 # - Thresholds: the teacher is far better than students of 500 rows, and 8000 more
-#   close two thirds of the gap, the first 2000 of them most of it. Longer training makes
-#   more of the last ones: with 600 steps, 8000 rows reached 0.81. 8000 rows that are made
-#   up do as much as 2000 real ones, and cost nothing but the teacher's answers.
+#   close two thirds of the gap, the first 2000 of them most of it. Longer training
+#   makes more of the last ones: with 600 steps, 8000 rows reached 0.81. 8000 rows that
+#   are made up do as much as 2000 real ones, and cost only the teacher's answers.
 # - Ellipsoids: students of 500 rows are better than the teacher. More rows teach them
 #   its mistakes, and accuracy falls while agreement rises. Whoever looks at agreement
 #   alone takes this for progress. Made-up rows do less harm, and no good either.
@@ -159,5 +159,5 @@ plt.show()
 # million rows of 16 numbers and 4 classes in float32 take 80 MB. What earlier students
 # computed is held, too, up to 1 GiB. The training takes as long as its steps do, so the
 # time need not grow. But ``max_epochs="auto"`` is at least 8 epochs, which for a
-# million rows are 31,250 steps per student: set it to fewer, as above, if the loss no
+# million rows are 31,000 steps per student: set it to fewer, as above, if the loss no
 # longer falls.
