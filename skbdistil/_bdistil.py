@@ -233,7 +233,8 @@ class _BaseBDistil(BaseEstimator):
         teacher_scores : array-like of shape (n_samples, n_outputs), default=None
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
-            labels, and without y these rows are left out.
+            labels, and without y these rows are left out. Columns are in the order of
+            the sorted labels; without y, classes are the numbers of the columns.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The

@@ -350,7 +350,9 @@ def teacher_response(
             warning = _logits_warning(scores, name, estimator_name)
         scores = _class_columns(scores, answer.proba)
         classes = answer.classes
-        if classes is None:
+        if precomputed and y is None:
+            classes = np.arange(scores.shape[1])
+        elif classes is None:
             classes = _infer_classes(y, scores.shape[1], name, estimator_name)
         classes = np.asarray(classes)
         _check_classes(classes, y, sample_weight, scores, name, estimator_name)

@@ -32,6 +32,7 @@ from skbdistil._teacher_targets import (
     teacher_targets,
 )
 from skbdistil.exceptions import DoubtfulTeacherWarning
+from skbdistil.teachers import scores_from_labels
 
 ByHeart = KNeighborsClassifier(5, weights="distance")
 
@@ -469,6 +470,16 @@ def test_rows_that_the_teacher_was_not_asked_about_are_learnt_from_labels(X, y):
     known = ~np.isnan(scores[:, 0])
     found = clf.classes_[scores[known].argmax(axis=1)]
     assert clf.teacher_score_ == accuracy_score(y[known], found)
+
+
+def test_answers_without_any_labels_are_distilled_to_numbers_of_columns(X, y):
+    answers = np.where(np.arange(len(X)) % 5 == 0, None, y.astype(object))
+    scores = scores_from_labels(answers, ["c", "b", "a"])
+    clf = BDistilClassifier("precomputed", **{**SMALL, "max_epochs": 60})
+    clf.fit(X, teacher_scores=scores)
+    assert_array_equal(clf.classes_, [0, 1, 2])
+    assert (clf.teacher_score_, clf.teacher_calls_) == (None, 72)
+    assert np.mean(np.array(["a", "b", "c"])[clf.predict(X)] == y) > 0.6
 
 
 def test_rows_without_score_and_label_are_left_out(X):
