@@ -66,13 +66,11 @@ for row in ask(X_rows[:3], n_answers=9):
 # ``scores_from_labels`` counts. ``smoothing`` is the number of answers that are added
 # to each row in equal parts to all classes, so that a class without an answer is
 # unlikely rather than impossible. A row of which all answers are missing has NaN for
-# scores. Its true label is not known either, so it is left out. ``fit`` needs y for the
-# names of the classes, and gets the most frequent answer; students learn the scores.
+# scores; without y, ``fit`` leaves it out. Classes are then the numbers of the columns,
+# which are in the order of the sorted labels.
 
 
 def distil(X, scores):
-    known = ~np.isnan(scores).any(axis=1)
-    X, scores = X[known], scores[known]
     clf = BDistilClassifier(
         "precomputed",
         student=partial(MLP, hidden=(16,)),
@@ -81,9 +79,10 @@ def distil(X, scores):
         max_epochs=round(400 / (len(X) / 64)),
         random_state=0,
     )
-    clf.fit(X, names[scores.argmax(axis=1)], teacher_scores=scores)
+    clf.fit(X, teacher_scores=scores)
     losses = [log_loss(y_test, proba) for proba in clf.staged_predict_proba(X_test)]
-    accuracies = [accuracy_score(y_test, label) for label in clf.staged_predict(X_test)]
+    labels = (np.unique(names)[columns] for columns in clf.staged_predict(X_test))
+    accuracies = [accuracy_score(y_test, label) for label in labels]
     return losses, accuracies
 
 
@@ -103,7 +102,7 @@ answers = ask(X_rows, n_answers=9)
 more_answers = {}
 print(f"{'1800 rows':<36} {'log loss by stage':<20}   accuracy by stage")
 for n_answers in (1, 3, 9):
-    scores = scores_from_labels(answers[:, :n_answers], names, smoothing=0.1)
+    scores = scores_from_labels(answers[:, :n_answers], names)
     more_answers[f"{n_answers} a row"] = distil(X_rows, scores)
 with np.errstate(divide="ignore"):
     exact = np.maximum(np.log(model.predict_proba(X_rows)), -20)
@@ -126,7 +125,7 @@ for name, result in more_answers.items():
 
 same_price = {"1800 rows, 1 a row": more_answers["1 a row"]}
 for n_rows, n_answers in ((600, 3), (200, 9)):
-    scores = scores_from_labels(answers[:n_rows, :n_answers], names, smoothing=0.1)
+    scores = scores_from_labels(answers[:n_rows, :n_answers], names)
     same_price[f"{n_rows} rows, {n_answers} a row"] = distil(X_rows[:n_rows], scores)
 print(f"{'1800 answers':<36} {'log loss by stage':<20}   accuracy by stage")
 for name, result in same_price.items():
@@ -140,12 +139,12 @@ for name, result in same_price.items():
 # %%
 # How much to smooth
 # ------------------
-# The above has a tenth of an answer added to each row. The default is a whole one,
-# which suits a single row that is looked at by itself.
+# The above has a tenth of an answer added to each row, which is the default. A whole
+# one suits a single row that is looked at by itself.
 
-print(f"{'smoothing=1, the default':<36} {'log loss by stage':<20}   accuracy by stage")
+print(f"{'smoothing=1':<36} {'log loss by stage':<20}   accuracy by stage")
 for n_rows, n_answers in ((1800, 1), (1800, 9), (200, 9)):
-    scores = scores_from_labels(answers[:n_rows, :n_answers], names)
+    scores = scores_from_labels(answers[:n_rows, :n_answers], names, smoothing=1)
     report(f"{n_rows} rows, {n_answers} a row", distil(X_rows[:n_rows], scores))
 
 # %%
