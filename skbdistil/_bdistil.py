@@ -194,6 +194,9 @@ class _BaseBDistil(BaseEstimator):
 
     # Fitting
 
+    # Those of a search or of an early exit, where metadata are routed.
+    __metadata_request__fit = {"groups": True}
+
     # Rounds after which a fit stops, for a search that goes on with it by a warm start.
     # What depends on n_estimators is planned for all rounds. None plays all of them.
     _round_limit = None
@@ -243,8 +246,8 @@ class _BaseBDistil(BaseEstimator):
             them. Searches of scikit-learn cut whatever has as many rows as `X`.
 
         groups : array-like of shape (n_samples,), default=None
-            With folds (`teacher_cv`): rows of a group are in one fold. A search passes
-            its own on with metadata routing and ``set_fit_request(groups=True)`` only.
+            With folds (`teacher_cv`): rows of a group are in one fold. Searches of
+            scikit-learn pass theirs on with metadata routing only.
 
         Returns
         -------

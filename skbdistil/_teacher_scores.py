@@ -423,7 +423,8 @@ def _sure_share(scores, proba, classes, y):
         y = y.reshape(len(y), -1)
         if y.shape != scores.shape:
             return None
-        is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
+        with np.errstate(over="ignore"):
+            is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
         return float(is_sure.all(axis=1).mean())
     order = np.argsort(classes)
     columns = order[np.searchsorted(classes, y, sorter=order)]

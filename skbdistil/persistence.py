@@ -248,7 +248,7 @@ def load(path, *, classes=(), trusted=()):
         clf = load("model.skb", classes=[MyBackbone])
     """
     import_safetensors()
-    parts, trusted = _by_name(classes), [*trusted, *_TRUSTED]
+    parts, trusted = _by_name(classes), [*list(trusted), *_TRUSTED]
     with _refusing(path, but=OSError):
         data = read_file(path)
     with _refusing(path):
@@ -707,7 +707,9 @@ def _set_ensemble(estimator, ensemble, fitted):
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
-    transform, n_features = fitted.get("student_transform_"), ensemble.input_shape[0]
+    transform, n_features = None, ensemble.input_shape[0]
+    if "student_transform_" in fitted:
+        transform = fitted["student_transform_"]
     if transform is not None:
         expected["n_features_in_"] = int
         n_features = fitted.get("n_features_in_")
