@@ -14,7 +14,7 @@ from sklearn.base import (
     RegressorMixin,
     is_classifier,
 )
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -73,13 +73,15 @@ from skbdistil._teacher_targets import (
 )
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.ensemble import ProgressiveEnsemble, _check_connection
-from skbdistil.exceptions import CostsUnknownWarning
+from skbdistil.exceptions import CostsUnknownWarning, DoubtfulTeacherWarning
 from skbdistil.metrics import _stage_within
 from skbdistil.objectives import _OBJECTIVES, DistillationObjective, _check_objective
 from skbdistil.stages import stage_cost
 
-# label_mix="auto" where the scores are out of fold.
+# label_mix="auto" where the scores are out of fold, and the share of the rows on which
+# it is compared with labels alone.
 _AUTO_LABEL_MIX = 0.5
+_JUDGED_SHARE = 0.2
 
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
@@ -542,8 +544,12 @@ class _BaseBDistil(BaseEstimator):
             notes += [] if doubt is None else [doubt]
         self.teacher_score_kind_ = response.kind
         self.teacher_calls_ = response.n_calls
-        self.label_mix_ = self._label_mix(response, label)
-        if self.label_mix_:
+        self.label_mix_ = self._label_mix(
+            response, X, scores, label, sample_weight, options["random_state"], notes
+        )
+        if self.label_mix_ == 1:
+            scores = scores_of_labels(label, scores)
+        elif self.label_mix_:
             scores[known] = mixed_with_labels(
                 scores[known], label[known], self.label_mix_
             )
@@ -560,16 +566,87 @@ class _BaseBDistil(BaseEstimator):
             notes.append(CostsUnknownWarning(problem))
         return data, transfer_scores, teacher_costs
 
-    def _label_mix(self, response, label):
+    def _label_mix(
+        self, response, X, scores, label, sample_weight, random_state, notes
+    ):
         """Share of the labels in what students learn."""
+        estimator_name = type(self).__name__
         if self.label_mix == "auto":
-            return _AUTO_LABEL_MIX if response.kind == "out-of-fold" else 0.0
+            if response.kind != "out-of-fold":
+                return 0.0
+            mixed, alone = self._losses_held_out(
+                X, scores, label, sample_weight, random_state
+            )
+            if mixed <= alone:
+                return _AUTO_LABEL_MIX
+            notes.append(
+                DoubtfulTeacherWarning(
+                    f"On rows held out, students that learn from {response.name}, the "
+                    f"teacher of {estimator_name}, have a loss of {mixed:.3g}, and "
+                    f"{alone:.3g} if they learn the labels alone. So they learn the "
+                    "labels. Distil a better teacher, or pass "
+                    f"label_mix={_AUTO_LABEL_MIX} to learn from this one, too."
+                )
+            )
+            return 1.0
         if self.label_mix and label is None:
             raise ValueError(
-                f"The 'label_mix' parameter of {type(self).__name__} is "
+                f"The 'label_mix' parameter of {estimator_name} is "
                 f"{self.label_mix}, which requires y, but the target y is None."
             )
         return float(self.label_mix)
+
+    def _losses_held_out(self, X, scores, label, sample_weight, random_state):
+        """Mean loss over the stages with half of the labels, and with labels alone.
+
+        On a fifth of the rows, by students of the others. They cost what the fit does.
+        """
+        regression = not is_classifier(self)
+        train, test = split_rows(
+            len(label),
+            None if regression else label,
+            _JUDGED_SHARE,
+            random_state,
+            type(self).__name__,
+        )
+        params = self.get_params(deep=False) | {
+            "teacher": "precomputed",
+            "teacher_cv": None,
+            "label_mix": 0.0,
+            "augment": None,
+            "n_stages": None,
+            "early_stopping": False,
+            "warm_start": False,
+            "random_state": random_state,
+            "verbose": 0,
+        }
+        method = "staged_predict" if regression else "staged_predict_proba"
+        losses = []
+        for targets in (
+            mixed_with_labels(scores, label, _AUTO_LABEL_MIX),
+            scores_of_labels(label, scores),
+        ):
+            with warnings.catch_warnings():
+                # What there is to say is said of the fit itself.
+                warnings.simplefilter("ignore")
+                students = type(self)(**params).fit(
+                    _safe_indexing(X, train),
+                    label[train],
+                    None if sample_weight is None else sample_weight[train],
+                    teacher_scores=targets[train],
+                )
+            found = getattr(students, method)(_safe_indexing(X, test))
+            truth = label[test]
+            if regression:
+                of_stages = [
+                    np.mean((values.reshape(truth.shape) - truth) ** 2)
+                    for values in found
+                ]
+            else:
+                columns = np.arange(scores.shape[1])
+                of_stages = [log_loss(truth, p, labels=columns) for p in found]
+            losses.append(float(np.mean(of_stages)))
+        return losses
 
     def _split_rows(self, n_samples, y, seed):
         """Numbers of the rows to train on and of those held out, or two None."""
@@ -1067,8 +1144,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Share m of y in what students learn, in [0, 1): probabilities of classes, or
         values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
         from the teacher alone. The certificate, the edges and the barrier are about
-        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
-        loss instead, see `alpha` of
+        this mixture. ``"auto"`` is 0 with scores in sample. Out of fold it is 0.5, or
+        1, with a warning, where students that learn labels alone have a smaller mean
+        loss over the stages. That is tried on a fifth of the rows and takes two fits to
+        the others. To change the loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None
@@ -1647,8 +1726,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Share m of y in what students learn, in [0, 1): probabilities of classes, or
         values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
         from the teacher alone. The certificate, the edges and the barrier are about
-        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
-        loss instead, see `alpha` of
+        this mixture. ``"auto"`` is 0 with scores in sample. Out of fold it is 0.5, or
+        1, with a warning, where students that learn labels alone have a smaller mean
+        loss over the stages. That is tried on a fifth of the rows and takes two fits to
+        the others. To change the loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None

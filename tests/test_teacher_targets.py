@@ -32,6 +32,7 @@ from skbdistil._teacher_targets import (
     teacher_targets,
 )
 from skbdistil.exceptions import DoubtfulTeacherWarning
+from skbdistil.students import MLP
 from skbdistil.teachers import scores_from_labels
 
 ByHeart = KNeighborsClassifier(5, weights="distance")
@@ -432,6 +433,28 @@ def test_students_of_a_teacher_that_knows_its_rows_are_better_than_it():
     assert max(losses) < log_loss(
         y_test, clone(teacher).fit(X, y).predict_proba(X_test)
     )
+
+
+def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
+    X = np.random.RandomState(0).randn(400, 8)
+    y = np.abs(X).argmax(axis=1) % 2
+    clf = BDistilClassifier(
+        ByHeart,
+        student=partial(MLP, hidden=(32,)),
+        n_estimators=2,
+        max_epochs=60,
+        random_state=0,
+    )
+    with pytest.warns(DoubtfulTeacherWarning) as notes:
+        clf.fit(X, y)
+    said = "".join(str(note.message) for note in notes)
+    assert "by heart" in said
+    assert "So they learn the labels" in said
+    assert (clf.label_mix_, clf.teacher_score_kind_) == (1.0, "out-of-fold")
+    assert clf.teacher_score_ < 0.8
+    # The scores of labels are as large as those of the teacher are, out of fold.
+    scores, _ = asked(ByHeart, X, y, cv=5, random_state=0)
+    assert clf.teacher_bound_ <= np.abs(scores.scores).max() + 1e-3
 
 
 def test_teacher_score_is_of_scores_before_labels_are_mixed_in(X, y):
