@@ -317,7 +317,7 @@ class _BaseBDistil(BaseEstimator):
             check_consistent_length(checked, y)
         if earlier is not None:
             self._check_warm_start(connection, notes)
-        cv = self._folds(groups)
+        cv = self._folds()
         X, checked, y, sample_weight, teacher_scores, groups, cv = (
             self._drop_weightless_rows(
                 X, checked, y, sample_weight, teacher_scores, groups, cv
@@ -438,7 +438,7 @@ class _BaseBDistil(BaseEstimator):
         """Weights of the rows for the students, of mean 1, or None."""
         return None if sample_weight is None else _mean_1(sample_weight)
 
-    def _folds(self, groups):
+    def _folds(self):
         """The parameter `teacher_cv`, with folds that can be read more than once."""
         cv = self.teacher_cv
         if cv is None or isinstance(cv, str | Integral) or hasattr(cv, "split"):
@@ -572,6 +572,8 @@ class _BaseBDistil(BaseEstimator):
         """Share of the labels in what students learn."""
         estimator_name = type(self).__name__
         if self.label_mix == "auto":
+            if self._goes_on():
+                return self.label_mix_
             if response.kind != "out-of-fold":
                 return 0.0
             mixed, alone = self._losses_held_out(

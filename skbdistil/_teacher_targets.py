@@ -113,7 +113,7 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
 
     if cv is None or automatic:
         response = teacher_response(teacher, X, y, **options)
-        if cv is None or response.sure < _SURE:
+        if cv is None or response.sure is None or response.sure < _SURE:
             return response, _doubts(response, estimator_name)
     folds = _Folds(teacher, X, y, _N_FOLDS if automatic else cv, groups, options)
     if automatic:

@@ -457,6 +457,12 @@ def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
     assert clf.teacher_bound_ <= np.abs(scores.scores).max() + 1e-3
 
 
+def test_warm_start_keeps_the_share_of_labels(X, y):
+    clf = BDistilClassifier(LogisticRegression(), label_mix=0.25, eta=0.1, **SMALL)
+    clf.fit(X, y).set_params(label_mix="auto", warm_start=True, n_estimators=4)
+    assert clf.fit(X, y).label_mix_ == 0.25
+
+
 def test_teacher_score_is_of_scores_before_labels_are_mixed_in(X, y):
     clf = BDistilClassifier(LogisticRegression(), **SMALL)
     plain = clone(clf).fit(X, y)
