@@ -109,6 +109,29 @@ def stack_rows(parts):
     return SparseRows(sparse.vstack(matrices, format="csr"))
 
 
+def in_form_of(like, x):
+    """Rows, sparse or dense as others are, and in their dtype if that changes none.
+
+    Parameters
+    ----------
+    like, x : ndarray or SparseRows
+
+    Returns
+    -------
+    x : ndarray or SparseRows
+    """
+    if isinstance(x, SparseRows) and not isinstance(like, SparseRows):
+        x = x[:]
+    elif isinstance(like, SparseRows) and not isinstance(x, SparseRows):
+        x = SparseRows(sparse.csr_array(x))
+    values = x.matrix if isinstance(x, SparseRows) else x
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = values.astype(like.dtype)
+    if (cast != values).sum():
+        return x
+    return SparseRows(cast) if isinstance(x, SparseRows) else cast
+
+
 def from_torch(array):
     """A tensor as a NumPy array, in float32 where NumPy lacks its dtype.
 

@@ -14,7 +14,7 @@ from sklearn.base import (
     RegressorMixin,
     is_classifier,
 )
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -25,7 +25,7 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil import _perceptrons, costs
-from skbdistil._arrays import as_tensor, from_torch, stack_rows, take_rows
+from skbdistil._arrays import as_tensor, from_torch, in_form_of, stack_rows
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -56,9 +56,15 @@ from skbdistil._sklearn_compat import (
     _check_sample_weight,
     _check_y,
     _fit_context,
+    _num_samples,
     _safe_indexing,
 )
-from skbdistil._student_rows import READY_DTYPES, fit_transform_rows, rows_like
+from skbdistil._student_rows import (
+    READY_DTYPES,
+    check_rows,
+    fit_transform_rows,
+    rows_like,
+)
 from skbdistil._teacher_scores import teacher_score_warning
 from skbdistil._teacher_targets import (
     mixed_with_labels,
@@ -67,13 +73,15 @@ from skbdistil._teacher_targets import (
 )
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.ensemble import ProgressiveEnsemble, _check_connection
-from skbdistil.exceptions import CostsUnknownWarning
+from skbdistil.exceptions import CostsUnknownWarning, DoubtfulTeacherWarning
 from skbdistil.metrics import _stage_within
 from skbdistil.objectives import _OBJECTIVES, DistillationObjective, _check_objective
 from skbdistil.stages import stage_cost
 
-# label_mix="auto" where the scores are out of fold.
+# label_mix="auto" where the scores are out of fold, and the share of the rows on which
+# it is compared with labels alone.
 _AUTO_LABEL_MIX = 0.5
+_JUDGED_SHARE = 0.2
 
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
@@ -188,6 +196,9 @@ class _BaseBDistil(BaseEstimator):
 
     # Fitting
 
+    # Those of a search or of an early exit, where metadata are routed.
+    __metadata_request__fit = {"groups": True}
+
     # Rounds after which a fit stops, for a search that goes on with it by a warm start.
     # What depends on n_estimators is planned for all rounds. None plays all of them.
     _round_limit = None
@@ -227,14 +238,18 @@ class _BaseBDistil(BaseEstimator):
         teacher_scores : array-like of shape (n_samples, n_outputs), default=None
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
-            labels, and without y these rows are left out.
+            labels, and without y these rows are left out. Columns are in the order of
+            the sorted labels; without y, classes are the numbers of the columns.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
-            teacher that is fitted to all of `X` is asked about them.
+            teacher that is fitted to all of `X` is asked about them. In a pipeline they
+            do not go through the steps before, unless its `transform_input` names
+            them. Searches of scikit-learn cut whatever has as many rows as `X`.
 
         groups : array-like of shape (n_samples,), default=None
-            With folds (`teacher_cv`): rows of a group are in one fold.
+            With folds (`teacher_cv`): rows of a group are in one fold. Searches of
+            scikit-learn pass theirs on with metadata routing only.
 
         Returns
         -------
@@ -295,48 +310,49 @@ class _BaseBDistil(BaseEstimator):
         self._check_n_stages()
 
         # The rows, and what the teacher says of them.
-        X = from_torch(X)
-        if sparse.issparse(X):
-            # Not all formats can be indexed.
-            X = X.tocsr()
+        X = _indexable(from_torch(X))
         y = None if y is None else self._validate_y(y)
-        x, self.student_transform_ = fit_transform_rows(
-            self,
-            X,
-            y,
-            fitted=None if earlier is None else earlier.student_transform_,
-            reset=earlier is None,
-        )
+        checked = check_rows(self, X, reset=earlier is None)
         if y is not None:
-            check_consistent_length(x, y)
-        input_shape = x.shape[1:]
+            check_consistent_length(checked, y)
         if earlier is not None:
-            self._check_warm_start(input_shape, connection, notes)
-        if len(input_shape) == 3 and input_shape[0] == input_shape[1] > 4:
-            if input_shape[2] in (1, 3, 4):
-                notes.append(
-                    UserWarning(
-                        f"Rows of shape {input_shape} are read as (channels, height, "
-                        "width). If the channels are the last axis, pass "
-                        "np.moveaxis(X, -1, 1)."
-                    )
-                )
-        X, x, y, sample_weight, teacher_scores, groups = self._drop_weightless_rows(
-            X, x, y, sample_weight, teacher_scores, groups
+            self._check_warm_start(connection, notes)
+        cv = self._folds()
+        X, checked, y, sample_weight, teacher_scores, groups, cv = (
+            self._drop_weightless_rows(
+                X, checked, y, sample_weight, teacher_scores, groups, cv
+            )
         )
-        weight = self._student_weights(y, sample_weight)
         random_state = check_random_state(self.random_state)
         teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
         seeds = draw_seeds(random_state, self.n_estimators)
+        train_rows, valid_rows = self._split_rows(_num_samples(checked), y, split_seed)
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
         with seeded(teacher_seed, device):
-            transfers, x_transfers = self._transfer_rows(X, X_unlabelled, x, split_seed)
+            x, self.student_transform_ = fit_transform_rows(
+                self,
+                checked,
+                y,
+                train_rows=train_rows,
+                valid_rows=valid_rows,
+                fitted=None if earlier is None else earlier.student_transform_,
+                goes_on=earlier is not None,
+                random_state=split_seed,
+            )
+            input_shape = x.shape[1:]
+            self._check_input_shape(input_shape, earlier, notes)
+            transfers, x_transfers = self._transfer_rows(
+                X if train_rows is None else _safe_indexing(X, train_rows),
+                X_unlabelled,
+                x,
+                split_seed,
+            )
             data, transfer_scores, teacher_costs = self._ask_teacher(
                 X,
-                FitData(x, None, y, weight),
+                FitData(x, None, y, self._student_weights(y, sample_weight)),
                 transfers,
-                cv=self.teacher_cv,
+                cv=cv,
                 groups=groups,
                 sample_weight=sample_weight,
                 teacher_scores=teacher_scores,
@@ -345,9 +361,9 @@ class _BaseBDistil(BaseEstimator):
             )
 
             # What is left open is decided, once.
-            train, valid = self._split(data, split_seed)
+            train, valid = self._split(data, train_rows, valid_rows)
             if transfers:
-                train = train.extended(stack_rows(x_transfers), transfer_scores)
+                train = train.extended(x_transfers, transfer_scores)
             if earlier is None:
                 if connection == "auto":
                     connection = auto_connection(
@@ -360,7 +376,8 @@ class _BaseBDistil(BaseEstimator):
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
-            self._check_in_range(x, ensemble)
+            for rows in [x, *([x_transfers] if transfers else [])]:
+                self._check_in_range(rows, ensemble)
             plan = make_plan(
                 self,
                 objective,
@@ -421,33 +438,69 @@ class _BaseBDistil(BaseEstimator):
         """Weights of the rows for the students, of mean 1, or None."""
         return None if sample_weight is None else _mean_1(sample_weight)
 
+    def _folds(self):
+        """The parameter `teacher_cv`, with folds that can be read more than once."""
+        cv = self.teacher_cv
+        if cv is None or isinstance(cv, str | Integral) or hasattr(cv, "split"):
+            return cv
+        return [tuple(map(np.asarray, fold)) for fold in cv]
+
     def _transfer_rows(self, X, X_unlabelled, x, seed):
-        """Rows without labels: those for the teacher, and those for the students."""
-        transfers = []
+        """Rows without labels, for the teacher a list; for the students, or None."""
+        sources = {}
         if X_unlabelled is not None:
-            transfers.append(from_torch(X_unlabelled))
+            sources["X_unlabelled"] = _indexable(from_torch(X_unlabelled))
         if self.augment is not None:
-            augment = self.augment
-            if isinstance(augment, str):
-                augment = _AUGMENTATIONS[augment]()
-            made = from_torch(augment(X, seed))
-            if np.shape(made)[1:] != np.shape(X)[1:]:
-                raise ValueError(
-                    f"The 'augment' of {type(self).__name__} must return rows of the "
-                    f"shape of those of X, {np.shape(X)[1:]}. Got {np.shape(made)[1:]}."
+            sources["The rows of 'augment'"] = self._augmented(X, seed)
+        seen = []
+        for name, rows in sources.items():
+            try:
+                seen.append(
+                    rows_like(
+                        self,
+                        rows,
+                        transform=self.student_transform_,
+                        input_shape=x.shape[1:],
+                        dtype=self.dtype,
+                    )
                 )
-            transfers.append(made)
-        seen = [
-            rows_like(
-                self,
-                rows,
-                transform=self.student_transform_,
-                input_shape=x.shape[1:],
-                dtype=self.dtype,
+            except ValueError as error:
+                raise ValueError(
+                    f"{name} cannot be used by {type(self).__name__}: {error}"
+                ) from error
+        if not sources:
+            return [], None
+        seen = in_form_of(x, stack_rows(seen))
+        keeps_integers = self.input_scaling is None and x.dtype.kind in "iu"
+        if keeps_integers and seen.dtype.kind not in "iu":
+            raise ValueError(
+                f"{' and '.join(sources)} must hold integers, as X does: without "
+                f"'input_scaling', students of {type(self).__name__} take integers."
             )
-            for rows in transfers
-        ]
-        return transfers, seen
+        return list(sources.values()), seen
+
+    def _augmented(self, X, seed):
+        """Rows that `augment` makes of others."""
+        augment, estimator_name = self.augment, type(self).__name__
+        if isinstance(augment, str):
+            augment = _AUGMENTATIONS[augment]()
+        try:
+            made = _indexable(from_torch(augment(X, seed)))
+        except Exception as error:
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError
+            raise kind(
+                f"The 'augment' of {estimator_name} raised {type(error).__name__}: "
+                f"{error}"
+            ) from error
+        shape = getattr(made, "shape", None) or np.shape(made)
+        expected = getattr(X, "shape", None) or np.shape(X)
+        if shape[1:] != expected[1:] or not shape[0]:
+            raise ValueError(
+                f"The 'augment' of {estimator_name} must return rows, at least one, of "
+                f"the shape of those of X, {expected[1:]}. Got {shape[0]} of shape "
+                f"{shape[1:]}."
+            )
+        return made
 
     def _ask_teacher(
         self, X, data, transfers, *, cv, groups, sample_weight, notes, **options
@@ -455,6 +508,8 @@ class _BaseBDistil(BaseEstimator):
         """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
         x, _, y, weight = data
+        # Without those of classes.
+        own_weight = None if sample_weight is None else _mean_1(sample_weight)
         response, doubts = teacher_targets(
             self.teacher,
             X,
@@ -463,7 +518,7 @@ class _BaseBDistil(BaseEstimator):
             groups=groups,
             regression=regression,
             # A teacher of the user's is fitted as the user would fit it.
-            sample_weight=weight if self.teacher is None else sample_weight,
+            sample_weight=own_weight if self.teacher is None else sample_weight,
             transfers=transfers,
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else np.dtype(self.dtype),
@@ -475,7 +530,7 @@ class _BaseBDistil(BaseEstimator):
         known = np.flatnonzero(~np.isnan(scores).any(axis=1))
         self.teacher_score_ = None
         if y is not None:
-            weight_of_known = None if weight is None else weight[known]
+            weight_of_known = None if own_weight is None else own_weight[known]
             self.teacher_score_ = self._teacher_score(
                 scores[known], y[known], weight_of_known
             )
@@ -489,18 +544,19 @@ class _BaseBDistil(BaseEstimator):
             notes += [] if doubt is None else [doubt]
         self.teacher_score_kind_ = response.kind
         self.teacher_calls_ = response.n_calls
-        self.label_mix_ = self._label_mix(response, label)
-        if self.label_mix_:
-            scores = mixed_with_labels(scores, label, self.label_mix_)
+        self.label_mix_ = self._label_mix(
+            response, X, scores, label, sample_weight, options["random_state"], notes
+        )
+        if self.label_mix_ == 1:
+            scores = scores_of_labels(label, scores)
+        elif self.label_mix_:
+            scores[known] = mixed_with_labels(
+                scores[known], label[known], self.label_mix_
+            )
+        if len(known) < len(scores) and label is not None:
+            unknown = np.setdiff1d(np.arange(len(scores)), known)
+            scores[unknown] = scores_of_labels(label[unknown], scores[known])
         data = FitData(x, scores, label, weight)
-        if len(known) < len(scores):
-            if label is None:
-                data = data.take(known)
-            else:
-                unknown = np.setdiff1d(np.arange(len(scores)), known)
-                scores[unknown] = scores_of_labels(
-                    label[unknown], scores.shape[1], scores.dtype
-                )
         if response.module is None:
             return data, transfer_scores, None
         teacher_costs, problem = costs._count_module(
@@ -510,29 +566,119 @@ class _BaseBDistil(BaseEstimator):
             notes.append(CostsUnknownWarning(problem))
         return data, transfer_scores, teacher_costs
 
-    def _label_mix(self, response, label):
+    def _label_mix(
+        self, response, X, scores, label, sample_weight, random_state, notes
+    ):
         """Share of the labels in what students learn."""
+        estimator_name = type(self).__name__
         if self.label_mix == "auto":
-            return _AUTO_LABEL_MIX if response.kind == "out-of-fold" else 0.0
+            if self._goes_on():
+                return self.label_mix_
+            if response.kind != "out-of-fold":
+                return 0.0
+            mixed, alone = self._losses_held_out(
+                X, scores, label, sample_weight, random_state
+            )
+            if mixed <= alone:
+                return _AUTO_LABEL_MIX
+            notes.append(
+                DoubtfulTeacherWarning(
+                    f"On rows held out, students that learn from {response.name}, the "
+                    f"teacher of {estimator_name}, have a loss of {mixed:.3g}, and "
+                    f"{alone:.3g} if they learn the labels alone. So they learn the "
+                    "labels. Distil a better teacher, or pass "
+                    f"label_mix={_AUTO_LABEL_MIX} to learn from this one, too."
+                )
+            )
+            return 1.0
         if self.label_mix and label is None:
             raise ValueError(
-                f"The 'label_mix' parameter of {type(self).__name__} is "
+                f"The 'label_mix' parameter of {estimator_name} is "
                 f"{self.label_mix}, which requires y, but the target y is None."
             )
         return float(self.label_mix)
 
-    def _split(self, data, seed):
-        """Data to train on, and to stop the training by, or None."""
-        if not self.early_stopping:
-            return data, None
-        train, valid = split_rows(
-            len(data.x),
-            data.label if is_classifier(self) else None,
-            self.validation_fraction,
-            seed,
+    def _losses_held_out(self, X, scores, label, sample_weight, random_state):
+        """Mean loss over the stages with half of the labels, and with labels alone.
+
+        On a fifth of the rows, by students of the others. They cost what the fit does.
+        """
+        regression = not is_classifier(self)
+        train, test = split_rows(
+            len(label),
+            None if regression else label,
+            _JUDGED_SHARE,
+            random_state,
             type(self).__name__,
         )
-        train, valid = data.take(train), data.take(valid)
+        params = self.get_params(deep=False) | {
+            "teacher": "precomputed",
+            "teacher_cv": None,
+            "label_mix": 0.0,
+            "augment": None,
+            "n_stages": None,
+            "early_stopping": False,
+            "warm_start": False,
+            "random_state": random_state,
+            "verbose": 0,
+        }
+        method = "staged_predict" if regression else "staged_predict_proba"
+        losses = []
+        for targets in (
+            mixed_with_labels(scores, label, _AUTO_LABEL_MIX),
+            scores_of_labels(label, scores),
+        ):
+            with warnings.catch_warnings():
+                # What there is to say is said of the fit itself.
+                warnings.simplefilter("ignore")
+                students = type(self)(**params).fit(
+                    _safe_indexing(X, train),
+                    label[train],
+                    None if sample_weight is None else sample_weight[train],
+                    teacher_scores=targets[train],
+                )
+            found = getattr(students, method)(_safe_indexing(X, test))
+            truth = label[test]
+            if regression:
+                of_stages = [
+                    np.mean((values.reshape(truth.shape) - truth) ** 2)
+                    for values in found
+                ]
+            else:
+                columns = np.arange(scores.shape[1])
+                of_stages = [log_loss(truth, p, labels=columns) for p in found]
+            losses.append(float(np.mean(of_stages)))
+        return losses
+
+    def _split_rows(self, n_samples, y, seed):
+        """Numbers of the rows to train on and of those held out, or two None."""
+        if not self.early_stopping:
+            return None, None
+        label = None
+        if y is not None and is_classifier(self):
+            _, label = np.unique(y, return_inverse=True)
+        return split_rows(
+            n_samples, label, self.validation_fraction, seed, type(self).__name__
+        )
+
+    def _split(self, data, train_rows, valid_rows):
+        """Data to train on, and to stop the training by, or None.
+
+        Without the rows of which nothing is known.
+        """
+        known = ~np.isnan(data.scores).any(axis=1)
+        if train_rows is None:
+            return (data if known.all() else data.take(np.flatnonzero(known))), None
+        train, valid = (
+            data.take(rows[known[rows]]) for rows in (train_rows, valid_rows)
+        )
+        for part, name in ((train, "train on"), (valid, "hold out")):
+            if not len(part.scores):
+                raise ValueError(
+                    f"With early_stopping, {type(self).__name__} has no rows to "
+                    f"{name}: the teacher was asked about none of them, and there is "
+                    "no y."
+                )
         if data.sample_weight is not None:
             # Their mean over the training rows is 1.
             mean = train.sample_weight.mean()
@@ -580,7 +726,24 @@ class _BaseBDistil(BaseEstimator):
             y = column_or_1d(y)
         return y
 
-    def _check_warm_start(self, input_shape, connection, notes):
+    def _check_input_shape(self, input_shape, earlier, notes):
+        if earlier is not None and input_shape != self.input_shape_:
+            raise ValueError(
+                f"With warm_start=True, the rows of X must have the shape that "
+                f"{type(self).__name__} was fitted with, {self.input_shape_}. Got "
+                f"{input_shape}."
+            )
+        if len(input_shape) == 3 and input_shape[0] == input_shape[1] > 4:
+            if input_shape[2] in (1, 3, 4):
+                notes.append(
+                    UserWarning(
+                        f"Rows of shape {input_shape} are read as (channels, height, "
+                        "width). If the channels are the last axis, pass "
+                        "np.moveaxis(X, -1, 1)."
+                    )
+                )
+
+    def _check_warm_start(self, connection, notes):
         estimator_name = type(self).__name__
         if connection != "auto" and repr(connection) != repr(self.connection_):
             raise ValueError(
@@ -600,12 +763,6 @@ class _BaseBDistil(BaseEstimator):
                 f"{estimator_name} must be that of the earlier fit. Got "
                 f"{self.input_scaling!r}."
             )
-        if input_shape != self.input_shape_:
-            raise ValueError(
-                f"With warm_start=True, the rows of X must have the shape that "
-                f"{estimator_name} was fitted with, {self.input_shape_}. Got "
-                f"{input_shape}."
-            )
         if self.n_estimators < self.n_estimators_:
             raise ValueError(
                 f"n_estimators={self.n_estimators} must be larger or equal to "
@@ -619,31 +776,35 @@ class _BaseBDistil(BaseEstimator):
                 )
             )
 
-    def _drop_weightless_rows(self, X, x, y, sample_weight, teacher_scores, groups):
+    def _drop_weightless_rows(
+        self, X, checked, y, sample_weight, teacher_scores, groups, cv
+    ):
         """Check the sample weights; rows of weight 0 leave the fit as a whole."""
         if groups is not None:
-            check_consistent_length(x, groups)
+            groups = column_or_1d(groups)
+            check_consistent_length(checked, groups)
         if sample_weight is None:
-            return X, x, y, None, teacher_scores, groups
+            return X, checked, y, None, teacher_scores, groups, cv
         sample_weight = _check_sample_weight(
-            sample_weight, x, dtype=np.float64, ensure_non_negative=True
+            sample_weight, checked, dtype=np.float64, ensure_non_negative=True
         )
         if not sample_weight.any():
             raise ValueError("sample_weight is zero for all rows; some must count.")
         used = np.flatnonzero(sample_weight)
-        if len(used) == len(x):
-            return X, x, y, sample_weight, teacher_scores, groups
+        n_samples = _num_samples(checked)
+        if len(used) == n_samples:
+            return X, checked, y, sample_weight, teacher_scores, groups, cv
         if teacher_scores is not None:
-            check_consistent_length(x, teacher_scores)
-            teacher_scores = _safe_indexing(teacher_scores, used)
-        return (
-            _safe_indexing(X, used),
-            take_rows(x, used),
-            None if y is None else y[used],
-            sample_weight[used],
-            teacher_scores,
-            None if groups is None else _safe_indexing(groups, used),
-        )
+            check_consistent_length(checked, teacher_scores)
+        if isinstance(cv, list):
+            # Folds are given by the numbers of rows.
+            is_used = sample_weight > 0
+            positions = np.cumsum(is_used) - 1
+            cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
+        parts = X, checked, y, sample_weight, teacher_scores, groups
+        return *(
+            None if part is None else _safe_indexing(part, used) for part in parts
+        ), cv
 
     def _new_ensemble(self, data, connection, device, notes):
         """An ensemble without students, for rows and scores of these shapes."""
@@ -961,8 +1122,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
         - None fits extremely randomized trees, at least two rows a leaf;
-        - a list of teachers, whose probabilities are averaged: those that are asked out
-          of fold by how much better than a constant they are, all others alike.
+        - a list of teachers, whose probabilities are averaged: by how much better than
+          a constant they are where all are asked out of fold, else alike.
 
         Its `predict_proba` is preferred to its `decision_function`.
 
@@ -978,14 +1139,17 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
           rows, and about a fifth fewer of those of a fold that it has not seen, scores
           out of five folds, with a warning; else like None. It leaves no doubt where a
-          label has a probability of 1, or a target is met, but for 1e-6.
+          label has a probability of 1, or a target is met, but for 1e-6. Teachers that
+          are less sure of rows that they have seen are not found.
 
     label_mix : float or "auto", default="auto"
         Share m of y in what students learn, in [0, 1): probabilities of classes, or
         values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
         from the teacher alone. The certificate, the edges and the barrier are about
-        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
-        loss instead, see `alpha` of
+        this mixture. ``"auto"`` is 0 with scores in sample. Out of fold it is 0.5, or
+        1, with a warning, where students that learn labels alone have a smaller mean
+        loss over the stages. That is tried on a fifth of the rows and takes two fits to
+        the others. To change the loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None
@@ -1539,8 +1703,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         - :class:`~skbdistil.teachers.TorchTeacher` or a bare module is used as it is;
         - ``"precomputed"``: `fit` takes the scores as `teacher_scores`;
         - None fits extremely randomized trees, at least five rows a leaf;
-        - a list of teachers, whose values are averaged: those that are asked out of
-          fold by how much better than a constant they are, all others alike.
+        - a list of teachers, whose values are averaged: by how much better than a
+          constant they are where all are asked out of fold, else alike.
 
         Its `predict` gives one or several targets; a torch teacher's outputs are taken
         as they are.
@@ -1557,14 +1721,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         - ``"auto"``: where the teacher leaves no doubt about nine in ten of its own
           rows, and about a fifth fewer of those of a fold that it has not seen, scores
           out of five folds, with a warning; else like None. It leaves no doubt where a
-          label has a probability of 1, or a target is met, but for 1e-6.
+          label has a probability of 1, or a target is met, but for 1e-6. Teachers that
+          are less sure of rows that they have seen are not found.
 
     label_mix : float or "auto", default="auto"
         Share m of y in what students learn, in [0, 1): probabilities of classes, or
         values of a regression, are ``(1 - m) g + m y``. Rows without labels are learnt
         from the teacher alone. The certificate, the edges and the barrier are about
-        this mixture. ``"auto"`` is 0.5 with scores out of fold, else 0. To change the
-        loss instead, see `alpha` of
+        this mixture. ``"auto"`` is 0 with scores in sample. Out of fold it is 0.5, or
+        1, with a warning, where students that learn labels alone have a smaller mean
+        loss over the stages. That is tried on a fifth of the rows and takes two fits to
+        the others. To change the loss instead, see `alpha` of
         :class:`~skbdistil.objectives.DistillationObjective`.
 
     augment : {"munge", "spunge"}, callable or None, default=None
@@ -1957,6 +2124,11 @@ def _in_units(scores, mean, scale, single_output):
     """Targets in their own units, from standardised ones."""
     targets = scores.astype(np.float64) * scale + mean
     return targets[:, 0] if single_output else targets
+
+
+def _indexable(X):
+    """Rows of which some can be taken, which not all sparse formats allow."""
+    return X.tocsr() if sparse.issparse(X) else X
 
 
 def _mean_1(sample_weight):

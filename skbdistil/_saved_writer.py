@@ -117,10 +117,11 @@ class Writer:
         if cls in DISTILLED:
             teacher = params.pop("teacher")
             transform = params.pop("student_transform")
-            for name in ("teacher_cv", "class_weight"):
-                # What JSON does not hold is for fitting only.
-                if not isinstance(params.get(name), Real | str | None):
-                    del params[name]
+            if not isinstance(params["teacher_cv"], Real | str | None):
+                del params["teacher_cv"]
+            if isinstance(params.get("class_weight"), dict):
+                # Labels need not be strings.
+                params["class_weight"] = tuple(params["class_weight"].items())
             if hasattr(estimator, "ensemble_"):
                 node["ensemble"] = self._ensemble(estimator)
                 derived = _DERIVED
@@ -148,6 +149,9 @@ class Writer:
         }
         if cls in DISTILLED:
             node["params"]["teacher"] = self._teacher(teacher, cls.__name__)
+            if node["params"]["teacher"] == "precomputed":
+                # There is no one to ask out of fold.
+                node["params"].pop("teacher_cv", None)
             node["params"]["student_transform"] = self._transform(transform)
         return node
 

@@ -6,12 +6,41 @@ from threading import Lock
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.utils import check_random_state
 
 # The one state that a module of the package keeps: the generators are global to the
 # process, so what puts them back has to be, too. The lock is held for moments only. It
 # is never held while code of the user runs, which may wait for another thread's fit.
 _LOCK = Lock()
 _OPEN = []  # what the blocks found that are open, and the first of them for all
+
+
+def seeded_clone(estimator, random_state):
+    """Clone of an estimator, the parameters `random_state` that are None set to seeds.
+
+    Parameters
+    ----------
+    estimator : estimator
+    random_state : int or None
+        None sets no seeds.
+
+    Returns
+    -------
+    estimator : estimator
+    """
+    estimator = clone(estimator)
+    if random_state is None or not hasattr(estimator, "get_params"):
+        return estimator
+    unseeded = [
+        name
+        for name, value in sorted(estimator.get_params().items())
+        if value is None and name.rpartition("__")[2] == "random_state"
+    ]
+    seeds = check_random_state(random_state).randint(
+        np.iinfo(np.int32).max, size=len(unseeded)
+    )
+    return estimator.set_params(**dict(zip(unseeded, seeds.tolist(), strict=True)))
 
 
 @contextmanager

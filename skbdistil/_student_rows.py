@@ -11,10 +11,24 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skbdistil._arrays import SparseRows, as_tensor, from_torch
+from skbdistil._arrays import (
+    SparseRows,
+    as_tensor,
+    from_torch,
+    stack_rows,
+    take_rows,
+)
 from skbdistil._boosting._scaling import all_finite
+from skbdistil._seeding import seeded_clone
+from skbdistil._sklearn_compat import _safe_indexing
 
-__all__ = ["READY_DTYPES", "check_row_shape", "fit_transform_rows", "rows_like"]
+__all__ = [
+    "READY_DTYPES",
+    "check_row_shape",
+    "check_rows",
+    "fit_transform_rows",
+    "rows_like",
+]
 
 # Kept as they come, and converted batch by batch.
 _INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
@@ -32,20 +46,60 @@ def _options(dtype):
     }
 
 
-def fit_transform_rows(estimator, X, y, *, fitted, reset):
-    """Rows of a fit as the students get them, and what makes them so.
+def check_rows(estimator, X, *, reset):
+    """Rows of a fit, checked as far as the students are to get them as they are.
 
     Parameters
     ----------
     estimator : BDistilClassifier or BDistilRegressor
         Gets `n_features_in_` and `feature_names_in_` with `reset`.
     X : array-like of shape (n_samples, ...)
-    y : ndarray or None
-        Validated.
-    fitted : transformer or None
-        That of an earlier fit that goes on.
     reset : bool
         Whether this is a first fit.
+
+    Returns
+    -------
+    X : ndarray or sparse matrix of shape (n_samples, ...)
+        May hold NaN where it is a table. With a `student_transform`, X itself.
+    """
+    if estimator.student_transform is not None:
+        return validate_data(estimator, X, reset=reset, skip_check_array=True)
+    return _checked(estimator, X, reset=reset, dtype=estimator.dtype)
+
+
+def _checked(estimator, X, *, reset, dtype):
+    """Rows as an array, which holds NaN in tables only."""
+    x = validate_data(
+        estimator, X, reset=reset, ensure_all_finite="allow-nan", **_options(dtype)
+    )
+    if sparse.issparse(x) or x.ndim != 2:
+        assert_all_finite(
+            x.data if sparse.issparse(x) else x,
+            estimator_name=type(estimator).__name__,
+            input_name="X",
+        )
+    return x
+
+
+def fit_transform_rows(
+    estimator, X, y, *, train_rows, valid_rows, fitted, goes_on, random_state
+):
+    """Rows of a fit as the students get them, and what makes them so.
+
+    Parameters
+    ----------
+    estimator : BDistilClassifier or BDistilRegressor
+    X : ndarray, sparse matrix or array-like of shape (n_samples, ...)
+        As :func:`check_rows` returns them.
+    y : ndarray or None
+    train_rows, valid_rows : ndarray of int or None
+        What the transform is fitted to, and the other rows; None for all and none.
+    fitted : transformer or None
+        That of an earlier fit.
+    goes_on : bool
+        Whether there is an earlier fit, to which this one adds.
+    random_state : int
+        Seeds what is random in the transform and has no seed.
 
     Returns
     -------
@@ -56,40 +110,73 @@ def fit_transform_rows(estimator, X, y, *, fitted, reset):
     Raises
     ------
     ValueError
-        If the rows cannot be used.
+        If the rows cannot be used, or the transform is not that of the earlier fit.
     """
     estimator_name = type(estimator).__name__
-    options = _options(estimator.dtype)
     transform = estimator.student_transform
+    if transform is None and _has_missing(X):
+        # What is missing is for the teacher to see.
+        transform = _imputer()
+    if goes_on:
+        if transform is None and fitted is not None:
+            transform = _imputer()
+        if _without_seeds(transform) != _without_seeds(fitted):
+            raise ValueError(
+                f"With warm_start=True, the 'student_transform' of {estimator_name} "
+                f"must be that of the earlier fit, {fitted!r}; where that is None, "
+                f"rows may hold NaN only if they did before. Got {transform!r}."
+            )
     if transform is None:
-        x = validate_data(
-            estimator, X, reset=reset, ensure_all_finite="allow-nan", **options
+        return _wrapped(X, estimator_name), None
+    options = _options(estimator.dtype)
+    if goes_on:
+        return _transformed(fitted, X, options, estimator_name), fitted
+    if isinstance(transform, type) or not hasattr(transform, "transform"):
+        raise TypeError(
+            f"The 'student_transform' parameter of {estimator_name} must be a "
+            f"transformer or None. Got {transform!r}."
         )
-        has_missing = not sparse.issparse(x) and not all_finite(as_tensor(x))
-        if sparse.issparse(x) or x.ndim != 2:
-            assert_all_finite(
-                x.data if sparse.issparse(x) else x,
-                estimator_name=estimator_name,
-                input_name="X",
-            )
-        elif has_missing or fitted is not None:
-            # What is not there is unknown to students only: the teacher sees it.
-            X = x
-            transform = SimpleImputer(
-                strategy="median", add_indicator=True, keep_empty_features=True
-            )
-        if transform is None:
-            return _wrapped(x, estimator_name), None
-    else:
-        X = validate_data(estimator, X, reset=reset, skip_check_array=True)
-    if fitted is None:
-        if not hasattr(transform, "transform"):
-            raise TypeError(
-                f"The 'student_transform' parameter of {estimator_name} must be a "
-                f"transformer or None. Got {transform!r}."
-            )
-        fitted = clone(transform).fit(X, y)
-    return _transformed(fitted, X, options, estimator_name), fitted
+    transform = seeded_clone(transform, random_state)
+
+    def first(X, y):
+        # What fits to y may transform these rows in another way than further ones.
+        if hasattr(transform, "fit_transform"):
+            return transform.fit_transform(X, y)
+        return transform.fit(X, y).transform(X)
+
+    if train_rows is None:
+        return _as_rows(first(X, y), X, transform, options, estimator_name), transform
+    train, valid = (_safe_indexing(X, rows) for rows in (train_rows, valid_rows))
+    y_train = None if y is None else y[train_rows]
+    x = stack_rows(
+        [
+            _as_rows(first(train, y_train), train, transform, options, estimator_name),
+            _transformed(transform, valid, options, estimator_name),
+        ]
+    )
+    return take_rows(x, np.argsort(np.concatenate([train_rows, valid_rows]))), transform
+
+
+def _without_seeds(transform):
+    """What a transform is, but for the seeds that it was given."""
+    if transform is None:
+        return None
+    transform = clone(transform)
+    for name in transform.get_params() if hasattr(transform, "get_params") else ():
+        if name.rpartition("__")[2] == "random_state":
+            transform.set_params(**{name: None})
+    return repr(transform)
+
+
+def _imputer():
+    return SimpleImputer(
+        strategy="median", add_indicator=True, keep_empty_features=True
+    )
+
+
+def _has_missing(x):
+    """Whether an array that has no infinity holds NaN."""
+    return not sparse.issparse(x) and not all_finite(as_tensor(x))
 
 
 def rows_like(estimator, X, *, transform, input_shape, dtype):
@@ -113,19 +200,33 @@ def rows_like(estimator, X, *, transform, input_shape, dtype):
     """
     estimator_name = type(estimator).__name__
     options = _options(dtype)
-    if transform is None:
-        # Before scikit-learn calls the first axis of a sequence or an image "features".
-        if len(input_shape) >= 2:
-            shape = getattr(X, "shape", (0, *input_shape))
-            check_row_shape(shape, input_shape, estimator_name)
-        x = _wrapped(
-            validate_data(estimator, X, reset=False, **options), estimator_name
-        )
+    # Before scikit-learn calls the first axis of a sequence or an image "features".
+    if transform is None and len(input_shape) >= 2:
+        shape = getattr(X, "shape", (0, *input_shape))
+        check_row_shape(shape, input_shape, estimator_name)
+    if transform is None or _imputes_by_itself(transform):
+        x = _checked(estimator, X, reset=False, dtype=dtype)
+        if transform is not None:
+            x = _transformed(transform, x, options, estimator_name)
+        elif _has_missing(x):
+            raise ValueError(
+                f"Input X contains NaN, and {estimator_name} was fitted to rows that "
+                "did not, so that nothing stands for it. Fit with "
+                "student_transform=SimpleImputer(), or impute X before."
+            )
+        else:
+            x = _wrapped(x, estimator_name)
     else:
         X = validate_data(estimator, X, reset=False, skip_check_array=True)
         x = _transformed(transform, X, options, estimator_name)
     check_row_shape(x.shape, input_shape, estimator_name)
     return x
+
+
+def _imputes_by_itself(transform):
+    """Whether it is an imputer that was fitted to an array, as the automatic one is."""
+    named = hasattr(transform, "feature_names_in_")
+    return type(transform) is SimpleImputer and not named
 
 
 def check_row_shape(shape, input_shape, estimator_name):
@@ -148,7 +249,11 @@ def check_row_shape(shape, input_shape, estimator_name):
 
 
 def _transformed(transform, X, options, estimator_name):
-    x = transform.transform(X)
+    return _as_rows(transform.transform(X), X, transform, options, estimator_name)
+
+
+def _as_rows(x, X, transform, options, estimator_name):
+    """What a transform has made of rows, checked."""
     name = f"the rows that {type(transform).__name__}, the 'student_transform', gives"
     x = check_array(from_torch(x), estimator=estimator_name, input_name=name, **options)
     check_consistent_length(X, x)

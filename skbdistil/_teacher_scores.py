@@ -17,13 +17,12 @@ from sklearn.base import clone, is_classifier
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from skorch import NeuralNet
 from torch import nn
 
 from skbdistil._arrays import as_array, as_tensor, floating_dtype, home_device
-from skbdistil._seeding import seeded
+from skbdistil._seeding import seeded, seeded_clone
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.teachers import TorchTeacher, _class_columns, scores_from_labels
@@ -204,8 +203,8 @@ def teacher_response(
         Whether the teacher is a regressor.
 
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights for the fit of the teacher, of mean 1. Left out where its `fit` does
-        not take them.
+        Weights for the fit of the teacher. Left out where its `fit` does not take
+        them.
 
     teacher_scores : array-like or torch.Tensor of shape (n_samples, n_outputs), \
             default=None
@@ -335,6 +334,7 @@ def teacher_response(
     was_asked = slice(None)
     if precomputed and np.isnan(scores).any():
         was_asked = ~np.isnan(scores).all(axis=1)
+        _check_finite(scores, name, estimator_name, but=~was_asked)
         if not was_asked.any():
             raise ValueError(
                 f"The teacher_scores of {estimator_name} are NaN in all rows; some "
@@ -350,11 +350,14 @@ def teacher_response(
             warning = _logits_warning(scores, name, estimator_name)
         scores = _class_columns(scores, answer.proba)
         classes = answer.classes
-        if classes is None:
+        if precomputed and y is None:
+            classes = np.arange(scores.shape[1])
+        elif classes is None:
             classes = _infer_classes(y, scores.shape[1], name, estimator_name)
         classes = np.asarray(classes)
         _check_classes(classes, y, sample_weight, scores, name, estimator_name)
-        if y_asked is not None:
+        if X_asked is X and y is not None:
+            # Not of a fold, which may hold some of the labels only.
             _check_meaning(classes, y_asked, scores, name, estimator_name)
         _check_predicted(answer, scores, name, estimator_name)
     as_scores = partial(
@@ -420,7 +423,8 @@ def _sure_share(scores, proba, classes, y):
         y = y.reshape(len(y), -1)
         if y.shape != scores.shape:
             return None
-        is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
+        with np.errstate(over="ignore"):
+            is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
         return float(is_sure.all(axis=1).mean())
     order = np.argsort(classes)
     columns = order[np.searchsorted(classes, y, sorter=order)]
@@ -723,17 +727,7 @@ def _fit_clone(teacher, X, y, sample_weight, random_state, regression):
     Labels are given as they are, since parameters of the teacher may name some. Those
     that it refuses are numbered from 0; None where they are not.
     """
-    teacher = clone(teacher)
-    if random_state is not None:
-        unseeded = [
-            name
-            for name, value in sorted(teacher.get_params().items())
-            if value is None and name.rpartition("__")[2] == "random_state"
-        ]
-        seeds = check_random_state(random_state).randint(
-            np.iinfo(np.int32).max, size=len(unseeded)
-        )
-        teacher.set_params(**dict(zip(unseeded, seeds.tolist(), strict=True)))
+    teacher = seeded_clone(teacher, random_state)
     if y.ndim == 2 and y.shape[1] == 1:
         # Some estimators warn about a column.
         y = y.ravel()
@@ -819,8 +813,9 @@ def _check_scores(values, n_samples, dtype, name, estimator_name):
     return scores
 
 
-def _check_finite(scores, name, estimator_name):
-    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)
+def _check_finite(scores, name, estimator_name, *, but=False):
+    """Refuse scores that are not finite, but for those of some rows."""
+    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1) | but
     if not finite.all():
         raise ValueError(
             f"The teacher of {estimator_name} must return finite scores. Got NaN, "

@@ -5,6 +5,7 @@ says nothing else.
 """
 
 import math
+import warnings
 from numbers import Integral
 
 import numpy as np
@@ -89,9 +90,7 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
             teacher_scores=teacher_scores,
             **options,
         )
-    comes_trained = isinstance(
-        teacher, FrozenEstimator | TorchTeacher | torch.nn.Module | str
-    )
+    comes_trained = _comes_trained(teacher)
     automatic = isinstance(cv, str)
     if comes_trained:
         if cv is not None and not automatic:
@@ -114,7 +113,7 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
 
     if cv is None or automatic:
         response = teacher_response(teacher, X, y, **options)
-        if cv is None or response.sure < _SURE:
+        if cv is None or response.sure is None or response.sure < _SURE:
             return response, _doubts(response, estimator_name)
     folds = _Folds(teacher, X, y, _N_FOLDS if automatic else cv, groups, options)
     if automatic:
@@ -166,6 +165,10 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
     return found, notes
 
 
+def _comes_trained(teacher):
+    return isinstance(teacher, FrozenEstimator | TorchTeacher | torch.nn.Module | str)
+
+
 def _doubts(response, estimator_name, *, judge=False):
     """Warnings about a teacher; whether it has seen the rows is to be judged or not."""
     notes = [] if response.warning is None else [response.warning]
@@ -173,9 +176,9 @@ def _doubts(response, estimator_name, *, judge=False):
         notes.append(
             DoubtfulTeacherWarning(
                 f"{response.name}, the teacher of {estimator_name}, leaves no doubt "
-                f"about {response.sure:.0%} of the rows, and is right: it has seen "
-                "them, and says no more than y does. Pass rows that it has not seen, "
-                "without y or with it, or an unfitted teacher and teacher_cv=5."
+                f"about {response.sure:.0%} of the rows, and is right: it says no more "
+                "than y does. If it was trained on these rows, pass others, without y "
+                "or with it, or an unfitted teacher and teacher_cv=5."
             )
         )
     return notes
@@ -195,42 +198,47 @@ class _Folds:
         self.options = {k: v for k, v in options.items() if k != "transfers"}
         self.sample_weight = self.options.pop("sample_weight", None)
         regression = options["regression"]
-        if groups is not None and isinstance(cv, Integral):
-            cv = GroupKFold(cv) if regression else StratifiedGroupKFold(cv)
-        self.problem, self.folds, self.responses = None, [], {}
-        labels = None if regression else np.unique(y)
         estimator_name = options["estimator_name"]
-        counts = [] if regression else np.unique(y, return_counts=True)[1]
-        if len(counts) and counts.min() < 2:
-            rare = labels[counts.argmin()]
-            self.problem = (
-                f"With 'teacher_cv', {estimator_name} needs at least two rows of each "
-                f"class. Got one of {rare!s}. Use teacher_cv=None."
-            )
-            return
-        if isinstance(cv, Integral) and len(counts):
-            # scikit-learn warns where a class has fewer rows than there are folds.
-            cv = min(cv, int(counts.min()))
+        self.problem, self.folds, self.responses = None, [], {}
         if isinstance(cv, Integral):
             # Rows may come sorted.
-            kind = KFold if regression else StratifiedKFold
-            cv = kind(cv, shuffle=True, random_state=options["random_state"])
-        cv = check_cv(cv)
-        self.folds = list(cv.split(np.zeros(len(y)), y, groups))
-        seen = np.sort(np.concatenate([test for _, test in self.folds]))
-        if not np.array_equal(seen, np.arange(len(y))):
+            shuffled = {"shuffle": True, "random_state": options["random_state"]}
+            if regression:
+                cv = KFold(cv, **shuffled) if groups is None else GroupKFold(cv)
+            else:
+                kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+                cv = kind(cv, **shuffled)
+        try:
+            with warnings.catch_warnings():
+                # A class that has fewer rows than there are folds is in some of them.
+                warnings.filterwarnings("ignore", "The least populated class in y")
+                self.folds = list(check_cv(cv).split(np.zeros(len(y)), y, groups))
+        except ValueError as error:
             self.problem = (
-                f"The folds of the 'teacher_cv' parameter of {estimator_name} must "
-                "hold each row once."
+                f"The folds of the 'teacher_cv' of {estimator_name} cannot be made of "
+                f"{len(y)} rows: {error}"
             )
+            return
+        held_out = [test for _, test in self.folds] or [np.array([], int)]
+        if not np.array_equal(np.sort(np.concatenate(held_out)), np.arange(len(y))):
+            self.problem = (
+                f"The folds of the 'teacher_cv' of {estimator_name} must hold each of "
+                f"the {len(y)} rows once. Got {sum(map(len, held_out))} in "
+                f"{len(self.folds)} folds."
+            )
+            return
+        if regression:
+            return
+        labels = set(y.tolist())
         for number, (train, _) in enumerate(self.folds, start=1):
-            missing = set() if regression else set(labels) - set(y[train])
-            if missing and self.problem is None:
+            if missing := labels - set(y[train].tolist()):
                 self.problem = (
                     f"With 'teacher_cv', {estimator_name} needs rows of each class in "
                     f"the training rows of every fold. Got none of {missing.pop()!s} "
-                    f"in fold {number}. Use fewer folds, or other ones."
+                    f"in fold {number}. Use fewer folds, other ones, or "
+                    "teacher_cv=None."
                 )
+                return
 
     def ask(self, position):
         """Response to the rows of one fold."""
@@ -286,9 +294,20 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
             f"The 'teacher' parameter of {estimator_name} must be a teacher or a list "
             f"of teachers, none of which is 'precomputed'. Got {teachers!r}."
         )
+    cv, random_state = options.pop("cv"), options.pop("random_state")
     asked = [
-        teacher_targets(teacher, X, y, teacher_scores=teacher_scores, **options)
-        for teacher in teachers
+        teacher_targets(
+            teacher,
+            X,
+            y,
+            # Those that came trained cannot be asked out of fold.
+            cv="auto" if _comes_trained(teacher) else cv,
+            teacher_scores=teacher_scores,
+            # Two teachers of one kind are two.
+            random_state=None if random_state is None else random_state + position,
+            **options,
+        )
+        for position, teacher in enumerate(teachers)
     ]
     responses = [response for response, _ in asked]
     first = responses[0]
@@ -301,7 +320,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
                 f"The teachers of {estimator_name} must have the same classes or "
                 f"targets. Those of {first.name} and {other.name} differ."
             )
-    weights = _weights(responses, y)
+    weights = _weights(responses, y, options.get("sample_weight"))
 
     def mean(parts):
         if first.classes is None:
@@ -330,7 +349,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
         macs=None,
         predict=None,
         name=" and ".join(response.name for response in responses),
-        fitted_here=all(response.fitted_here for response in responses),
+        fitted_here=any(response.fitted_here for response in responses),
         warning=None,
         n_calls=sum(response.n_calls for response in responses),
         sure=None,
@@ -338,17 +357,25 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
     ), [note for _, notes in asked for note in notes]
 
 
-def _weights(responses, y):
+def _weights(responses, y, sample_weight):
     """Weights of teachers, of sum 1: how much better they are than a constant."""
     if any(response.kind != "out-of-fold" for response in responses):
         return np.full(len(responses), 1 / len(responses))
     if responses[0].classes is None:
-        gains = [r2_score(y, response.scores) for response in responses]
-    else:
-        _, counts = np.unique(y, return_counts=True)
         gains = [
-            accuracy_score(y, response.classes[response.scores.argmax(axis=1)])
-            - counts.max() / len(y)
+            r2_score(y, response.scores, sample_weight=sample_weight)
+            for response in responses
+        ]
+    else:
+        _, label = np.unique(y, return_inverse=True)
+        shares = np.bincount(label, weights=sample_weight)
+        gains = [
+            accuracy_score(
+                y,
+                response.classes[response.scores.argmax(axis=1)],
+                sample_weight=sample_weight,
+            )
+            - shares.max() / shares.sum()
             for response in responses
         ]
     gains = np.maximum(gains, 0.0)
@@ -383,15 +410,16 @@ def mixed_with_labels(scores, label, share):
     return logarithm - logarithm.mean(axis=1, keepdims=True)
 
 
-def scores_of_labels(label, n_outputs, dtype):
+def scores_of_labels(label, known):
     """What stands in for a teacher that was not asked: what is true, as it would say.
 
     Parameters
     ----------
     label : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Positions of classes, or targets in the units of the scores.
-    n_outputs : int
-    dtype : dtype
+    known : ndarray of shape (n_known, n_outputs)
+        Scores of other rows. Logits are no larger than the largest of these, which
+        decides the step of the game.
 
     Returns
     -------
@@ -399,6 +427,7 @@ def scores_of_labels(label, n_outputs, dtype):
     """
     if label.ndim == 2:
         return label
-    nothing = np.zeros((len(label), n_outputs), dtype)
-    # Finite, as probabilities of 0 are made.
-    return mixed_with_labels(nothing, label, 1 - _SMOOTHING)
+    # As probabilities of 0 and 1 become scores.
+    nothing = np.zeros((len(label), known.shape[1]), known.dtype)
+    scores = mixed_with_labels(nothing, label, 1 - _SMOOTHING)
+    return scores * min(1.0, float(np.abs(known).max() / np.abs(scores).max()))

@@ -262,10 +262,10 @@ def distil(
     The teacher is fitted where it must be, to the training rows, and asked once for the
     scores of all rows; out of fold for training rows that it knows by heart, as by the
     `fit` of the estimators. Then ensembles are fitted to the scores of the training
-    rows, the cheapest students first, the width doubling while that helps; and one more of the best width with a
-    label term in the objective. Of all stages of all of them the cheapest one is chosen
-    whose distance to the best one on the validation rows is within one standard error
-    of this distance, row by row.
+    rows, the cheapest students first, the width doubling while that helps; and one more
+    of the best width with a label term in the objective. Of all stages of all of them
+    the cheapest is chosen whose distance to the best one on the validation rows is
+    within one standard error of this distance, row by row.
 
     Parameters
     ----------

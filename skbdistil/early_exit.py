@@ -18,7 +18,7 @@ from sklearn.base import (
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import check_cv, train_test_split
+from sklearn.model_selection import GroupShuffleSplit, check_cv, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, get_tags, indexable
 from sklearn.utils.metadata_routing import (
@@ -449,6 +449,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         # Labels that calibrate nothing may be any.
         known = y if self.target == "accuracy" or self.temperature else None
         params = {name: param for name, param in params.items() if param is not None}
+        groups = params.get("groups")
         if isinstance(self.estimator, FrozenEstimator):
             if params:
                 raise ValueError(
@@ -473,13 +474,18 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         def fitted(rows):
             X_rows, y_rows = _take(X, rows), _take(y, rows)
-            params_rows = _check_method_params(X, params, indices=rows)
+            of_rows = {
+                name: param
+                for name, param in params.items()
+                if not name.endswith("X_unlabelled")
+            }
+            params_rows = params | _check_method_params(X, of_rows, indices=rows)
             return clone(self.estimator).fit(X_rows, y_rows, **params_rows)
 
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None else None
-            trained, held_out = _hold_out(n_samples, balanced, self.cv, rng)
+            trained, held_out = _hold_out(n_samples, balanced, self.cv, rng, groups)
             self._check_enough(len(held_out), estimator_name)
             estimator, x = fitted(trained), _take(X, held_out)
             return (
@@ -496,7 +502,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         estimator = fitted(np.arange(n_samples))
         n_stages = _distilled(estimator, estimator_name)._n_stages_used()
         folds = []
-        for trained, held_out in check_cv(self.cv, y, classifier=True).split(X, y):
+        splitter = check_cv(self.cv, y, classifier=True)
+        for trained, held_out in splitter.split(X, y, groups):
             x, fold = _take(X, held_out), fitted(trained)
             if not np.array_equal(fold.classes_, estimator.classes_):
                 raise ValueError(
@@ -923,9 +930,15 @@ def _take(array, rows):
     return None if array is None else _safe_indexing(array, rows)
 
 
-def _hold_out(n_samples, y, share, rng):
-    """Rows to train on and rows to calibrate on, balanced by the labels if given."""
+def _hold_out(n_samples, y, share, rng, groups):
+    """Rows to train on and rows to calibrate on.
+
+    Balanced by the labels if these are given; of other groups if these are.
+    """
     rows = np.arange(n_samples)
+    if groups is not None:
+        folds = GroupShuffleSplit(1, test_size=float(share), random_state=rng)
+        return next(folds.split(rows, groups=groups))
     is_lone = np.zeros(n_samples, dtype=bool)
     stratify = None
     if y is not None:

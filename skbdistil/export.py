@@ -575,11 +575,12 @@ def _rows(parts, needed_by, *, X=None, transformed=False):
         names = _names(final) if final.student_transform_ is None else None
         return _Rows(final.input_shape_, dtype, names, [], [], steps)
     first, missing = steps[0][1], []
-    if affine is not None:
-        missing = affine.imputes.tolist()
-    else:
+    if X is not None:
         is_missing = np.isnan(np.asarray(X, dtype=np.float64)).any(axis=0)
-        missing = np.flatnonzero(is_missing).tolist()
+        missing = np.flatnonzero(is_missing)
+    if affine is not None:
+        missing = np.union1d(missing, affine.imputes)
+    missing = [int(column) for column in missing]
     shape, dtype = (int(first.n_features_in_),), "float64"
     if graph is not None:
         (x,) = _tensors(graph.graph.input)

@@ -132,8 +132,9 @@ def save(estimator, path, *, include_teacher=False):
     -----
     What only `fit` uses and JSON cannot hold is not saved. After loading, a `teacher`
     that was an object is ``"precomputed"``, so that another `fit` asks for
-    `teacher_scores` and does not train another teacher unnoticed; `net`, an instance
-    as `random_state`, an object as `cv` and the `memory` of a pipeline, its steps and
+    `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
+    is the default; `net`, an instance as `random_state`, an object as `cv` or
+    `teacher_cv`, and the `memory` of a pipeline, its steps and
     the teacher have their defaults.
 
     The students are built again by calling what `student` was: a class of
@@ -247,7 +248,7 @@ def load(path, *, classes=(), trusted=()):
         clf = load("model.skb", classes=[MyBackbone])
     """
     import_safetensors()
-    parts, trusted = _by_name(classes), [*trusted, *_TRUSTED]
+    parts, trusted = _by_name(classes), [*list(trusted), *_TRUSTED]
     with _refusing(path, but=OSError):
         data = read_file(path)
     with _refusing(path):
@@ -495,6 +496,8 @@ class _Reader:
 
     def _distilled(self, cls, params, *, fitted=None, ensemble=None):
         estimator_name = cls.__name__
+        if isinstance(params.get("class_weight"), tuple):
+            params["class_weight"] = dict(params["class_weight"])
         estimator = _built(cls, params)
         if not (isinstance(estimator.student, str) and estimator.student == "auto"):
             _check_ladder(estimator.student, estimator_name)
@@ -704,7 +707,9 @@ def _set_ensemble(estimator, ensemble, fitted):
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
-    transform, n_features = fitted.get("student_transform_"), ensemble.input_shape[0]
+    transform, n_features = None, ensemble.input_shape[0]
+    if "student_transform_" in fitted:
+        transform = fitted["student_transform_"]
     if transform is not None:
         expected["n_features_in_"] = int
         n_features = fitted.get("n_features_in_")

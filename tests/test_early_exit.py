@@ -24,7 +24,7 @@ from sklearn.ensemble import AdaBoostClassifier, HistGradientBoostingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 from sklearn.utils import get_tags, shuffle
@@ -1454,3 +1454,26 @@ def test_scores_that_are_not_finite(clf, digits):
     broken.ensemble_.students[1].head.bias.data[0] = np.inf
     with pytest.raises(ValueError, match="scores that are not finite"):
         calibrated(broken, digits)
+
+
+@pytest.mark.parametrize("cv", [0.25, GroupKFold(2)])
+def test_groups_are_kept_together(cv):
+    rng = np.random.RandomState(0)
+    X, y, groups = rng.randn(80, 3), np.arange(80) % 2, np.arange(80) // 4
+    seen = []
+
+    class Recorded(LogisticRegression):
+        def fit(self, X, y, sample_weight=None):
+            seen.append(set(X[:, -1]))
+            return super().fit(X, y)
+
+    clf = BDistilClassifier(Recorded(), **SMALL)
+    early = EarlyExitClassifier(clf, cv=cv, random_state=0)
+    rows = np.column_stack([X, groups])
+    early.fit(rows, y, groups=groups, X_unlabelled=rows)
+    for part in seen:
+        inside = np.isin(groups, list(part))
+        assert set(groups[inside]).isdisjoint(groups[~inside])
+    assert min(map(len, seen)) < 20
+    # Its own rows, and all of those without labels.
+    assert early.estimator_.teacher_calls_ >= 80 + 4 * min(map(len, seen))

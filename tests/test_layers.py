@@ -71,7 +71,7 @@ LAYERS = {
     },
     "stages": {"_protocol", "_sklearn_compat", "latency", "metrics"},
     "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
-    "_student_rows": {"_arrays", "_boosting._scaling"},
+    "_student_rows": {"_arrays", "_boosting._scaling", "_seeding", "_sklearn_compat"},
     "early_exit": {
         "_boosting._scaling",
         "_exit_calibration",

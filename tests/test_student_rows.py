@@ -19,11 +19,19 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    StandardScaler,
+    TargetEncoder,
+)
+from sklearn.random_projection import GaussianRandomProjection
 
-from common import SMALL, raises, student_bits
+from common import SMALL, Embedded, raises, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
 from skbdistil._preprocessing import affine_transforms, leaves
+from skbdistil.augmentation import Munge
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.export import to_onnx, to_single_onnx, to_torch
 from skbdistil.persistence import load, save
@@ -91,8 +99,17 @@ def test_numbers_that_are_missing_in_another_column_are_imputed(clf, X):
 def test_missing_numbers_of_a_fit_without_any_are_refused(X, y):
     clf = BDistilClassifier(TREES, **SMALL).fit(np.nan_to_num(X), y)
     assert clf.student_transform_ is None
-    with raises("BDistilClassifier", "NaN"):
+    with raises("BDistilClassifier", "contains NaN", "student_transform=SimpleImputer"):
         clf.predict(X)
+
+
+def test_frame_that_lacks_numbers_is_predicted_without_a_warning(X, y):
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    clf = BDistilClassifier(TREES, **SMALL).fit(frame, y)
+    assert_array_equal(
+        clf.predict_proba(frame),
+        BDistilClassifier(TREES, **SMALL).fit(X, y).predict_proba(X),
+    )
 
 
 def test_missing_numbers_of_sequences_and_infinity_are_refused(X, y):
@@ -273,6 +290,73 @@ def test_warm_start_keeps_the_transform(X, y):
     assert student_bits(grown) == student_bits(longer)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (None, StandardScaler()),
+        (StandardScaler(), None),
+        (StandardScaler(), MinMaxScaler()),
+    ],
+)
+def test_warm_start_with_another_transform_is_refused(y, first, second):
+    X = np.random.RandomState(0).randn(80, 4)
+    clf = BDistilClassifier(LogisticRegression(), student_transform=first, **SMALL)
+    before = clf.fit(X, y).predict_proba(X)
+    clf.set_params(student_transform=second, warm_start=True, n_estimators=4)
+    with raises("warm_start", "'student_transform'"):
+        clf.fit(X, y)
+    clf.set_params(student_transform=first)
+    assert_array_equal(clf.predict_proba(X), before)
+
+
+def test_transform_without_a_seed_gets_one_and_may_go_on(y):
+    X = np.random.RandomState(0).randn(80, 4)
+    clf = BDistilClassifier(
+        LogisticRegression(), student_transform=GaussianRandomProjection(3), **SMALL
+    )
+    fitted = clone(clf).fit(X, y)
+    assert student_bits(clone(clf).fit(X, y)) == student_bits(fitted)
+    fitted.set_params(warm_start=True, n_estimators=4)
+    assert fitted.fit(X, y).n_estimators_ == 4
+
+
+def test_students_train_on_what_fit_transform_gives():
+    """An encoder of targets would give their labels away."""
+    rng = np.random.RandomState(0)
+    X, y = rng.randint(100, size=(200, 1)), rng.randint(2, size=200)
+    scores = np.where(y == 1, 1.0, -1.0)
+    clf = BDistilClassifier(
+        "precomputed", student_transform=TargetEncoder(), **SMALL
+    ).fit(X, y, teacher_scores=scores)
+    # Of further rows it gives away the labels of these.
+    told = clf.student_transform_.transform(X)
+    assert np.corrcoef(told[:, 0], y)[0, 1] > 0.5
+    other = BDistilClassifier("precomputed", **SMALL)
+    other.fit(told, y, teacher_scores=scores)
+    assert clf.score(X, y) < other.score(told, y)
+
+
+def test_held_out_rows_and_rows_without_weight_fit_no_transform(y):
+    X = np.random.RandomState(0).randn(80, 4)
+    weight = np.ones(80)
+    weight[:10] = 0
+    X[:10] = 1e6
+    clf = BDistilClassifier(
+        LogisticRegression(),
+        student_transform=StandardScaler(),
+        early_stopping=True,
+        **SMALL,
+    ).fit(X, y, sample_weight=weight)
+    assert clf.student_transform_.n_samples_seen_ == 63
+    assert np.abs(clf.student_transform_.mean_).max() < 1
+
+
+def test_missing_numbers_of_rows_without_weight_are_not_imputed(X, y):
+    weight = np.isfinite(X).all(axis=1).astype(float)
+    clf = BDistilClassifier(TREES, **SMALL).fit(X, y, sample_weight=weight)
+    assert clf.student_transform_ is None
+
+
 # Sparse rows
 
 
@@ -371,6 +455,21 @@ def test_held_out_rows_are_among_those_with_labels():
     )
 
 
+@pytest.mark.parametrize(
+    ("augment", "parts", "error"),
+    [
+        (lambda X, seed: X[:0], ["'augment'", "at least one"], ValueError),
+        (Munge(0.001), ["'augment'"], ValueError),
+        (Munge, ["'augment'", "TypeError"], RuntimeError),
+    ],
+)
+def test_augmentation_that_makes_no_rows_is_refused(y, augment, parts, error):
+    X = np.random.RandomState(0).randn(80, 4)
+    clf = BDistilClassifier(LogisticRegression(), augment=augment, **SMALL)
+    with raises(*parts, "BDistilClassifier", error=error):
+        clf.fit(X, y)
+
+
 @pytest.mark.parametrize("kind", ["munge", "spunge"])
 def test_augmented_rows_are_asked_about_and_depend_on_the_seed(kind):
     rng = np.random.RandomState(0)
@@ -380,6 +479,46 @@ def test_augmented_rows_are_asked_about_and_depend_on_the_seed(kind):
     assert student_bits(clone(clf).fit(X, y)) == student_bits(clf)
     other = clone(clf).set_params(augment=None).fit(X, y)
     assert student_bits(other) != student_bits(clf)
+
+
+def test_rows_held_out_are_not_augmented():
+    X = np.random.RandomState(0).randn(60, 2)
+    seen = []
+
+    def augment(X, seed):
+        seen.append(X)
+        return X[:1]
+
+    clf = BDistilClassifier(
+        LogisticRegression(), augment=augment, early_stopping=True, **SMALL
+    ).fit(X, X[:, 0] > 0)
+    assert len(seen[0]) == 54
+    assert clf.teacher_calls_ == 61
+
+
+def test_integers_without_labels_stay_integers():
+    X = np.random.RandomState(0).randint(10, size=(40, 3)).astype(np.uint8)
+    y = np.arange(40) % 2
+    clf = BDistilClassifier(
+        LogisticRegression(),
+        **{**SMALL, "student": Embedded},
+        input_scaling=None,
+    )
+    found = clone(clf).fit(X, y, X_unlabelled=X.astype(float))
+    assert found.ensemble_.integer_input
+    with raises("X_unlabelled", "integers"):
+        clone(clf).fit(X, y, X_unlabelled=X + 0.5)
+
+
+def test_rows_without_labels_take_the_form_of_the_others(S, of_S):
+    clf = BDistilClassifier(LogisticRegression(), **SMALL)
+    dense = S.toarray()
+    models = [
+        clone(clf).fit(rows, of_S, X_unlabelled=others)
+        for rows in (S, dense)
+        for others in (S.tocsr()[:9].tocoo(), dense[:9])
+    ]
+    assert len({student_bits(model) for model in models}) == 1
 
 
 def test_augmented_frames_reach_the_teacher_as_frames(frame, y, encoded):
@@ -415,7 +554,7 @@ def test_augmentation_with_unknown_categories_is_refused(frame, y, encoded):
 
 def test_rows_without_labels_of_other_features_are_refused(y):
     X = np.random.RandomState(0).randn(80, 4)
-    with raises("3 features", "expecting 4"):
+    with raises("X_unlabelled cannot be used", "3 features", "expecting 4"):
         BDistilClassifier(LogisticRegression(), **SMALL).fit(
             X, y, X_unlabelled=X[:, :3]
         )
@@ -458,6 +597,19 @@ def test_balanced_classes_find_more_of_the_rare_one():
     plain = clone(clf).fit(X, y).predict(X)
     balanced = clone(clf).set_params(class_weight="balanced").fit(X, y).predict(X)
     assert balanced.sum() > plain.sum()
+
+
+def test_class_weights_are_saved_and_leave_the_score_of_the_teacher_alone(tmp_path):
+    rng = np.random.RandomState(0)
+    X = rng.randn(100, 3)
+    y = (X[:, 0] + rng.randn(100) > 1).astype(int)
+    clf = BDistilClassifier(LogisticRegression(), class_weight={0: 1, 1: 3}, **SMALL)
+    clf.fit(X, y)
+    assert clf.teacher_score_ == LogisticRegression().fit(X, y).score(X, y)
+    save(clf, tmp_path / "model.skb")
+    loaded = load(tmp_path / "model.skb")
+    assert loaded.class_weight == {0: 1, 1: 3}
+    assert (loaded.teacher, loaded.teacher_cv) == ("precomputed", "auto")
 
 
 def test_class_weights_need_labels_and_are_positive():

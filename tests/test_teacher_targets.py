@@ -1,6 +1,7 @@
 """Scores in and out of fold, of one teacher or several, and labels mixed into them."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.datasets import make_classification
-from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
@@ -20,6 +21,8 @@ from sklearn.model_selection import (
     cross_val_predict,
 )
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from common import SMALL, raises, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor
@@ -29,6 +32,8 @@ from skbdistil._teacher_targets import (
     teacher_targets,
 )
 from skbdistil.exceptions import DoubtfulTeacherWarning
+from skbdistil.students import MLP
+from skbdistil.teachers import scores_from_labels
 
 ByHeart = KNeighborsClassifier(5, weights="distance")
 
@@ -186,7 +191,7 @@ def test_class_of_one_row_leaves_the_scores_in_sample_with_a_warning(X, y):
     response, (note,) = asked(ByHeart, X, y)
     assert response.kind == "in-sample"
     assert "rare" in str(note)
-    with raises("teacher_cv", "Distiller", "rare", "at least two rows"):
+    with raises("teacher_cv", "Distiller", "none of rare in fold"):
         asked(ByHeart, X, y, cv=3)
 
 
@@ -206,7 +211,7 @@ def test_trained_teacher_that_is_sure_of_all_rows_is_doubted(X, y):
     response, (note,) = asked(teacher, X, y)
     assert response.kind == "unknown"
     assert isinstance(note, DoubtfulTeacherWarning)
-    assert "has seen them" in str(note)
+    assert "no more than y does" in str(note)
     _, notes = asked(teacher, X + 0.5, y)
     assert notes == []
 
@@ -222,8 +227,47 @@ def test_folds_for_a_teacher_that_came_trained_are_refused(X, y):
 # Bad folds
 
 
+def test_folds_that_hold_some_labels_only_are_no_questions_of_yes_and_no():
+    rng = np.random.RandomState(0)
+    X = np.concatenate([rng.normal(mean, 0.1, (20, 1)) for mean in (0, 10, 0, 5, 10)])
+    y = np.repeat([0, 1, 0, 1, 2], 20)
+    X, y = np.r_[X, X[40:]], np.r_[y, y[40:]]
+    groups = np.repeat([0, 1, 2], [40, 60, 60])
+    response, _ = asked(LogisticRegression(), X, y, cv=GroupKFold(3), groups=groups)
+    assert response.kind == "out-of-fold"
+
+
+@pytest.mark.parametrize("n_samples", [3, 4])
+def test_too_few_rows_for_the_automatic_folds_leave_the_scores_in_sample(n_samples):
+    X = np.arange(float(n_samples))[:, None]
+    teacher = KNeighborsRegressor(1)
+    response, (note,) = asked(teacher, X, X[:, 0] ** 2, regression=True)
+    assert response.kind == "in-sample"
+    assert f"cannot be made of {n_samples} rows" in str(note)
+
+
+def test_folds_of_a_generator_serve_several_teachers_and_no_second_fit(X, y):
+    folds = KFold(3, shuffle=True, random_state=0).split(X)
+    clf = BDistilClassifier([ByHeart, LogisticRegression()], teacher_cv=folds, **SMALL)
+    assert clf.fit(X, y).teacher_score_kind_ == "out-of-fold"
+    with raises("teacher_cv", "Got 0 in 0 folds"):
+        clf.fit(X, y)
+
+
+def test_given_folds_are_those_of_the_rows_with_weight(X, y):
+    weight = np.ones(len(X))
+    weight[:10] = 0
+    folds = list(KFold(3, shuffle=True, random_state=0).split(X))
+    left = [tuple(rows[rows >= 10] - 10 for rows in fold) for fold in folds]
+    clf = BDistilClassifier(LogisticRegression(), teacher_cv=folds, **SMALL)
+    found = clone(clf).fit(X, y, sample_weight=weight)
+    other = clone(clf).set_params(teacher_cv=left)
+    other.fit(X[10:], y[10:], sample_weight=weight[10:])
+    assert student_bits(found) == student_bits(other)
+
+
 def test_folds_that_do_not_hold_each_row_once_are_refused(X, y):
-    with raises("teacher_cv", "each row once"):
+    with raises("teacher_cv", "each of the 90 rows once", "Got 18 in 2 folds"):
         asked(LogisticRegression(), X, y, cv=ShuffleSplit(2, random_state=0))
 
 
@@ -293,6 +337,36 @@ def test_teachers_of_other_classes_are_refused(X, y):
         asked([FrozenEstimator(LogisticRegression().fit(X, y)), other], X, None)
 
 
+def test_teachers_of_one_kind_have_seeds_of_their_own(X, y):
+    forest = RandomForestClassifier(5)
+    alone, _ = asked([forest], X, y)
+    several, _ = asked([forest] * 3, X, y)
+    assert np.abs(alone.scores - several.scores).max() > 0.1
+
+
+def test_weights_of_teachers_are_of_the_weighted_rows():
+    X = np.random.RandomState(0).randn(400, 2)
+    counts = np.arange(400) % 4 == 0
+    y = np.where(counts, X[:, 0] > 0, X[:, 1] > 0).astype(int)
+    weight = np.where(counts, 1000.0, 1.0)
+    reads = [
+        make_pipeline(
+            FunctionTransformer(partial(np.take, indices=[column], axis=1)),
+            LogisticRegression(),
+        )
+        for column in (0, 1)
+    ]
+    first, _ = asked(reads[0], X, y, cv=3, sample_weight=weight)
+    both, _ = asked(reads, X, y, cv=3, sample_weight=weight)
+    assert np.abs(proba(both) - proba(first)).max() < 0.05
+
+
+def test_trained_teachers_go_with_others_that_are_asked_out_of_fold(X, y):
+    trained = FrozenEstimator(LogisticRegression().fit(X, y))
+    response, _ = asked([trained, LogisticRegression()], X, y, cv=3)
+    assert response.kind == "mixed"
+
+
 # Labels mixed in
 
 
@@ -327,8 +401,15 @@ def test_scores_of_labels_are_those_of_a_sure_teacher(X, y):
             return np.eye(3)[np.arange(len(X)) % 3]
 
     response, _ = asked(FrozenEstimator(Sure().fit(X, y)), X, None)
-    found = scores_of_labels(np.arange(len(X)) % 3, 3, np.float32)
+    found = scores_of_labels(np.arange(len(X)) % 3, response.scores)
     assert_allclose(found, response.scores, rtol=1e-4)
+
+
+def test_scores_of_labels_are_no_larger_than_those_of_the_teacher():
+    known = np.array([[0.1, -0.1], [0.05, -0.05]])
+    assert_allclose(
+        scores_of_labels(np.array([1, 0]), known), [[-0.1, 0.1], [0.1, -0.1]]
+    )
 
 
 # In the estimators
@@ -352,6 +433,34 @@ def test_students_of_a_teacher_that_knows_its_rows_are_better_than_it():
     assert max(losses) < log_loss(
         y_test, clone(teacher).fit(X, y).predict_proba(X_test)
     )
+
+
+def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
+    X = np.random.RandomState(0).randn(400, 40)
+    y = (X[:, 0] > 0).astype(int)
+    clf = BDistilClassifier(
+        ByHeart,
+        student=partial(MLP, hidden=(4,)),
+        n_estimators=2,
+        max_epochs=10,
+        random_state=0,
+    )
+    with pytest.warns(DoubtfulTeacherWarning) as notes:
+        clf.fit(X, y)
+    said = "".join(str(note.message) for note in notes)
+    assert "by heart" in said
+    assert "So they learn the labels" in said
+    assert (clf.label_mix_, clf.teacher_score_kind_) == (1.0, "out-of-fold")
+    assert clf.teacher_score_ < 0.8
+    # The scores of labels are as large as those of the teacher are, out of fold.
+    scores, _ = asked(ByHeart, X, y, cv=5, random_state=0)
+    assert clf.teacher_bound_ <= np.abs(scores.scores).max() + 1e-3
+
+
+def test_warm_start_keeps_the_share_of_labels(X, y):
+    clf = BDistilClassifier(LogisticRegression(), label_mix=0.25, eta=0.1, **SMALL)
+    clf.fit(X, y).set_params(label_mix="auto", warm_start=True, n_estimators=4)
+    assert clf.fit(X, y).label_mix_ == 0.25
 
 
 def test_teacher_score_is_of_scores_before_labels_are_mixed_in(X, y):
@@ -383,13 +492,23 @@ def test_rows_that_the_teacher_was_not_asked_about_are_learnt_from_labels(X, y):
     clf = BDistilClassifier("precomputed", **SMALL).fit(X, y, teacher_scores=scores)
     filled = scores.copy()
     label = np.searchsorted(clf.classes_, y)
-    filled[::2] = scores_of_labels(label[::2], 3, float)
+    filled[::2] = scores_of_labels(label[::2], scores[1::2])
     other = clone(clf).fit(X, y, teacher_scores=filled)
     assert_allclose(clf.predict_proba(X), other.predict_proba(X), atol=1e-5)
     assert clf.teacher_calls_ == len(X) // 2
     known = ~np.isnan(scores[:, 0])
     found = clf.classes_[scores[known].argmax(axis=1)]
     assert clf.teacher_score_ == accuracy_score(y[known], found)
+
+
+def test_answers_without_any_labels_are_distilled_to_numbers_of_columns(X, y):
+    answers = np.where(np.arange(len(X)) % 5 == 0, None, y.astype(object))
+    scores = scores_from_labels(answers, ["c", "b", "a"])
+    clf = BDistilClassifier("precomputed", **{**SMALL, "max_epochs": 60})
+    clf.fit(X, teacher_scores=scores)
+    assert_array_equal(clf.classes_, [0, 1, 2])
+    assert (clf.teacher_score_, clf.teacher_calls_) == (None, 72)
+    assert np.mean(np.array(["a", "b", "c"])[clf.predict(X)] == y) > 0.6
 
 
 def test_rows_without_score_and_label_are_left_out(X):

@@ -511,11 +511,11 @@ def test_scores_of_answers_are_logits_of_smoothed_shares():
 
 
 @pytest.mark.parametrize("n_classes", [2, 10, 1000])
-def test_one_more_answer_is_added_by_default_whatever_the_number_of_classes(n_classes):
+def test_tenth_of_an_answer_is_added_whatever_the_number_of_classes(n_classes):
     scores = scores_from_labels([[0] * 9], classes=range(n_classes))
     shares = softmax(scores, axis=1)[0]
-    assert_allclose(shares[0], (9 + 1 / n_classes) / 10)
-    assert_allclose(shares[1:], 1 / n_classes / 10)
+    assert_allclose(shares[0], (9 + 0.1 / n_classes) / 9.1)
+    assert_allclose(shares[1:], 0.1 / n_classes / 9.1)
 
 
 def test_smoothing_for_a_teacher_that_is_right_with_a_probability():
@@ -537,7 +537,7 @@ def test_smoothing_for_a_teacher_that_is_right_with_a_probability():
     ids=["None", "NaN", "NA", "category", "polars"],
 )
 def test_missing_answers_do_not_count_and_rows_without_any_are_nan(answers):
-    scores = scores_from_labels(answers)
+    scores = scores_from_labels(answers, smoothing=1)
     assert_allclose(softmax(scores[:2], axis=1), [[0.5, 0.5], [0.25, 0.75]])
     assert np.isnan(scores[2]).all()
 
@@ -550,11 +550,12 @@ def test_missing_answers_do_not_count_and_rows_without_any_are_nan(answers):
         pd.Series([True, False, None]),
         pd.Series([1, 0, None], dtype="Int8"),
         pl.Series([1, 0, None]),
+        pd.Categorical([1, 0, None]),
         [[1], [0], [None]],
     ],
 )
 def test_one_answer_for_each_row_may_come_without_a_second_axis(answers):
-    scores = scores_from_labels(answers)
+    scores = scores_from_labels(answers, smoothing=1)
     assert_allclose(softmax(scores[:2], axis=1), [[0.25, 0.75], [0.75, 0.25]])
     assert np.isnan(scores[2]).all()
 
