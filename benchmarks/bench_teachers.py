@@ -568,6 +568,224 @@ def run(path, folder, cache, n_seeds, deadline):
             add(seed, name, teacher_name, variant, **values)
 
 
+class Results:
+    """Records as arrays of shape (n_stages, n_scores).
+
+    Parameters
+    ----------
+    records : dict
+        As :func:`read` returns them.
+    """
+
+    def __init__(self, records):
+        self.records = records
+        self.cases = sorted(
+            {
+                (dataset, teacher, seed)
+                for dataset, teacher, variant, seed in records
+                if variant == "default"
+            },
+            key=lambda case: (
+                list(DATA).index(case[0]),
+                list(TEACHERS).index(case[1]),
+                case[2],
+            ),
+        )
+        self.teachers = [
+            name for name in TEACHERS if any(case[1] == name for case in self.cases)
+        ]
+
+    def scores(self, case, variant, part):
+        """Scores by stage; where boosting has stopped, those of the last stage."""
+        dataset, teacher, seed = case
+        key = dataset, None if variant in LABELS else teacher, variant, seed
+        if key not in self.records:
+            return None
+        found = np.array(self.records[key][part])
+        n_stages = 1 if variant == "teacher" else N_STAGES
+        return found[np.minimum(np.arange(n_stages), len(found) - 1)]
+
+    def gains(self, cases, variant, other, part):
+        """Differences between two variants, of shape (n_cases, n_stages, n_scores)."""
+        return np.array(
+            [
+                self.scores(case, variant, part) - self.scores(case, other, part)
+                for case in cases
+            ]
+        )
+
+    def complete(self, variants, part="valid"):
+        """Cases that all of these variants have been run on."""
+        return [
+            case
+            for case in self.cases
+            if all(self.scores(case, name, part) is not None for name in variants)
+        ]
+
+
+def standard_error(values):
+    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def with_error(values, digits, factor=1, sign=""):
+    values = factor * np.asarray(values)
+    text = f"{np.mean(values):{sign}.{digits}f}"
+    return f"{text} ± {standard_error(values):.{digits}f}" if len(values) > 1 else text
+
+
+def table(title, header, rows):
+    print(f".. csv-table:: {title}")
+    print("   :header: " + ", ".join(f'"{name}"' for name in header))
+    print()
+    for row in rows:
+        print("   " + ", ".join(f'"{cell}"' for cell in row))
+    print()
+
+
+def report(records):
+    results = Results(records)
+    by_set = [
+        (
+            (dataset, teacher),
+            [case for case in results.cases if case[:2] == (dataset, teacher)],
+        )
+        for dataset, teacher in itertools.product(DATA, results.teachers)
+    ]
+    by_set = [(names, cases) for names, cases in by_set if cases]
+    rows = []
+    for names, cases in by_set:
+        last = [
+            np.array([results.scores(case, name, "test")[-1] for case in cases])
+            for name in ("teacher", "labels", "default")
+        ]
+        rows.append(
+            [
+                *names,
+                *(with_error(values[:, 0], 1, 100) for values in last),
+                *(f"{values[:, 1].mean():.3f}" for values in last),
+                {
+                    results.records[(*cases[0][:2], "default", cases[0][2])]["kind"]
+                }.pop(),
+            ]
+        )
+    table(
+        "Test rows, last stage: accuracy in % and log loss, means over seeds",
+        [
+            "set",
+            "kind of teacher",
+            "teacher",
+            "labels",
+            "default",
+            "loss of teacher",
+            "of labels",
+            "of default",
+            "scores of the teacher",
+        ],
+        rows,
+    )
+
+    main = [name for name in VARIANTS if "+" not in name]
+    for variants in (main, list(VARIANTS)):
+        shown = [*variants, "labels, longer"]
+        complete = results.complete(shown)
+        if not complete:
+            continue
+        for position, factor, digits in ((0, 100, 2), (1, 1, 3), (2, 100, 2)):
+            rows = []
+            for teacher in [*results.teachers, "all"]:
+                cases = [case for case in complete if teacher in (case[1], "all")]
+                for variant in shown if cases else []:
+                    gains = results.gains(cases, variant, "labels", "valid")
+                    rows.append(
+                        [
+                            teacher,
+                            variant,
+                            *(
+                                with_error(gains[:, i, position], digits, factor, "+")
+                                for i in range(N_STAGES)
+                            ),
+                            len(cases),
+                        ]
+                    )
+            name = ["Accuracy in points", "Log loss", "Area under the curve in points"]
+            table(
+                f"Validation rows, {len(variants)} variants less labels: "
+                f"{name[position]}, by stage",
+                ["teacher", "variant"]
+                + [f"stage {i + 1}" for i in range(N_STAGES)]
+                + ["sets and seeds"],
+                rows,
+            )
+
+    rows = []
+    for teacher in results.teachers:
+        cases = [case for case in results.cases if case[1] == teacher]
+        areas = np.array(
+            [
+                [
+                    results.scores(case, name, "test")[-1, 2]
+                    for name in ("default", "teacher", "labels")
+                ]
+                for case in cases
+            ]
+        )
+        better = []
+        for (_, name), group in by_set:
+            if name == teacher:
+                gains = results.gains(group, "default", "labels", "test")[:, 1:]
+                gains[..., 1] *= -1
+                mean = gains.mean(axis=0)
+                error = 2 * standard_error(gains) if len(group) > 1 else 0 * mean
+                better.append([mean >= 0, mean >= -error])
+        # Of shape (n_sets, 2, n_stages - 1, n_scores).
+        share = np.mean(better, axis=(0, 2))
+        ratio = areas[:, 0] / areas[:, 1]
+        rows.append(
+            [
+                teacher,
+                f"{100 * np.mean((areas[:, 0] - 0.5) / (areas[:, 1] - 0.5)):.1f}",
+                f"{100 * ratio.mean():.1f}",
+                f"{100 * ratio.min():.1f}",
+                f"{100 * np.mean((areas[:, 2] - 0.5) / (areas[:, 1] - 0.5)):.1f}",
+                *(
+                    f"{share[0, i]:.0%} ({share[1, i]:.0%})".replace("%", "")
+                    for i in range(2)
+                ),
+            ]
+        )
+    table(
+        "Test rows, default: what is kept of the teacher's area under the curve (AUC), "
+        "in %, and share, in %, of sets and stages from 2 on that are at or above "
+        "labels (in brackets: within two standard errors)",
+        [
+            "teacher",
+            "(AUC - 0.5) kept",
+            "AUC kept",
+            "least AUC kept",
+            "(AUC - 0.5) of labels",
+            "accuracy at or above",
+            "log loss at or below",
+        ],
+        rows,
+    )
+    found = {
+        key[0]: record["microseconds"]
+        for key, record in records.items()
+        if key[2] == "latency"
+    }
+    forms = [
+        f"{form}, {n}" for form in ("estimator", "module", "session") for n in (1, 1000)
+    ]
+    table(
+        "Microseconds a row on one thread, by rows a call",
+        ["set", *forms],
+        [
+            [name, *(times.get(form, "") for form in forms)]
+            for name, times in found.items()
+        ],
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
@@ -587,14 +805,17 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=np.inf)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    args.cache.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    with threadpool_limits(args.threads):
-        run(
-            args.results,
-            args.data,
-            args.cache,
-            args.seeds,
-            time.time() + 60 * args.minutes,
-        )
+    if args.report:
+        report(read(args.results))
+    else:
+        warnings.simplefilter("ignore")
+        args.cache.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(args.threads)
+        with threadpool_limits(args.threads):
+            run(
+                args.results,
+                args.data,
+                args.cache,
+                args.seeds,
+                time.time() + 60 * args.minutes,
+            )
