@@ -684,38 +684,68 @@ def report(records):
         rows,
     )
 
-    main = [name for name in VARIANTS if "+" not in name]
-    for variants in (main, list(VARIANTS)):
-        shown = [*variants, "labels, longer"]
-        complete = results.complete(shown)
-        if not complete:
-            continue
-        for position, factor, digits in ((0, 100, 2), (1, 1, 3), (2, 100, 2)):
-            rows = []
-            for teacher in [*results.teachers, "all"]:
-                cases = [case for case in complete if teacher in (case[1], "all")]
-                for variant in shown if cases else []:
-                    gains = results.gains(cases, variant, "labels", "valid")
-                    rows.append(
-                        [
-                            teacher,
-                            variant,
-                            *(
-                                with_error(gains[:, i, position], digits, factor, "+")
-                                for i in range(N_STAGES)
-                            ),
-                            len(cases),
-                        ]
-                    )
-            name = ["Accuracy in points", "Log loss", "Area under the curve in points"]
-            table(
-                f"Validation rows, {len(variants)} variants less labels: "
-                f"{name[position]}, by stage",
-                ["teacher", "variant"]
-                + [f"stage {i + 1}" for i in range(N_STAGES)]
-                + ["sets and seeds"],
-                rows,
+    name = ["accuracy in points", "log loss", "area under the curve in points"]
+    units = [(100, 2), (1, 3), (100, 2)]
+    # Rows with made ones take longest and may be missing.
+    shown = [*(name for name in VARIANTS if "+" not in name), "labels, longer"]
+    complete = results.complete(shown)
+    groups = [*results.teachers, "all"]
+    by_teacher = [
+        (teacher, [case for case in complete if teacher in (case[1], "all")])
+        for teacher in groups
+    ]
+    for position in (0, 1):
+        rows = []
+        for teacher, cases in by_teacher:
+            for variant in shown if cases else []:
+                gains = results.gains(cases, variant, "labels", "valid")[..., position]
+                rows.append(
+                    [
+                        teacher,
+                        variant,
+                        *(
+                            with_error(
+                                gain, units[position][1], units[position][0], "+"
+                            )
+                            for gain in gains.T
+                        ),
+                        len(cases),
+                    ]
+                )
+        table(
+            f"Validation rows, each variant less labels: {name[position]}, by stage",
+            ["teacher", "variant"]
+            + [f"stage {i + 1}" for i in range(N_STAGES)]
+            + ["sets and seeds"],
+            rows,
+        )
+    rows = []
+    for teacher, variant in itertools.product(groups, [*VARIANTS, *LABELS]):
+        cases = [
+            case
+            for case in results.complete(["default", variant])
+            if teacher in (case[1], "all")
+        ]
+        if cases and variant != "default":
+            gains = results.gains(cases, variant, "default", "valid")
+            gains = gains[:, 1:].mean(axis=1)
+            columns = zip(gains.T, units, strict=True)
+            rows.append(
+                [
+                    teacher,
+                    variant,
+                    *(
+                        with_error(gain, digits, factor, "+")
+                        for gain, (factor, digits) in columns
+                    ),
+                    len(cases),
+                ]
             )
+    table(
+        "Validation rows, each variant less the default, means of stages from 2 on",
+        ["teacher", "variant", *name, "sets and seeds"],
+        rows,
+    )
 
     rows = []
     for teacher in results.teachers:
