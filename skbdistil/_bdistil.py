@@ -720,6 +720,12 @@ class _BaseBDistil(BaseEstimator):
                 f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
                 "BDistilClassifier."
             )
+        elif not regression and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            raise ValueError(
+                f"{type(self).__name__} takes one label per row. Got y of shape "
+                f"{np.shape(y)}. Several labels per row are several problems: use "
+                "sklearn.multioutput.MultiOutputClassifier around it."
+            )
         y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
         if not regression:
             check_classification_targets(y)
