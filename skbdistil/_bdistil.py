@@ -518,7 +518,7 @@ class _BaseBDistil(BaseEstimator):
             groups=groups,
             regression=regression,
             # A teacher of the user's is fitted as the user would fit it.
-            sample_weight=own_weight if self.teacher is None else sample_weight,
+            sample_weight=weight if self.teacher is None else sample_weight,
             transfers=transfers,
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else np.dtype(self.dtype),
@@ -714,16 +714,17 @@ class _BaseBDistil(BaseEstimator):
 
     def _validate_y(self, y):
         regression = not is_classifier(self)
-        if regression and np.asarray(y).dtype.kind in "SU":
+        shape, kind = np.asarray(y).shape, np.asarray(y).dtype.kind
+        if regression and kind in "SU":
             raise ValueError(
                 f"{type(self).__name__} needs targets that are numbers. Got y of "
                 f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
                 "BDistilClassifier."
             )
-        elif not regression and np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        if not regression and len(shape) == 2 and shape[1] > 1:
             raise ValueError(
                 f"{type(self).__name__} takes one label per row. Got y of shape "
-                f"{np.shape(y)}. Several labels per row are several problems: use "
+                f"{shape}. Several labels per row are several problems: use "
                 "sklearn.multioutput.MultiOutputClassifier around it."
             )
         y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
@@ -1167,8 +1168,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, all positive, by which those of the rows are multiplied
         for the students, as of
-        :func:`~sklearn.utils.class_weight.compute_sample_weight`. The teacher has its
-        own. Rows without labels have a weight of 1.
+        :func:`~sklearn.utils.class_weight.compute_sample_weight`. A teacher has its
+        own; that of ``teacher=None`` gets these, too. Rows without labels have a weight
+        of 1.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,

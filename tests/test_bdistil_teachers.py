@@ -905,9 +905,9 @@ def test_y_is_needed(X, teacher):
         classifier(teacher).fit(X)
 
 
-def test_y_is_needed_for_scores_without_classes(X, G):
-    with raises("BDistilClassifier requires y to be passed, but the target y is None"):
-        classifier("precomputed").fit(X, teacher_scores=G)
+def test_classes_of_scores_without_y_are_the_numbers_of_columns(X, G):
+    clf = classifier("precomputed").fit(X, teacher_scores=G)
+    assert_array_equal(clf.classes_, np.arange(G.shape[1]))
 
 
 @pytest.mark.parametrize("teacher", [None, Ridge()])

@@ -1192,9 +1192,7 @@ def test_y_is_needed(X, teacher):
         classify(teacher, X)
 
 
-def test_y_is_needed_for_precomputed_logits_and_regressors(X):
-    with raises("requires y to be passed, but the target y is None"):
-        classify("precomputed", X, teacher_scores=np.zeros((N, L)))
+def test_y_is_needed_for_regressors_that_are_fitted(X):
     for teacher in [None, LinearRegression()]:
         with raises("requires y to be passed, but the target y is None"):
             regress(teacher, X)

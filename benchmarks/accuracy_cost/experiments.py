@@ -149,7 +149,7 @@ def _as_text(value):
         params = value.get_params(deep=False)
         if isinstance(value, BDistilClassifier):
             for name, unchanged in _CHANGES_NOTHING.items():
-                if params[name] == unchanged:
+                if name in params and params[name] == unchanged:
                     del params[name]
         return type(value).__qualname__, params
     # The repr of a function holds its address.
