@@ -103,6 +103,8 @@ def stack_rows(parts):
     -------
     x : ndarray or SparseRows
     """
+    if len(parts) == 1:
+        return parts[0]
     if not any(isinstance(part, SparseRows) for part in parts):
         return np.concatenate(parts)
     matrices = [part.matrix if isinstance(part, SparseRows) else part for part in parts]
@@ -124,6 +126,8 @@ def in_form_of(like, x):
         x = x[:]
     elif isinstance(like, SparseRows) and not isinstance(x, SparseRows):
         x = SparseRows(sparse.csr_array(x))
+    if x.dtype == like.dtype:
+        return x
     values = x.matrix if isinstance(x, SparseRows) else x
     with np.errstate(invalid="ignore", over="ignore"):
         cast = values.astype(like.dtype)

@@ -350,7 +350,8 @@ class _BaseBDistil(BaseEstimator):
             )
             data, transfer_scores, teacher_costs = self._ask_teacher(
                 X,
-                FitData(x, None, y, self._student_weights(y, sample_weight)),
+                x,
+                y,
                 transfers,
                 cv=cv,
                 groups=groups,
@@ -376,8 +377,9 @@ class _BaseBDistil(BaseEstimator):
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
-            for rows in [x, *([x_transfers] if transfers else [])]:
-                self._check_in_range(rows, ensemble)
+            self._check_in_range(x, ensemble)
+            if transfers:
+                self._check_in_range(x_transfers, ensemble)
             plan = make_plan(
                 self,
                 objective,
@@ -503,13 +505,11 @@ class _BaseBDistil(BaseEstimator):
         return made
 
     def _ask_teacher(
-        self, X, data, transfers, *, cv, groups, sample_weight, notes, **options
+        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, **options
     ):
         """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
-        x, _, y, weight = data
-        # Without those of classes.
-        own_weight = None if sample_weight is None else _mean_1(sample_weight)
+        weight = self._student_weights(y, sample_weight)
         response, doubts = teacher_targets(
             self.teacher,
             X,
@@ -527,25 +527,30 @@ class _BaseBDistil(BaseEstimator):
         )
         notes += doubts
         scores, transfer_scores, label = self._encode(response, y, weight)
-        known = np.flatnonzero(~np.isnan(scores).any(axis=1))
+        # The others are NaN throughout. All of them need no copy.
+        was_asked = ~np.isnan(scores[:, 0])
+        known = slice(None) if was_asked.all() else np.flatnonzero(was_asked)
         self.teacher_score_ = None
         if y is not None:
-            weight_of_known = None if own_weight is None else own_weight[known]
+            # Without weights of classes.
+            own_weight = (
+                None if sample_weight is None else _mean_1(sample_weight)[known]
+            )
             self.teacher_score_ = self._teacher_score(
-                scores[known], y[known], weight_of_known
+                scores[known], y[known], own_weight
             )
             doubt = teacher_score_warning(
                 response,
                 self.teacher_score_,
                 y[known],
-                weight_of_known,
+                own_weight,
                 estimator_name=type(self).__name__,
             )
             notes += [] if doubt is None else [doubt]
         self.teacher_score_kind_ = response.kind
         self.teacher_calls_ = response.n_calls
         self.label_mix_ = self._label_mix(
-            response, X, scores, label, sample_weight, options["random_state"], notes
+            response, X, scores, label, weight, options["random_state"], notes
         )
         if self.label_mix_ == 1:
             scores = scores_of_labels(label, scores)
@@ -553,9 +558,8 @@ class _BaseBDistil(BaseEstimator):
             scores[known] = mixed_with_labels(
                 scores[known], label[known], self.label_mix_
             )
-        if len(known) < len(scores) and label is not None:
-            unknown = np.setdiff1d(np.arange(len(scores)), known)
-            scores[unknown] = scores_of_labels(label[unknown], scores[known])
+        if label is not None and not was_asked.all():
+            scores[~was_asked] = scores_of_labels(label[~was_asked], scores[known])
         data = FitData(x, scores, label, weight)
         if response.module is None:
             return data, transfer_scores, None
@@ -566,9 +570,7 @@ class _BaseBDistil(BaseEstimator):
             notes.append(CostsUnknownWarning(problem))
         return data, transfer_scores, teacher_costs
 
-    def _label_mix(
-        self, response, X, scores, label, sample_weight, random_state, notes
-    ):
+    def _label_mix(self, response, X, scores, label, weight, random_state, notes):
         """Share of the labels in what students learn."""
         estimator_name = type(self).__name__
         if self.label_mix == "auto":
@@ -576,9 +578,7 @@ class _BaseBDistil(BaseEstimator):
                 return self.label_mix_
             if response.kind != "out-of-fold":
                 return 0.0
-            mixed, alone = self._losses_held_out(
-                X, scores, label, sample_weight, random_state
-            )
+            mixed, alone = self._losses_held_out(X, scores, label, weight, random_state)
             if mixed <= alone:
                 return _AUTO_LABEL_MIX
             notes.append(
@@ -598,10 +598,11 @@ class _BaseBDistil(BaseEstimator):
             )
         return float(self.label_mix)
 
-    def _losses_held_out(self, X, scores, label, sample_weight, random_state):
+    def _losses_held_out(self, X, scores, label, weight, random_state):
         """Mean loss over the stages with half of the labels, and with labels alone.
 
         On a fifth of the rows, by students of the others. They cost what the fit does.
+        Infinite where no student could be trained.
         """
         regression = not is_classifier(self)
         train, test = split_rows(
@@ -622,21 +623,31 @@ class _BaseBDistil(BaseEstimator):
             "random_state": random_state,
             "verbose": 0,
         }
+        if not regression:
+            # In the weights that are passed, and by labels, which are numbers here.
+            params["class_weight"] = None
         method = "staged_predict" if regression else "staged_predict_proba"
         losses = []
         for targets in (
             mixed_with_labels(scores, label, _AUTO_LABEL_MIX),
             scores_of_labels(label, scores),
         ):
-            with warnings.catch_warnings():
-                # What there is to say is said of the fit itself.
-                warnings.simplefilter("ignore")
-                students = type(self)(**params).fit(
-                    _safe_indexing(X, train),
-                    label[train],
-                    None if sample_weight is None else sample_weight[train],
-                    teacher_scores=targets[train],
-                )
+            students = type(self)(**params)
+            try:
+                with warnings.catch_warnings():
+                    # What there is to say is said of the fit itself.
+                    warnings.simplefilter("ignore")
+                    students.fit(
+                        _safe_indexing(X, train),
+                        label[train],
+                        None if weight is None else weight[train],
+                        teacher_scores=targets[train],
+                    )
+            except ValueError:
+                losses.append(np.inf)
+                continue
+            if students.interrupted_:
+                raise KeyboardInterrupt
             found = getattr(students, method)(_safe_indexing(X, test))
             truth = label[test]
             if regression:
@@ -666,7 +677,7 @@ class _BaseBDistil(BaseEstimator):
 
         Without the rows of which nothing is known.
         """
-        known = ~np.isnan(data.scores).any(axis=1)
+        known = ~np.isnan(data.scores[:, 0])
         if train_rows is None:
             return (data if known.all() else data.take(np.flatnonzero(known))), None
         train, valid = (

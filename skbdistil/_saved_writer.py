@@ -22,6 +22,7 @@ from skbdistil._saved_format import (
     is_plain_key,
 )
 from skbdistil._untrusted import ITEM_TYPES
+from skbdistil.augmentation import Munge, Spunge
 from skbdistil.early_exit import EarlyExitClassifier
 
 __all__ = ["Writer"]
@@ -117,8 +118,9 @@ class Writer:
         if cls in DISTILLED:
             teacher = params.pop("teacher")
             transform = params.pop("student_transform")
-            if not isinstance(params["teacher_cv"], Real | str | None):
-                del params["teacher_cv"]
+            for name in ("teacher_cv", "augment"):
+                if not isinstance(params[name], Real | str | None | Munge | Spunge):
+                    del params[name]
             if isinstance(params.get("class_weight"), dict):
                 # Labels need not be strings.
                 params["class_weight"] = tuple(params["class_weight"].items())

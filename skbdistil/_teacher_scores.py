@@ -99,7 +99,7 @@ class TeacherResponse(NamedTuple):
     sure : float or None
         Share of the rows for which the teacher leaves no doubt about what y holds: it
         gives the label a probability of 1, or the target itself, but for 1e-6. None
-        without y.
+        without y, and for precomputed scores, which are meant to be learnt.
 
     Examples
     --------
@@ -370,7 +370,7 @@ def teacher_response(
     if not regression:
         scores = as_scores(scores)
     sure = None
-    if y_asked is not None:
+    if y_asked is not None and not precomputed:
         sure = _sure_share(scores, answer.proba, classes, y_asked)
     n_calls = len(scores)
     if not isinstance(was_asked, slice):

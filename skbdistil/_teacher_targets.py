@@ -34,7 +34,7 @@ _N_FOLDS = 5
 _SURE = 0.9
 _LESS_SURE = 0.2
 
-# A teacher that came trained and leaves no doubt about so many rows has seen them.
+# A teacher that came trained and leaves no doubt about so many rows is doubted.
 _HAS_SEEN = 0.99
 
 
@@ -45,8 +45,8 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
     ----------
     teacher : object
         As for :func:`~skbdistil._teacher_scores.teacher_response`, or a list of these,
-        whose probabilities, or values, are averaged. Those that are asked out of fold
-        weigh as much as they are better than a constant.
+        whose probabilities, or values, are averaged: by how much better than a constant
+        they are where all are asked out of fold, else alike.
 
     X, y : array-like and ndarray or None
         Training rows, and their labels or targets.
@@ -102,17 +102,12 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
         response = teacher_response(
             teacher, X, y, teacher_scores=teacher_scores, **options
         )
-        # What is passed as scores is what is meant to be learnt.
-        given = isinstance(teacher, str)
-        return response, _doubts(response, estimator_name, judge=not given)
-    if teacher_scores is not None or y is None:
-        # Which is an error.
-        return teacher_response(
+        return response, _doubts(response, estimator_name, judge=True)
+    if teacher_scores is not None or y is None or cv is None or automatic:
+        # The first two are errors.
+        response = teacher_response(
             teacher, X, y, teacher_scores=teacher_scores, **options
-        ), []
-
-    if cv is None or automatic:
-        response = teacher_response(teacher, X, y, **options)
+        )
         if cv is None or response.sure is None or response.sure < _SURE:
             return response, _doubts(response, estimator_name)
     folds = _Folds(teacher, X, y, _N_FOLDS if automatic else cv, groups, options)

@@ -427,7 +427,7 @@ def distil(
             )
         scores, test_scores = scores[parts[0]], scores[parts[2]]
     if response.kind == "out-of-fold":
-        # What the estimator does by itself where it asks.
+        # As the estimators try it. A network of the labels alone is among the rivals.
         template.set_params(**{"label_mix": _AUTO_LABEL_MIX, **params})
     teacher_score = _row_scores(training.y, scores, classes).mean()
     notes.append(
@@ -752,6 +752,8 @@ class _Search:
 
     def _no_time(self, seconds):
         """Why a fit of so many seconds is not begun; None for the first one."""
+        if self.fitted and self.fitted[-1].estimator.interrupted_:
+            return "the search was interrupted"
         if not self.fitted or self.deadline is None:
             return None
         left = self.deadline - perf_counter()

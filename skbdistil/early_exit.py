@@ -325,8 +325,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         **params : dict
             Passed to the `fit` of the estimator; arrays with one item per row are cut
-            to its rows. In the calibration all rows count alike, whatever their
-            `sample_weight`.
+            to its rows, but for `X_unlabelled`. Rows of one of the `groups` are either
+            trained or calibrated on. In the calibration all rows count alike, whatever
+            their `sample_weight`.
 
         Returns
         -------

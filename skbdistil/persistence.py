@@ -134,7 +134,7 @@ def save(estimator, path, *, include_teacher=False):
     that was an object is ``"precomputed"``, so that another `fit` asks for
     `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
     is the default; `net`, an instance as `random_state`, an object as `cv` or
-    `teacher_cv`, and the `memory` of a pipeline, its steps and
+    `teacher_cv`, a function as `augment`, and the `memory` of a pipeline, its steps and
     the teacher have their defaults.
 
     The students are built again by calling what `student` was: a class of
@@ -248,7 +248,7 @@ def load(path, *, classes=(), trusted=()):
         clf = load("model.skb", classes=[MyBackbone])
     """
     import_safetensors()
-    parts, trusted = _by_name(classes), [*list(trusted), *_TRUSTED]
+    parts, trusted = _by_name(classes), list(trusted)
     with _refusing(path, but=OSError):
         data = read_file(path)
     with _refusing(path):
@@ -452,7 +452,7 @@ class _Reader:
         skops = import_skops()
         check_skops(data)
         try:
-            value = skops.loads(data, trusted=self.trusted)
+            value = skops.loads(data, trusted=[*self.trusted, *_TRUSTED])
         except skops.exceptions.UntrustedTypesFoundException as error:
             raise InvalidFileError(
                 f"pass the types that you trust as 'trusted'. {error}"

@@ -5,14 +5,18 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from scipy import sparse
 from torch import nn
 
 from skbdistil._arrays import (
+    SparseRows,
     as_array,
     as_tensor,
     floating_dtype,
     home_device,
+    in_form_of,
     native_dtype,
+    stack_rows,
 )
 
 
@@ -154,3 +158,29 @@ def test_floating_dtype_passes_integers_over():
 def test_home_device_of_a_module():
     assert home_device(nn.Linear(2, 2, device="meta")).type == "meta"
     assert home_device(nn.ReLU()).type == "cpu"
+
+
+# Sparse rows
+
+
+def test_rows_of_one_array_are_not_copied():
+    rows = numbers()
+    assert stack_rows([rows]) is rows
+    assert in_form_of(rows[:1], rows) is rows
+
+
+def test_stacked_rows_are_sparse_where_any_of_them_is():
+    rows = SparseRows(sparse.csr_array(numbers()))
+    for parts in ([rows, numbers()], [numbers(), rows]):
+        stacked = stack_rows(parts)
+        assert isinstance(stacked, SparseRows)
+        assert_array_equal(stacked[:], np.concatenate([numbers(), numbers()]))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [([[1.0, 2.0]], np.uint8), ([[1.5, 2.0]], np.float64)]
+)
+def test_rows_take_the_dtype_of_others_if_that_changes_none(values, dtype):
+    found = in_form_of(np.zeros((1, 2), np.uint8), np.array(values))
+    assert found.dtype == dtype
+    assert_array_equal(found, values)

@@ -438,6 +438,23 @@ def test_time_limit_leaves_out_candidates_and_says_so(hard, timed):
     assert all(line in str(report) for line in report.left_out)
 
 
+@pytest.mark.usefixtures("no_rivals")
+def test_interrupted_search_ends_with_what_it_has(hard, monkeypatch):
+    fit = distillation._Search._fit
+
+    def interrupted(self, name, estimator):
+        candidate = fit(self, name, estimator)
+        candidate.estimator.interrupted_ = True
+        return candidate
+
+    monkeypatch.setattr(distillation._Search, "_fit", interrupted)
+    estimator, report = distil(LogisticRegression(), *hard, **SEARCH)
+    assert report.candidates["name"].tolist() == WIDTHS[:1]
+    assert len(report.left_out) == 3
+    assert all("was interrupted" in line for line in report.left_out)
+    assert estimator.n_stages == report.stage
+
+
 @pytest.mark.usefixtures("no_rivals", "always_better")
 def test_first_candidate_is_fitted_whatever_the_time_limit(hard, timed):
     timed(5.0)

@@ -192,7 +192,7 @@ LAYERS = {
         "stages",
         "students",
     },
-    "_saved_writer": {"_saved_format", "_untrusted", "early_exit"},
+    "_saved_writer": {"_saved_format", "_untrusted", "augmentation", "early_exit"},
     "persistence": {
         "_bdistil",
         "_boosting._game",

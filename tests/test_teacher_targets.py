@@ -457,6 +457,50 @@ def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
     assert clf.teacher_bound_ <= np.abs(scores.scores).max() + 1e-3
 
 
+def by_heart(**params):
+    return BDistilClassifier(ByHeart, **{**SMALL, **params})
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
+def test_weights_of_classes_go_with_labels_of_any_kind(X, y):
+    weight = {"a": 3.0, "b": 1.0, "c": 2.0}
+    clf = by_heart(class_weight=weight).fit(X, y)
+    other = by_heart().fit(X, y, sample_weight=[weight[label] for label in y])
+    # Neighbours take no weights, so that only students could differ.
+    assert student_bits(clf) == student_bits(other)
+    assert clf.label_mix_ == other.label_mix_
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
+def test_interruption_while_labels_are_tried_is_one_of_the_fit(X, y, monkeypatch):
+    clf = by_heart()
+    fit = BDistilClassifier.fit
+
+    def interrupted(self, *args, **kwargs):
+        fitted = fit(self, *args, **kwargs)
+        fitted.interrupted_ = self is not clf
+        return fitted
+
+    monkeypatch.setattr(BDistilClassifier, "fit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, y)
+    assert not hasattr(clf, "ensemble_")
+
+
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.DoubtfulTeacherWarning")
+def test_labels_for_which_no_student_can_be_trained_are_not_learnt(X, y, monkeypatch):
+    clf = by_heart()
+    fit = BDistilClassifier.fit
+
+    def fails_for_labels(self, X, y, sample_weight=None, teacher_scores=None, **kwargs):
+        if self is not clf and len(np.unique(teacher_scores.round(4))) == 2:
+            raise ValueError("no weak learner in round 1")
+        return fit(self, X, y, sample_weight, teacher_scores, **kwargs)
+
+    monkeypatch.setattr(BDistilClassifier, "fit", fails_for_labels)
+    assert clf.fit(X, y).label_mix_ == 0.5
+
+
 def test_warm_start_keeps_the_share_of_labels(X, y):
     clf = BDistilClassifier(LogisticRegression(), label_mix=0.25, eta=0.1, **SMALL)
     clf.fit(X, y).set_params(label_mix="auto", warm_start=True, n_estimators=4)
