@@ -51,11 +51,11 @@ from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     _check_sample_weight,
     _check_y,
-    CallbackSupportMixin,
     _fit_context,
     _num_samples,
     _safe_indexing,

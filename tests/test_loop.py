@@ -232,7 +232,7 @@ def test_every_training_has_a_seed_of_its_own():
 class Scripted:
     """Stands in for the search: students of given positions, None for a failure."""
 
-    max_epochs = 1
+    max_epochs = max_attempts = 1
     ladder = ("one", "two", "three")
 
     def __init__(self, search, positions):
