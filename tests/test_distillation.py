@@ -39,7 +39,7 @@ from skbdistil import (
     distil,
     distillation,
 )
-from skbdistil.distillation import _advice, _cheapest_as_good, _factory_of_cost
+from skbdistil.distillation import _advice, _cheapest_as_good, _factory_of_cost, _Rows
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.metrics import calibration_error
 from skbdistil.persistence import load, save
@@ -523,7 +523,7 @@ def test_choice_is_cheapest_within_one_error_of_the_best(scores, data):
     scores = np.array(scores, dtype=float)
     n = len(scores)
     costs = np.array(data.draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)))
-    chosen = _cheapest_as_good(scores, costs)
+    chosen = _cheapest_as_good(scores, costs, rows=_Rows(None, None))
     means = scores.mean(axis=1)
     bests = np.flatnonzero(means == means.max())
     best = bests[costs[bests].argmin()]
@@ -537,7 +537,7 @@ def test_choice_is_cheapest_within_one_error_of_the_best(scores, data):
 
 def test_unknown_costs_leave_the_choice_to_the_score():
     scores = np.array([[0.0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 0]])
-    assert _cheapest_as_good(scores, np.full(3, np.nan)) == 1
+    assert _cheapest_as_good(scores, np.full(3, np.nan), rows=_Rows(None, None)) == 1
 
 
 # Teachers
@@ -737,7 +737,8 @@ def advice(teacher, students, boosting, labels, *, slow=(9, 9, 9)):
     right = [teacher, 0, students, boosting, labels]
     scores = (np.arange(1000) < np.array(right)[:, None]).astype(float)
     seconds = np.outer([slow[0], 1, 1, slow[1], slow[2]], [1.0, 1.0])
-    return _advice(NAMES, scores, seconds, stage=2).splitlines()
+    rows = _Rows(None, None)
+    return _advice(NAMES, scores, seconds, stage=2, rows=rows).splitlines()
 
 
 def test_advice_where_students_are_better_than_everything_else():
