@@ -153,6 +153,9 @@ class DistillationReport:
         Numbers of the rows that models were fitted to, that chose, and that judged.
         Rows of weight 0 are in none.
 
+    n_unlabelled : int
+        Number of further rows that the candidates were fitted to, `X_unlabelled`.
+
     weighted : bool
         Whether `sample_weight` was passed. All scores are weighted by it then.
 
@@ -181,6 +184,7 @@ class DistillationReport:
     training_rows: np.ndarray
     validation_rows: np.ndarray
     test_rows: np.ndarray
+    n_unlabelled: int
     weighted: bool
     n_test_groups: int | None
 
@@ -189,9 +193,13 @@ class DistillationReport:
         columns = [_column(name, self.table[name]) for name in self.table]
         marks = ["*" if name == chosen else " " for name in self.table["name"]]
         lines = [" ".join(cells) for cells in zip([" ", *marks], *columns, strict=True)]
+        unlabelled = (
+            f" and {self.n_unlabelled} without labels" if self.n_unlabelled else ""
+        )
         parts = [
-            f"{len(self.training_rows)} rows to fit, {len(self.validation_rows)} to "
-            f"choose, {len(self.test_rows)} to judge: the table is about the last",
+            f"{len(self.training_rows)} rows to fit{unlabelled}, "
+            f"{len(self.validation_rows)} to choose, {len(self.test_rows)} to judge: the "
+            "table is about the last",
             "\n".join(lines),
             "* chosen; +- is one standard error"
             + (
@@ -257,6 +265,7 @@ class DistillationReport:
     {
         "y": ["array-like"],
         "sample_weight": ["array-like", None],
+        "X_unlabelled": ["array-like", "sparse matrix", None],
         "groups": ["array-like", None],
         "task": [StrOptions({"classification", "regression"}), None],
         "time_limit": [Interval(Real, 0, None, closed="neither"), None],
@@ -283,6 +292,7 @@ def distil(
     validation_size=0.2,
     teacher_scores=None,
     sample_weight=None,
+    X_unlabelled=None,
     groups=None,
     random_state=None,
     **params,
@@ -344,11 +354,16 @@ def distil(
         a part is one of ``round(1 / size)`` folds, so shares are met about.
 
     teacher_scores : array-like of shape (n_samples, n_outputs), default=None
-        With ``teacher="precomputed"``: logits, or values for regression.
+        With ``teacher="precomputed"``: logits, or values for regression. Rows of
+        `X_unlabelled` follow those of `X`.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Not negative. Weighs rows in all fits, in the choice and in all figures; rows of
         weight 0 are left out. Passed on to a teacher that is fitted here and takes it.
+
+    X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
+        Further rows for the fits of the candidates, like those of `X`, of which y says
+        nothing. They choose and judge nothing.
 
     groups : array-like of shape (n_samples,), default=None
         Rows that belong together, such as those of one patient. All rows of a group are
@@ -403,8 +418,8 @@ def distil(
     A candidate that cannot be fitted is left out and named in the report, as are those
     that an interrupt (Ctrl-C) prevents. The first one must be finished.
 
-    The rows that `augment` makes, and rows without labels, cannot be searched with: the
-    teacher is asked once. ``clone(estimator).fit(X, y, X_unlabelled=...)`` takes them.
+    The teacher is asked once, so `augment` cannot be passed. Pass the rows that it
+    would make as `X_unlabelled`.
 
     References
     ----------
@@ -430,16 +445,18 @@ def distil(
     ['teacher', 'stage 1', 'gradient boosting', 'labels only']
     """
     began = perf_counter()
-    X = from_torch(X)
-    if not hasattr(X, "shape"):
-        X = np.asarray(X)
-    check_consistent_length(X, y, teacher_scores, groups)
+    X, X_unlabelled = _indexable(X), _indexable(X_unlabelled)
+    check_consistent_length(X, y, groups)
     regression = _is_regression(task, teacher, y)
     y = _checked_targets(y, regression)
     X, y, sample_weight, groups, teacher_scores, used = _rows_that_count(
         X, y, sample_weight, groups, teacher_scores
     )
     classes = None if regression else np.unique(y)
+    if classes is not None and len(classes) < 2:
+        raise ValueError(
+            f"distil needs rows of at least 2 classes. Got {classes[0]!s} only."
+        )
     if "n_stages" in params:
         raise ValueError(
             "distil chooses 'n_stages', so it cannot be passed. To limit the cost, "
@@ -447,8 +464,8 @@ def distil(
         )
     if params.get("augment") is not None:
         raise ValueError(
-            "distil asks the teacher once, so 'augment' cannot be passed. Pass it to "
-            "clone(estimator).set_params(augment=...) of the estimator that it returns."
+            "distil asks the teacher once, so 'augment' cannot be passed. Pass the "
+            "rows that it would make as 'X_unlabelled'."
         )
     split_seed, teacher_seed, student_seed, boosting_seed = draw_seeds(
         check_random_state(random_state), 4
@@ -475,6 +492,7 @@ def distil(
         "dtype": np.float64 if regression else np.float32,
         "estimator_name": "distil",
     }
+    unlabelled = [] if X_unlabelled is None else [X_unlabelled]
     if teacher_scores is None and not isinstance(teacher, str):
         weight = training.weight
         response, notes = teacher_targets(
@@ -487,15 +505,22 @@ def distil(
             sample_weight=_mean_1(weight)
             if teacher is None and weight is not None
             else weight,
-            transfers=[validation.X, test.X],
+            transfers=[validation.X, test.X, *unlabelled],
             **options,
         )
         scores = _in_order_of_labels(response, response.scores, classes, y)
         others = _in_order_of_labels(response, response.transfer_scores, classes, y)
-        test_scores = others[len(validation.y) :]
+        _, test_scores, others = np.split(
+            others, np.cumsum([len(validation.y), len(test.y)])
+        )
     else:
         response = teacher_response(
-            teacher, X, y, teacher_scores=teacher_scores, **options
+            teacher,
+            X,
+            y,
+            teacher_scores=teacher_scores,
+            transfers=unlabelled,
+            **options,
         )
         notes = [response.warning]
         scores = _in_order_of_labels(response, response.scores, classes, y)
@@ -504,6 +529,9 @@ def distil(
                 "distil needs 'teacher_scores' of all rows. Got rows of NaN."
             )
         scores, test_scores = scores[parts[0]], scores[parts[2]]
+        others = scores[:0]
+        if unlabelled:
+            others = _in_order_of_labels(response, response.transfer_scores, classes, y)
     if response.kind == "out-of-fold":
         # As the estimators try it. A network of the labels alone is among the rivals.
         template.set_params(**{"label_mix": _AUTO_LABEL_MIX, **params})
@@ -529,9 +557,10 @@ def distil(
 
     search = _Search(
         training,
-        scores,
+        np.concatenate([scores, others]),
         validation,
         classes,
+        X_unlabelled=X_unlabelled,
         deadline=None if time_limit is None else began + time_limit,
         max_cost=max_cost,
         unit=unit,
@@ -592,6 +621,7 @@ def distil(
         training_rows=used[parts[0]],
         validation_rows=used[parts[1]],
         test_rows=used[parts[2]],
+        n_unlabelled=len(others),
         weighted=sample_weight is not None,
         n_test_groups=None if groups is None else len(np.unique(test.groups)),
     )
@@ -632,6 +662,15 @@ class _Rows(NamedTuple):
         return mean, np.sqrt((influence**2).sum(axis=-1) * n / (n - 1))
 
 
+def _indexable(X):
+    """Rows of which some can be taken."""
+    X = from_torch(X)
+    if sparse.issparse(X):
+        # Not all formats can.
+        return X.tocsr()
+    return X if X is None or hasattr(X, "shape") else np.asarray(X)
+
+
 def _is_regression(task, teacher, y):
     if task is not None:
         return task == "regression"
@@ -652,7 +691,10 @@ def _checked_targets(y, regression):
 
 def _rows_that_count(X, y, sample_weight, groups, teacher_scores):
     """All of these without rows of weight 0, and the numbers of the others."""
-    used = np.arange(len(y))
+    n_rows = len(y)
+    used = np.arange(n_rows)
+    if teacher_scores is not None and _num_samples(teacher_scores) < n_rows:
+        check_consistent_length(X, teacher_scores)
     if groups is not None:
         groups = column_or_1d(groups)
     if sample_weight is None:
@@ -663,10 +705,15 @@ def _rows_that_count(X, y, sample_weight, groups, teacher_scores):
     used = np.flatnonzero(sample_weight)
     if len(used) == 0:
         raise ValueError("sample_weight is zero for all rows; some must count.")
-    return *(
+    X, y, sample_weight, groups = (
         None if values is None else _safe_indexing(values, used)
-        for values in (X, y, sample_weight, groups, teacher_scores)
-    ), used
+        for values in (X, y, sample_weight, groups)
+    )
+    if teacher_scores is not None:
+        teacher_scores = np.asarray(from_torch(teacher_scores))
+        # Those of X_unlabelled are the last.
+        teacher_scores = np.concatenate([teacher_scores[used], teacher_scores[n_rows:]])
+    return X, y, sample_weight, groups, teacher_scores, used
 
 
 def _parts(y, classes, groups, test_size, validation_size, seed):
@@ -738,8 +785,13 @@ def _split(rest, y, classes, groups, size, seed):
     if strata is None:
         strata = np.zeros(len(rest), dtype=int)
     n_groups = len(np.unique(groups[rest]))
+    if n_groups < 2:
+        raise ValueError(
+            "distil needs at least 2 groups to fit, to choose and to judge each. Got "
+            f"{len(np.unique(groups))} groups."
+        )
     folds = StratifiedGroupKFold(
-        min(n_folds, max(n_groups, 2)), shuffle=True, random_state=seed
+        min(n_folds, n_groups), shuffle=True, random_state=seed
     )
     with warnings.catch_warnings():
         # A class of fewer rows than folds is looked for afterwards.
@@ -812,7 +864,8 @@ class _Search:
     ----------
     training, validation : _Rows
     teacher_scores : ndarray
-        Of the training rows.
+        Of the training rows, and then those of `X_unlabelled`.
+    X_unlabelled : array-like or None
     classes : ndarray or None
         Sorted labels; None for regression.
     deadline : float or None
@@ -822,11 +875,21 @@ class _Search:
     """
 
     def __init__(
-        self, training, teacher_scores, validation, classes, *, deadline, max_cost, unit
+        self,
+        training,
+        teacher_scores,
+        validation,
+        classes,
+        *,
+        X_unlabelled,
+        deadline,
+        max_cost,
+        unit,
     ):
         self.training = training
         self.teacher_scores = teacher_scores
         self.validation = validation
+        self.X_unlabelled = X_unlabelled
         self.classes = classes
         self.deadline = deadline
         self.max_cost = np.inf if max_cost is None else max_cost
@@ -970,6 +1033,7 @@ class _Search:
                 training.X,
                 training.y,
                 teacher_scores=self.teacher_scores,
+                X_unlabelled=self.X_unlabelled,
                 **training.weights,
             )
         seconds = perf_counter() - began
