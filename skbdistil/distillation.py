@@ -198,8 +198,8 @@ class DistillationReport:
         )
         parts = [
             f"{len(self.training_rows)} rows to fit{unlabelled}, "
-            f"{len(self.validation_rows)} to choose, {len(self.test_rows)} to judge: the "
-            "table is about the last",
+            f"{len(self.validation_rows)} to choose, {len(self.test_rows)} to judge: "
+            "the table is about the last",
             "\n".join(lines),
             "* chosen; +- is one standard error"
             + (
@@ -913,7 +913,8 @@ class _Search:
             cheapest = candidate.costs[0]
             if cheapest > self.max_cost:
                 if not self.fitted:
-                    raise ValueError(
+                    # Perhaps a cheaper one could not be fitted.
+                    raise self.failure or ValueError(
                         f"max_cost={self.max_cost} is below the cheapest stage, which "
                         f"costs {cheapest:.15g} in {self.unit!r}."
                     )

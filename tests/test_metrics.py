@@ -685,7 +685,7 @@ def test_calibration_error_with_weights_is_that_of_repeated_rows():
 
 @pytest.mark.parametrize("weight", [[1.0], [-1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
 def test_calibration_error_with_bad_weights_raises(weight):
-    with raises("'sample_weight'", "at least 0"):
+    with pytest.raises(ValueError, match=r"'sample_weight' must hold .* at least 0"):
         calibration_error([0, 1], np.eye(2), sample_weight=weight)
 
 
