@@ -345,7 +345,8 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         **params : dict
             `sample_weight`, passed to the `fit` of all members that are not frozen;
             with metadata routing, what they request. In the calibration all rows count
-            alike. Rows of one of the `groups` are either trained or calibrated on.
+            alike. Rows of one of the `groups`, if a member requests them, are either
+            trained or calibrated on.
 
         Returns
         -------
@@ -403,12 +404,11 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         classes = _common_classes(tiers, name)
         tier_costs = self._tier_costs(tiers)
         costs = np.cumsum(tier_costs)
-        support = partial(_support, rule=self.rule, classes=classes)
         path = point = None
         if calibrates:
             label = _take(y, held_out) if needs_label else None
             path, point = self._calibrated_path(
-                tiers, _take(X, held_out), label, support, costs, rng
+                tiers, classes, _take(X, held_out), label, costs, rng
             )
             thresholds = path.thresholds[point].copy()
         else:
@@ -473,14 +473,18 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         routing = get_config()["enable_metadata_routing"]
         if routing:
             routed = process_routing(self, "fit", **params)
-        elif unknown := sorted(set(params) - {"sample_weight", "groups"}):
+        elif unknown := sorted(set(params) - {"sample_weight"}):
             raise ValueError(
                 f"{name}.fit takes {unknown} with metadata routing only, see "
                 "sklearn.set_config(enable_metadata_routing=True)."
             )
         else:
-            params.pop("groups", None)
             routed = {label: Bunch(fit=params) for label, _ in self._members}
+        if params and all(_is_frozen(member) for _, member in self._members):
+            raise ValueError(
+                f"{name} passes {sorted(params)} to the fit of its members, and all of "
+                "these are frozen."
+            )
         X_rows, y_rows = _take(X, rows), _take(y, rows)
 
         def fitted(label, member):
@@ -532,7 +536,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
             of_tiers.append(float(combine(cost)))
         return np.array(of_tiers)
 
-    def _calibrated_path(self, tiers, X, y, support, costs, rng):
+    def _calibrated_path(self, tiers, classes, X, y, costs, rng):
         """All thresholds on the calibration rows, and which of them is chosen."""
         name = type(self).__name__
         if self.delta is None and np.isnan(costs).any():
@@ -541,7 +545,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                 f"tiers are {np.diff(costs, prepend=0).tolist()}. State them by the "
                 "'costs' parameter."
             )
-        values, correct, losses = self._judge(tiers, X, y, support)
+        values, correct, losses = _judge(tiers, X, y, self.rule, classes)
         n_samples = values.shape[1]
         order = tested = np.arange(n_samples)
         if self.delta is not None:
@@ -568,17 +572,6 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
             )
         return path, point
 
-    def _judge(self, tiers, X, y, support):
-        """Values, whether rows are right, and losses, of all tiers on all rows."""
-        supports = np.array([support(tier, X) for tier in tiers])
-        column = None
-        if y is not None:
-            classes = support.keywords["classes"]
-            known = np.isin(y, classes)
-            # No tier is right about a class that none knows.
-            column = np.where(known, np.searchsorted(classes, y), -1)
-        return _judged(supports, column, _top, np.ones(len(tiers)))
-
     # Predicting
 
     def _exits(self, X):
@@ -589,7 +582,11 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         supports = np.empty((n_samples, len(self.classes_)))
         tiers = np.empty(n_samples, dtype=np.intp)
         run = ExitRun(
-            _TierState(self.tiers_, X, self._fitted_support()),
+            _TierState(
+                self.tiers_,
+                X,
+                partial(_support, rule=self.rule_, classes=self.classes_),
+            ),
             slice(0, n_samples),
             supports,
             tiers,
@@ -601,9 +598,6 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         while run.n_left:
             run.step()
         return supports, tiers
-
-    def _fitted_support(self):
-        return partial(_support, rule=self.rule_, classes=self.classes_)
 
     def predict(self, X):
         """Label of each row, by the tier that answers it.
@@ -705,7 +699,8 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         """
         check_is_fitted(self)
         X, y = indexable(X, y)
-        values, correct, losses = self._judge(self.tiers_, X, y, self._fitted_support())
+        y = None if y is None else column_or_1d(y, warn=True)
+        values, correct, losses = _judge(self.tiers_, X, y, self.rule_, self.classes_)
         thresholds = (
             shared_thresholds(values) if self.path_ is None else self.path_.thresholds
         )
@@ -727,7 +722,13 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        inner = [get_tags(member).input_tags for _, member in self._members]
+        members = [
+            # The tags of a frozen estimator are a deep copy of it.
+            member.estimator if _is_frozen(member) else member
+            for _, member in self._members
+            if hasattr(member, "get_params") and not isinstance(member, type)
+        ]
+        inner = [get_tags(member).input_tags for member in members]
         for name in ("three_d_array", "sparse", "allow_nan"):
             setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
         return tags
@@ -803,3 +804,16 @@ def _support(tier, X, rule, classes):
 def _votes(labels, classes):
     """Number of votes for each class, shape (n, L)."""
     return sum((label[:, np.newaxis] == classes).astype(int) for label in labels)
+
+
+def _judge(tiers, X, y, rule, classes):
+    """Values, whether rows are right, and losses, of all tiers on all rows.
+
+    Right is, without labels, what the last tier says.
+    """
+    supports = np.array([_support(tier, X, rule, classes) for tier in tiers])
+    column = None
+    if y is not None:
+        # No tier is right about a class that none knows.
+        column = np.where(np.isin(y, classes), np.searchsorted(classes, y), -1)
+    return _judged(supports, column, _top, np.ones(len(tiers)))

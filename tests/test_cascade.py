@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from scipy.stats import binom
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
@@ -381,6 +381,29 @@ def test_metadata_is_routed_to_members_that_request_it(digits):
     assert first.class_prior_[9] < 1e-6
 
 
+def test_groups_are_trained_or_calibrated_on(digits):
+    class Grouped(GaussianNB):
+        def fit(self, X, y, groups=None):
+            self.groups_ = set(groups)
+            return super().fit(X, y)
+
+    X, y = digits[:2]
+    with config_context(enable_metadata_routing=True):
+        member = Grouped().set_fit_request(groups=True)
+        cascade = CascadeClassifier(
+            [[member], GaussianNB()],
+            rule="confidence",
+            threshold="calibrate",
+            costs=[1, 2],
+        ).fit(X, y, groups=np.arange(600) // 60)
+    assert len(cascade.tiers_[0][0].groups_) == 8
+
+
+def test_metadata_for_frozen_members_raises(tiers, digits):
+    with raises("['sample_weight']", "all of these are frozen"):
+        CascadeClassifier(tiers).fit(*digits[:2], sample_weight=np.ones(600))
+
+
 def test_names_of_features_are_kept(digits):
     X = pd.DataFrame(digits[0]).add_prefix("pixel_")
     cascade = CascadeClassifier([GaussianNB()]).fit(X, digits[1])
@@ -471,6 +494,10 @@ def test_lonely_vote_warns_that_later_tiers_are_not_asked(tiers, digits):
 def test_predict_before_fit_raises(digits):
     with pytest.raises(NotFittedError):
         CascadeClassifier([GaussianNB()]).predict(digits[0])
+
+
+def test_tags_of_members_that_are_none_are_left_out():
+    assert is_classifier(CascadeClassifier([GaussianNB, "tree", None]))
 
 
 def test_no_rows_raise(tiers, digits):
