@@ -11,7 +11,7 @@ from scipy.stats import binom
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.datasets import load_digits
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -172,7 +172,6 @@ def test_row_is_answered_whatever_is_beside_it(rule, tiers, digits):
 def test_sparse_rows_predict_as_dense_ones(kind, tiers, digits):
     X = digits[4]
     cascade = CascadeClassifier(tiers, rule="confidence", threshold=0.7).fit(X)
-    assert get_tags(cascade).input_tags.sparse
     assert_array_equal(cascade.predict(kind(X)), cascade.predict(X))
 
 
@@ -494,6 +493,13 @@ def test_lonely_vote_warns_that_later_tiers_are_not_asked(tiers, digits):
 def test_predict_before_fit_raises(digits):
     with pytest.raises(NotFittedError):
         CascadeClassifier([GaussianNB()]).predict(digits[0])
+
+
+def test_rows_may_be_what_all_members_take():
+    trees, bayes = HistGradientBoostingClassifier(), GaussianNB()
+    frozen = FrozenEstimator(HistGradientBoostingClassifier())
+    assert get_tags(CascadeClassifier([[trees], frozen])).input_tags.allow_nan
+    assert not get_tags(CascadeClassifier([trees, bayes])).input_tags.allow_nan
 
 
 def test_tags_of_members_that_are_none_are_left_out():
