@@ -119,9 +119,10 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
 
     threshold : float or "calibrate", default=1.0
         A tier answers a row whose value is at least this. With "vote", 1.0 asks for
-        all votes, and ``2 / 3`` for two of three. No row stops early at a threshold
-        above 1, all stop at 0. "calibrate" chooses it on rows that the members were not
-        trained on; the parameters from `target` on are for this only.
+        all votes, and ``2 / 3`` for two of three. Probabilities rarely reach 1, so that
+        the other rules need less. No row stops early at a threshold above 1, all stop
+        at 0. "calibrate" chooses it on rows that the members were not trained on; the
+        parameters from `target` on are for this only.
 
     costs : list or None, default=None
         Cost per row of each tier, in any unit: multiply-accumulates, seconds, bytes
