@@ -17,6 +17,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = [
     "augmentation",
+    "cascade",
     "costs",
     "datasets",
     "distillation",

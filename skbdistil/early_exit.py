@@ -457,7 +457,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     f"{estimator_name} passes {sorted(params)} to the fit of its "
                     "estimator, and this one is frozen."
                 )
-            self._check_enough(n_samples, estimator_name)
+            _check_enough(n_samples, self.max_drop, self.delta, estimator_name)
             return (
                 self.estimator,
                 X,
@@ -475,19 +475,16 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         def fitted(rows):
             X_rows, y_rows = _take(X, rows), _take(y, rows)
-            of_rows = {
-                name: param
-                for name, param in params.items()
-                if not name.endswith("X_unlabelled")
-            }
-            params_rows = params | _check_method_params(X, of_rows, indices=rows)
+            params_rows = _params_of_rows(X, params, rows)
             return clone(self.estimator).fit(X_rows, y_rows, **params_rows)
 
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None else None
             trained, held_out = _hold_out(n_samples, balanced, self.cv, rng, groups)
-            self._check_enough(len(held_out), estimator_name)
+            _check_enough(
+                len(held_out), self.max_drop, self.delta, estimator_name, self.cv
+            )
             estimator, x = fitted(trained), _take(X, held_out)
             return (
                 estimator,
@@ -543,24 +540,6 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if _num_samples(X) == 0:
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
         return X, None if y is None else column_or_1d(y, warn=True)
-
-    def _check_enough(self, n_samples, estimator_name):
-        """Refuse calibration rows that are too few for the guarantee."""
-        if self.delta is None:
-            return
-        needed = rows_needed(self.max_drop, self.delta)
-        if n_samples - _n_order(n_samples) < needed:
-            advice = "no number of rows is enough for it"
-            if needed < math.inf:
-                # Rounded up; an int, however large.
-                enough = -(-needed * _ORDERS_ONE_IN // (_ORDERS_ONE_IN - 1))
-                advice = f"it needs at least {enough}"
-                if not isinstance(self.estimator, FrozenEstimator):
-                    advice += f", and cv={self.cv:g} holds out these"
-            raise ValueError(
-                f"{estimator_name} cannot guarantee max_drop={self.max_drop:g} with "
-                f"delta={self.delta:g} on {n_samples} calibration rows: {advice}."
-            )
 
     # Which fit was calibrated
 
@@ -957,3 +936,36 @@ def _hold_out(n_samples, y, share, rng, groups):
         rows[~is_lone], test_size=float(share), random_state=rng, stratify=stratify
     )
     return np.concatenate([trained, rows[is_lone]]), held_out
+
+
+def _params_of_rows(X, params, rows):
+    """Parameters of `fit` for some of the rows of X; `X_unlabelled` has its own."""
+    of_rows = {
+        name: param
+        for name, param in params.items()
+        if not name.endswith("X_unlabelled")
+    }
+    return {**params, **_check_method_params(X, of_rows, indices=rows)}
+
+
+def _check_enough(n_samples, max_drop, delta, estimator_name, share=None):
+    """Refuse calibration rows that are too few for the guarantee.
+
+    They are a share of those that were given, or all of them.
+    """
+    if delta is None:
+        return
+    needed = rows_needed(max_drop, delta)
+    if n_samples - _n_order(n_samples) >= needed:
+        return
+    advice = "no number of rows is enough for it"
+    if needed < math.inf:
+        # Rounded up; an int, however large.
+        enough = -(-needed * _ORDERS_ONE_IN // (_ORDERS_ONE_IN - 1))
+        advice = f"it needs at least {enough}"
+        if share is not None:
+            advice += f", and cv={share:g} holds out these"
+    raise ValueError(
+        f"{estimator_name} cannot guarantee max_drop={max_drop:g} with "
+        f"delta={delta:g} on {n_samples} calibration rows: {advice}."
+    )

@@ -56,6 +56,7 @@ from skbdistil._untrusted import (
     read_file,
     require,
 )
+from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
@@ -166,6 +167,12 @@ def save(estimator, path, *, include_teacher=False):
         raise TypeError(
             f"{type(estimator).__name__} cannot be saved. Save its best estimator: "
             "save(search.best_estimator_, path)."
+        )
+    if isinstance(estimator, CascadeClassifier):
+        raise TypeError(
+            f"{type(estimator).__name__} cannot be saved, since its members may be any "
+            "classifiers. Save it with joblib or skops, or save its members and put "
+            "them into a new one as FrozenEstimator(load(path))."
         )
     if type(estimator) not in SAVABLE:
         raise TypeError(

@@ -115,6 +115,15 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
+    "cascade": {
+        "_exit_calibration",
+        "_exit_runs",
+        "_protocol",
+        "_sklearn_compat",
+        "early_exit",
+        "exceptions",
+        "stages",
+    },
     "inspection._accuracy_cost": {
         "_sklearn_compat",
         "inspection._shared",
@@ -212,6 +221,7 @@ LAYERS = {
         "_saved_writer",
         "_sklearn_compat",
         "_untrusted",
+        "cascade",
         "costs",
         "early_exit",
         "ensemble",
