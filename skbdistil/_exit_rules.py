@@ -69,11 +69,11 @@ _OF_STAGES = {"patience": patience, "agreement": agreement}
 RULES = [*_OF_PROBABILITIES, *_OF_STAGES]
 
 
-def check_rule(rule, estimator_name):
+def check_rule(rule, rules, estimator_name):
     """Refuse what is neither the name of a rule nor a callable."""
-    if not (callable(rule) or (isinstance(rule, str) and rule in RULES)):
+    if not (callable(rule) or (isinstance(rule, str) and rule in rules)):
         raise ValueError(
-            f"The 'rule' parameter of {estimator_name} must be one of {sorted(RULES)} "
+            f"The 'rule' parameter of {estimator_name} must be one of {sorted(rules)} "
             f"or a callable. Got {rule!r} instead."
         )
 

@@ -71,17 +71,16 @@ LAYERS = {
     },
     "stages": {"_protocol", "_sklearn_compat", "latency", "metrics"},
     "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
-    "_student_rows": {"_arrays", "_boosting._scaling", "_seeding", "_sklearn_compat"},
-    "early_exit": {
+    "_exit_base": {
         "_boosting._scaling",
         "_exit_calibration",
-        "_exit_rules",
         "_exit_runs",
         "_protocol",
         "_sklearn_compat",
         "exceptions",
         "stages",
     },
+    "_student_rows": {"_arrays", "_boosting._scaling", "_seeding", "_sklearn_compat"},
     "export": {
         "_files",
         "_optional",
@@ -115,6 +114,7 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
+    "early_exit": {"_exit_base", "_exit_calibration", "_exit_rules", "_sklearn_compat"},
     "inspection._accuracy_cost": {
         "_sklearn_compat",
         "inspection._shared",
