@@ -8,21 +8,15 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn import get_config
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupShuffleSplit, check_cv, train_test_split
-from sklearn.pipeline import Pipeline
-from sklearn.utils import check_random_state, get_tags, indexable
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    process_routing,
-)
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._boosting._scaling import check_scores
+from skbdistil._calibrated import CalibratedEstimator, take
 from skbdistil._exit_calibration import (
     best_point,
     certified_point,
@@ -36,11 +30,8 @@ from skbdistil._sklearn_compat import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_method_params,
     _fit_context,
-    _is_fitted,
     _num_samples,
-    _safe_indexing,
 )
 from skbdistil.exceptions import NothingCertifiedWarning
 from skbdistil.stages import (
@@ -48,7 +39,6 @@ from skbdistil.stages import (
     _check_unit,
     _final_estimator,
     _transformed,
-    _wrapped_estimator,
     stage_cost,
 )
 
@@ -76,40 +66,7 @@ class _NumpyState:
         self._state.select(torch.from_numpy(rows).to(self._state.x.device))
 
 
-class RemembersFit:
-    """Remember which fit of `estimator_` was calibrated, through copies and files."""
-
-    def _remember_fit(self):
-        """Remember that the estimator, as it is now fitted, is the one calibrated.
-
-        By the identity of what a fit makes anew. To compare it takes microseconds and
-        asks nothing of the estimator; a digest of the weights would take as long as a
-        small student. The objects are held, since the identity of one that is gone may
-        be given to another. A copy by pickle or deepcopy has objects of its own: its
-        state says whether the old ones were right, and then it remembers the new ones.
-        """
-        self._calibrated_fit = _made_by_fit(self.estimator_)
-
-    def _is_calibrated(self):
-        found = {id(made) for made in _made_by_fit(self.estimator_)}
-        # What has been added since, such as a cache of a transform, does no harm.
-        return self._calibrated_fit is not False and (
-            {id(made) for made in self._calibrated_fit} <= found
-        )
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        if "_calibrated_fit" in state:
-            state["_calibrated_fit"] = self._is_calibrated()
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if state.get("_calibrated_fit"):
-            self._remember_fit()
-
-
-class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
+class BaseEarlyExit(CalibratedEstimator):
     """Base of the early exits: calibrate thresholds, and predict with them."""
 
     _parameter_constraints = {
@@ -258,8 +215,9 @@ class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
             if point == 0 and len(scores) > 1:
                 warnings.warn(
                     f"{estimator_name} can guarantee no early exit with "
-                    f"{self._allowed}={allowed:g} and delta={self.delta:g} on {len(tested)} "
-                    "calibration rows: all rows will use the full ensemble.",
+                    f"{self._allowed}={allowed:g} and delta={self.delta:g} on "
+                    f"{len(tested)} calibration rows: all rows will use the full "
+                    "ensemble.",
                     NothingCertifiedWarning,
                     stacklevel=3,  # the caller of fit
                 )
@@ -271,11 +229,7 @@ class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
         self.path_ = path
         vars(self).update(fitted)
         self.best_index_ = point
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(estimator, name):
-                setattr(self, name, getattr(estimator, name))
-            else:
-                vars(self).pop(name, None)  # that of an earlier fit
+        self._set_features()
         self._remember_fit()
         return self
 
@@ -285,48 +239,24 @@ class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
         known = y if self._calibrates_on_y() else None
         params = {name: param for name, param in params.items() if param is not None}
         groups = params.get("groups")
-        if isinstance(self.estimator, FrozenEstimator):
-            if params:
-                raise ValueError(
-                    f"{estimator_name} passes {sorted(params)} to the fit of its "
-                    "estimator, and this one is frozen."
-                )
+        if self._is_frozen(params):
             self._check_enough(n_samples, estimator_name)
             return (
                 self.estimator,
                 X,
                 *self._scored(self.estimator, X, known),
             )
-        if _is_fitted(self.estimator):
-            raise ValueError(
-                f"The 'estimator' parameter of {estimator_name} is a fitted "
-                f"{type(self.estimator).__name__}, which would be fitted again. Pass "
-                "sklearn.frozen.FrozenEstimator(estimator) to calibrate it as it is, "
-                "or sklearn.base.clone(estimator) to have it fitted to X and y."
-            )
-        if get_config()["enable_metadata_routing"]:
-            params = process_routing(self, "fit", **params).estimator.fit
-
-        def fitted(rows):
-            X_rows, y_rows = _take(X, rows), _take(y, rows)
-            of_rows = {
-                name: param
-                for name, param in params.items()
-                if not name.endswith("X_unlabelled")
-            }
-            params_rows = params | _check_method_params(X, of_rows, indices=rows)
-            return clone(self.estimator).fit(X_rows, y_rows, **params_rows)
-
+        fitted = partial(self._fitted_clone, X, y, params)
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None and is_classifier(self) else None
             trained, held_out = _hold_out(n_samples, balanced, self.cv, rng, groups)
             self._check_enough(len(held_out), estimator_name)
-            estimator, x = fitted(trained), _take(X, held_out)
+            estimator, x = fitted(trained), take(X, held_out)
             return (
                 estimator,
                 x,
-                *self._scored(estimator, x, _take(known, held_out)),
+                *self._scored(estimator, x, take(known, held_out)),
             )
         if self.delta is not None:
             raise ValueError(
@@ -339,9 +269,9 @@ class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
         folds = []
         splitter = check_cv(self.cv, y, classifier=is_classifier(self))
         for trained, held_out in splitter.split(X, y, groups):
-            x, fold = _take(X, held_out), fitted(trained)
+            x, fold = take(X, held_out), fitted(trained)
             self._check_fold(fold, estimator)
-            scores, label = self._scored(fold, x, _take(known, held_out))
+            scores, label = self._scored(fold, x, take(known, held_out))
             scores = self._comparable(scores, fold, estimator)
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
@@ -612,45 +542,6 @@ class BaseEarlyExit(RemembersFit, MetaEstimatorMixin, BaseEstimator):
         values, correct, losses = self._judged(self.estimator_, scores, label)
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)
 
-    def get_metadata_routing(self):
-        """Metadata routing: `fit` passes its parameters on to that of the estimator.
-
-        Returns
-        -------
-        routing : MetadataRouter
-        """
-        # For the `sample_weight` of `score`.
-        router = MetadataRouter(owner=self).add_self_request(self)
-        return router.add(
-            estimator=self.estimator,
-            method_mapping=MethodMapping().add(callee="fit", caller="fit"),
-        )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        estimator = self.estimator
-        if isinstance(estimator, FrozenEstimator):
-            # Its tags are a deep copy, which takes as long as a small student.
-            estimator = estimator.estimator
-        inner = get_tags(estimator)
-        tags.input_tags.three_d_array = inner.input_tags.three_d_array
-        tags.input_tags.sparse = inner.input_tags.sparse
-        tags.input_tags.allow_nan = inner.input_tags.allow_nan
-        return tags
-
-
-def _made_by_fit(estimator):
-    """What a fit of the estimator, or of a transform before it, makes anew."""
-    made = []
-    while (inner := _wrapped_estimator(estimator)) is not None:
-        if isinstance(estimator, Pipeline):
-            for _, transform in estimator.steps[:-1]:
-                fitted = getattr(transform, "__dict__", {})  # a step may be text
-                made.append(transform)
-                made += [value for name, value in fitted.items() if name.endswith("_")]
-        estimator = inner
-    return [*made, getattr(estimator, "ensemble_", None)]
-
 
 def _anytime(runs, response):
     while any(run.n_left for run in runs):
@@ -664,10 +555,6 @@ def _anytime(runs, response):
 def _n_order(n_samples):
     """Number of calibration rows that order the thresholds, and do not test them."""
     return math.ceil(n_samples / _ORDERS_ONE_IN)
-
-
-def _take(array, rows):
-    return None if array is None else _safe_indexing(array, rows)
 
 
 def _hold_out(n_samples, y, share, rng, groups):

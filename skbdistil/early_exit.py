@@ -4,10 +4,16 @@ from functools import partial
 from numbers import Real
 
 import numpy as np
-from sklearn.base import ClassifierMixin, is_classifier
+from sklearn.base import (
+    ClassifierMixin,
+    RegressorMixin,
+    is_classifier,
+    is_regressor,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     assert_all_finite,
+    check_array,
     check_is_fitted,
     column_or_1d,
 )
@@ -21,15 +27,17 @@ from skbdistil._exit_calibration import (
     stage_thresholds,
 )
 from skbdistil._exit_rules import (
+    REGRESSION_RULES,
     RULES,
     as_decision,
     check_rule,
+    in_units,
     label_probabilities,
     rule_values,
 )
 from skbdistil._sklearn_compat import Interval, StrOptions
 
-__all__ = ["EarlyExitClassifier", "ExitPath"]
+__all__ = ["EarlyExitClassifier", "EarlyExitRegressor", "ExitPath"]
 
 
 class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
@@ -265,9 +273,9 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         if self.rule == "agreement" and combine != "mean":
             raise ValueError(
                 f"The 'rule' parameter of {type(self).__name__} is 'agreement', which "
-                f"lets students vote, and with combine={combine!r}, which 'auto' may stand "
-                "for, a student is no prediction of its own. Use combine='mean', or "
-                "another rule."
+                f"lets students vote, and with combine={combine!r}, which 'auto' may "
+                "stand for, a student is no prediction of its own. Use combine='mean', "
+                "or another rule."
             )
 
     def _check_fold(self, fold, estimator):
@@ -379,12 +387,274 @@ def _judged(scores, label, rule, temperatures):
 
     Right is, without labels, what the full ensemble says.
     """
-    values = np.array(
+    values = _values(rule, scores, temperatures)
+    labels = scores.argmax(axis=2)
+    correct = labels == (labels[-1] if label is None else label)
+    return values, correct, correct[-1] & ~correct
+
+
+class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
+    """Let each row leave after the first stage that no longer changes its prediction.
+
+    The rule looks at the last change of the running prediction. Thresholds are chosen
+    on rows that the students were not trained on, for the smallest mean cost at which
+    few predictions differ from those of all students by more than a tolerance. On
+    request their share is guaranteed [1]_.
+
+    Parameters
+    ----------
+    estimator : estimator
+        :class:`~skbdistil.BDistilRegressor`, or a pipeline that ends in one.
+        ``FrozenEstimator(fitted)`` is used as it is, and `fit` takes rows that it was
+        not trained on; an unfitted one is cloned and fitted inside `fit`.
+
+    tolerance : float or array-like of shape (n_outputs,)
+        How far a prediction may be from that of all students, in the units of the
+        target and positive. One number for all targets, or one for each.
+
+    rule : "change" or callable, default="change"
+        What is compared with the threshold; the greater, the surer.
+
+        - "change": minus the absolute change of the prediction by the last stage, in
+          standard deviations of the target in the training rows; of several targets,
+          that of the one that changed most. The first stage has no change, so rows
+          leave after the second one at the earliest;
+        - ``rule(stages)`` is called with the running predictions of the stages so far,
+          an array of standardised targets of shape (t, n_rows, n_outputs), and returns
+          one value per row.
+
+    max_risk : float, default=0.05
+        Largest share of the rows whose prediction is off by more than `tolerance`, in
+        any target, from 0 to less than 1. The thresholds of the smallest mean cost
+        within it are chosen.
+
+    max_cost : float or None, default=None
+        Largest mean cost per row, in the unit of `cost`: the thresholds of the smallest
+        risk within it are chosen, and `max_risk` is not used.
+
+    delta : float or None, default=None
+        Probability with which the risk may exceed `max_risk` all the same, over the
+        draw of the calibration rows, between 0 and 1. None for no guarantee: the risk
+        is that on the calibration rows. A third of these then serve to order the
+        thresholds, the rest to test them.
+
+    thresholds : {"shared", "stage"}, default="shared"
+        Whether one threshold serves all stages, or each has its own, at which the
+        expected loss is the same.
+
+    cost : {"macs", "parameters", "weight_bytes", "activation_bytes", "latency"} or \
+            callable, default="macs"
+        Unit of the cost, as for :func:`skbdistil.stages.stage_cost`.
+
+    cv : float, int, cross-validation generator, iterable or None, default=0.2
+        Calibration rows for an estimator that is fitted here: the share of the rows
+        that is held out of its training, between 0 and 1; or the folds, 5 for None, so
+        that the estimator is fitted once for each and once more on all rows, without a
+        guarantee. Not used for a frozen one.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows that are held out, and those that order the thresholds.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        What predicts.
+
+    rule_ : str or callable
+        Rule that the thresholds are for.
+
+    tolerance_ : ndarray of shape (n_outputs,)
+        Tolerance of each target.
+
+    thresholds_ : ndarray of shape (n_stages - 1,)
+        Values of the rule from which on a row leaves; infinite where none does.
+
+    costs_ : ndarray of shape (n_stages,)
+        Cumulative costs of the stages.
+
+    path_ : ExitPath
+        All thresholds that were tried, from careful to cheap: `thresholds` of shape
+        (n_points, n_stages - 1), mean `costs`, `scores` and `losses` of shape
+        (n_points,) on the calibration rows, and the share of these that leave at each
+        stage, `exits` of shape (n_points, n_stages). A loss is a row that is off by
+        more than the tolerance; a score is 1 less the loss.
+
+    best_index_ : int
+        The chosen one of these.
+
+    n_features_in_ : int
+        Number of features seen in `fit`, where the estimator has it.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, where the estimator has them.
+
+    See Also
+    --------
+    EarlyExitClassifier : The same for classes.
+    skbdistil.intervals.SplitConformalRegressor : Intervals around the predictions.
+    skbdistil.inspection.EarlyExitDisplay : What the thresholds trade.
+
+    Notes
+    -----
+    The calibration needs no targets: what is compared are predictions. Whether all
+    students are right is another question, which intervals answer.
+
+    With `delta`, the promise is that of "Learn then Test" [1]_, under the conditions
+    that the Notes of :class:`EarlyExitClassifier` state. The loss is 0 or 1 per row,
+    and need not grow as thresholds fall.
+
+    Thresholds hold for the fit that they were chosen for, as for
+    :class:`EarlyExitClassifier`.
+
+    References
+    ----------
+    .. [1] A. N. Angelopoulos, S. Bates, E. J. Candes, M. I. Jordan, L. Lei, "Learn then
+       Test: Calibrating Predictive Algorithms to Achieve Risk Control",
+       arXiv:2110.01052.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.ensemble import RandomForestRegressor
+    >>> from skbdistil import BDistilRegressor
+    >>> from skbdistil.early_exit import EarlyExitRegressor
+    >>> from skbdistil.students import MLP
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> reg = BDistilRegressor(
+    ...     RandomForestRegressor(20, random_state=0),
+    ...     student=partial(MLP, hidden=(8,)), n_estimators=4, max_epochs=5,
+    ...     random_state=0,
+    ... )
+    >>> early = EarlyExitRegressor(reg, tolerance=20, random_state=0).fit(X, y)
+    >>> targets, costs = early.predict_with_cost(X)
+    >>> bool(costs.mean() <= early.costs_[-1])
+    True
+    """
+
+    _parameter_constraints = {
+        **BaseEarlyExit._parameter_constraints,
+        "tolerance": [Interval(Real, 0, None, closed="neither"), "array-like"],
+        "max_risk": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    # The parameter that bounds the mean loss.
+    _allowed = "max_risk"
+
+    def __init__(
+        self,
+        estimator,
+        tolerance,
+        *,
+        rule="change",
+        max_risk=0.05,
+        max_cost=None,
+        delta=None,
+        thresholds="shared",
+        cost="macs",
+        cv=0.2,
+        random_state=None,
+    ):
+        self.estimator = estimator
+        self.tolerance = tolerance
+        self.rule = rule
+        self.max_risk = max_risk
+        self.max_cost = max_cost
+        self.delta = delta
+        self.thresholds = thresholds
+        self.cost = cost
+        self.cv = cv
+        self.random_state = random_state
+
+    def _check_parameters(self, y):
+        check_rule(self.rule, REGRESSION_RULES, type(self).__name__)
+
+    def _check_y(self, y):
+        check_array(
+            y,
+            ensure_2d=False,
+            dtype=None,
+            input_name="y",
+            estimator=type(self).__name__,
+        )
+
+    def _is_distilled(self, final):
+        return is_regressor(final)
+
+    def _check_fitted(self, estimator):
+        self._tolerance(self._distilled(estimator))
+
+    def _tolerance(self, final):
+        """Tolerance of each target."""
+        n_outputs = final.ensemble_.n_outputs
+        tolerance = np.asarray(self.tolerance, dtype=float)
+        if tolerance.ndim == 0:
+            tolerance = np.full(n_outputs, tolerance)
+        if (
+            tolerance.shape != (n_outputs,)
+            or not ((tolerance > 0) & np.isfinite(tolerance)).all()
+        ):
+            raise ValueError(
+                f"The 'tolerance' parameter of {type(self).__name__} must be a "
+                f"positive number, or one for each of the {n_outputs} targets. Got "
+                f"{self.tolerance!r} instead."
+            )
+        return tolerance
+
+    def _comparable(self, scores, fold, estimator):
+        fold, final = self._distilled(fold), self._distilled(estimator)
+        targets = scores * fold.target_scale_ + fold.target_mean_
+        varies = final.target_scale_ > 0
+        standardised = np.zeros_like(targets)
+        return np.divide(
+            targets - final.target_mean_,
+            final.target_scale_,
+            out=standardised,
+            where=varies,
+        )
+
+    def _candidates(self, estimator, scores, label, order, tested):
+        final = self._distilled(estimator)
+        tolerance = self._tolerance(final)
+        judged = _changes(scores, self.rule, tolerance, final.target_scale_)
+        values, _, losses = judged
+        # At the first stage nothing has changed yet.
+        n_skipped = min(int(self.rule == "change"), len(values))
+        values, losses = values[n_skipped:, order], losses[n_skipped:, order]
+        if self.thresholds == "shared":
+            thresholds = shared_thresholds(values)
+        else:
+            thresholds = stage_thresholds(values, losses)
+        never = np.full((len(thresholds), n_skipped), np.inf)
+        return {"tolerance_": tolerance}, judged, np.hstack([never, thresholds])
+
+    def _judged(self, estimator, scores, label):
+        scale = self._distilled(estimator).target_scale_
+        return _changes(scores, self.rule_, self.tolerance_, scale)
+
+    def _response(self, final, scores, stages):
+        units = final.target_mean_, final.target_scale_, final.single_output_
+        # No other method is there.
+        return lambda method: in_units(scores, *units)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _changes(scores, rule, tolerance, scale):
+    """Values of the rule, whether a row is within the tolerance, and whether not."""
+    values = _values(rule, scores, np.ones(len(scores)))
+    lost = (np.abs(scores - scores[-1]) * scale > tolerance).any(axis=2)
+    return values, ~lost, lost
+
+
+def _values(rule, scores, temperatures):
+    """Values of the rule at each stage but the last, shape (T - 1, n)."""
+    return np.array(
         [
             rule_values(rule, scores[:stage], temperatures[stage - 1])
             for stage in range(1, len(scores))
         ]
     ).reshape(len(scores) - 1, scores.shape[1])
-    labels = scores.argmax(axis=2)
-    correct = labels == (labels[-1] if label is None else label)
-    return values, correct, correct[-1] & ~correct
