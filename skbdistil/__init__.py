@@ -25,6 +25,7 @@ _SUBMODULES = [
     "exceptions",
     "export",
     "inspection",
+    "intervals",
     "latency",
     "metrics",
     "model_selection",

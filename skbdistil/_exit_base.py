@@ -387,23 +387,6 @@ class BaseEarlyExit(CalibratedEstimator):
                 run.step()
         return stages, response
 
-    def predict(self, X):
-        """Prediction of each row, at the stage where it leaves.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-            Rows of the shape seen in fit.
-
-        Returns
-        -------
-        predictions : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Labels of a classifier, targets of a regressor.
-        """
-        check_is_fitted(self)
-        _, response = self._exits(X)
-        return response("predict")
-
     def exit_stages(self, X):
         """Stage at which each row leaves.
 

@@ -336,6 +336,22 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     def _response(self, final, scores, stages):
         return partial(_response, scores, stages, self.classes_, self.temperatures_)
 
+    def predict(self, X):
+        """Most likely class of each row, at the stage where it leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self)
+        _, response = self._exits(X)
+        return response("predict")
+
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
 
@@ -636,6 +652,22 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
         units = final.target_mean_, final.target_scale_, final.single_output_
         # No other method is there.
         return lambda method: in_units(scores, *units)
+
+    def predict(self, X):
+        """Targets of each row, at the stage where it leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        Returns
+        -------
+        targets : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        check_is_fitted(self)
+        _, response = self._exits(X)
+        return response("predict")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -5,7 +5,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from common import CHECKED
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.intervals import SplitConformalRegressor
 
 EXPECTED_FAILURES = dict.fromkeys(
     (
@@ -33,10 +34,16 @@ EXPECTED_FAILURES = dict.fromkeys(
             BDistilClassifier(dtype=dtype, **CHECKED), cv=cv, random_state=0
         )
         for dtype, cv in (("float64", 0.2), ("float32", 2))
+    ]
+    + [
+        EarlyExitRegressor(BDistilRegressor(**CHECKED), 1.0, random_state=0),
+        SplitConformalRegressor(BDistilRegressor(**CHECKED), random_state=0),
     ],
-    # An EarlyExitClassifier has no sample weights of its own.
+    # The others have no sample weights of their own.
     expected_failed_checks=lambda estimator: (
-        {} if isinstance(estimator, EarlyExitClassifier) else EXPECTED_FAILURES
+        EXPECTED_FAILURES
+        if isinstance(estimator, BDistilClassifier | BDistilRegressor)
+        else {}
     ),
 )
 def test_estimator_checks(estimator, check):

@@ -71,15 +71,7 @@ LAYERS = {
     },
     "stages": {"_protocol", "_sklearn_compat", "latency", "metrics"},
     "_boosting._search": {"_boosting._random", "_seeding", "objectives"},
-    "_exit_base": {
-        "_boosting._scaling",
-        "_exit_calibration",
-        "_exit_runs",
-        "_protocol",
-        "_sklearn_compat",
-        "exceptions",
-        "stages",
-    },
+    "_calibrated": {"_sklearn_compat", "stages"},
     "_student_rows": {"_arrays", "_boosting._scaling", "_seeding", "_sklearn_compat"},
     "export": {
         "_files",
@@ -107,6 +99,16 @@ LAYERS = {
         "objectives",
         "students",
     },
+    "_exit_base": {
+        "_boosting._scaling",
+        "_calibrated",
+        "_exit_calibration",
+        "_exit_runs",
+        "_protocol",
+        "_sklearn_compat",
+        "exceptions",
+        "stages",
+    },
     "_teacher_scores": {
         "_arrays",
         "_seeding",
@@ -114,7 +116,6 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
-    "early_exit": {"_exit_base", "_exit_calibration", "_exit_rules", "_sklearn_compat"},
     "inspection._accuracy_cost": {
         "_sklearn_compat",
         "inspection._shared",
@@ -123,12 +124,20 @@ LAYERS = {
     },
     "inspection._convergence": {"_sklearn_compat", "inspection._shared", "stages"},
     "inspection._early_exit": {"_sklearn_compat", "inspection._shared", "stages"},
+    "intervals": {
+        "_calibrated",
+        "_protocol",
+        "_sklearn_compat",
+        "exceptions",
+        "stages",
+    },
     "_teacher_targets": {
         "_sklearn_compat",
         "_teacher_scores",
         "exceptions",
         "teachers",
     },
+    "early_exit": {"_exit_base", "_exit_calibration", "_exit_rules", "_sklearn_compat"},
     "inspection": {
         "inspection._accuracy_cost",
         "inspection._convergence",
@@ -192,7 +201,7 @@ LAYERS = {
         "stages",
         "students",
     },
-    "_saved_writer": {"_saved_format", "_untrusted", "augmentation", "early_exit"},
+    "_saved_writer": {"_saved_format", "_untrusted", "augmentation"},
     "persistence": {
         "_bdistil",
         "_boosting._game",
