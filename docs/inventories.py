@@ -1,8 +1,8 @@
 """Inventories of other projects' documentation, for links that need no network.
 
 Sphinx reads from a project's ``objects.inv`` what can be linked to. This file has the
-names that are linked to from here, and writes inventories of them. A name that is missing
-here stays text without a link.
+names that are linked to from here, and writes inventories of them. A name that is
+missing here stays text without a link.
 """
 
 import zlib

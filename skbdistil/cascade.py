@@ -23,6 +23,8 @@ from sklearn.utils.validation import (
     has_fit_parameter,
 )
 
+from skbdistil._calibrated import params_of_rows, take
+from skbdistil._exit_base import check_enough, hold_out, n_order
 from skbdistil._exit_calibration import (
     best_point,
     certified_point,
@@ -42,14 +44,7 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
     _VisualBlock,
 )
-from skbdistil.early_exit import (
-    _check_enough,
-    _hold_out,
-    _judged,
-    _n_order,
-    _params_of_rows,
-    _take,
-)
+from skbdistil.early_exit import _judged
 from skbdistil.exceptions import CostsUnknownWarning, NothingCertifiedWarning
 from skbdistil.stages import _unwrapped
 
@@ -395,21 +390,21 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         if calibrates and not all_frozen:
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None else None
-            trained, held_out = _hold_out(
+            trained, held_out = hold_out(
                 len(trained), balanced, self.cv, rng, params.get("groups")
             )
         if calibrates and self.delta is not None:
             cv = None if all_frozen else self.cv
-            _check_enough(len(held_out), self.max_drop, self.delta, name, cv)
+            check_enough(len(held_out), self.delta, name, cv, max_drop=self.max_drop)
         tiers = self._fit_members(X, y, trained, params)
         classes = _common_classes(tiers, name)
         tier_costs = self._tier_costs(tiers)
         costs = np.cumsum(tier_costs)
         path = point = None
         if calibrates:
-            label = _take(y, held_out) if needs_label else None
+            label = take(y, held_out) if needs_label else None
             path, point = self._calibrated_path(
-                tiers, classes, _take(X, held_out), label, costs, rng
+                tiers, classes, take(X, held_out), label, costs, rng
             )
             thresholds = path.thresholds[point].copy()
         else:
@@ -486,7 +481,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                 f"{name} passes {sorted(params)} to the fit of its members, and all of "
                 "these are frozen."
             )
-        X_rows, y_rows = _take(X, rows), _take(y, rows)
+        X_rows, y_rows = take(X, rows), take(y, rows)
 
         def fitted(label, member):
             if _is_frozen(member):
@@ -502,7 +497,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                     f"{label} of the 'tiers' of {name}, {member!r}, does not take "
                     "'sample_weight'."
                 )
-            of_fit = _params_of_rows(X, of_fit, rows)
+            of_fit = params_of_rows(X, of_fit, rows)
             return clone(member).fit(X_rows, y_rows, **of_fit)
 
         members = iter([fitted(*pair) for pair in self._members])
@@ -550,7 +545,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         n_samples = values.shape[1]
         order = tested = np.arange(n_samples)
         if self.delta is not None:
-            order, tested = np.split(rng.permutation(n_samples), [_n_order(n_samples)])
+            order, tested = np.split(rng.permutation(n_samples), [n_order(n_samples)])
         path = exit_path(
             shared_thresholds(values[:, order]),
             values[:, tested],

@@ -8,7 +8,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from common import CHECKED
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.cascade import CascadeClassifier
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.intervals import SplitConformalRegressor
 
 EXPECTED_FAILURES = dict.fromkeys(
     (
@@ -51,8 +52,10 @@ TIERS = [
             costs=[1, 9],
             random_state=0,
         ),
+        EarlyExitRegressor(BDistilRegressor(**CHECKED), 1.0, random_state=0),
+        SplitConformalRegressor(BDistilRegressor(**CHECKED), random_state=0),
     ],
-    # Those of early exit and cascades have no sample weights of their own.
+    # The others have no sample weights of their own.
     expected_failed_checks=lambda estimator: (
         EXPECTED_FAILURES
         if isinstance(estimator, BDistilClassifier | BDistilRegressor)
