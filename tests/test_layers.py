@@ -38,6 +38,7 @@ LAYERS = {
     "exceptions": set(),
     "metrics": set(),
     "students": set(),
+    "_boosting._checkpoint": {"_arrays", "_files", "exceptions"},
     "_boosting._loop": {
         "_boosting._combination",
         "_boosting._random",
@@ -145,6 +146,7 @@ LAYERS = {
     },
     "_bdistil": {
         "_arrays",
+        "_boosting._checkpoint",
         "_boosting._idle",
         "_boosting._loop",
         "_boosting._plan",
