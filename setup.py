@@ -91,6 +91,7 @@ setup(
             "skbdistil[deploy,examples]",
             "numpydoc",
             "pydata-sphinx-theme",
+            "selenium",
             "sphinx",
             "sphinx-copybutton",
             "sphinx-design",
