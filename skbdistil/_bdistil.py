@@ -25,7 +25,15 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil import _perceptrons, costs
-from skbdistil._arrays import as_tensor, from_torch, in_form_of, stack_rows
+from skbdistil._arrays import (
+    READY_DTYPES,
+    as_tensor,
+    from_torch,
+    in_form_of,
+    row_chunks,
+    stack_rows,
+    take_samples,
+)
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -46,6 +54,7 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
+from skbdistil._dataset_rows import DatasetRows, with_labels
 from skbdistil._exit_rules import as_decision
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
@@ -60,7 +69,6 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
 )
 from skbdistil._student_rows import (
-    READY_DTYPES,
     check_rows,
     fit_transform_rows,
     rows_like,
@@ -300,19 +308,23 @@ class _BaseBDistil(BaseEstimator):
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
         connection = _check_connection(self.connection, estimator_name, auto=True)
+        check_net(self.net, estimator_name)
+        X, y = with_labels(X, y, self.net)
         objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
-        check_net(self.net, estimator_name)
         self._check_n_stages()
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
         y = None if y is None else self._validate_y(y)
         checked = check_rows(self, X, reset=earlier is None)
+        if isinstance(checked, DatasetRows):
+            self._check_dataset_goes_with(X_unlabelled)
+            X = checked
         if y is not None:
             check_consistent_length(checked, y)
         if earlier is not None:
@@ -343,7 +355,7 @@ class _BaseBDistil(BaseEstimator):
             input_shape = x.shape[1:]
             self._check_input_shape(input_shape, earlier, notes)
             transfers, x_transfers = self._transfer_rows(
-                X if train_rows is None else _safe_indexing(X, train_rows),
+                X if train_rows is None else take_samples(X, train_rows),
                 X_unlabelled,
                 x,
                 split_seed,
@@ -435,6 +447,16 @@ class _BaseBDistil(BaseEstimator):
                 notes.append(CostsUnknownWarning(problem))
             self.teacher_costs_ = teacher_costs
         return self
+
+    def _check_dataset_goes_with(self, X_unlabelled):
+        """Refuse what needs all rows of a dataset in memory."""
+        given = {"augment": self.augment, "X_unlabelled": X_unlabelled}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{type(self).__name__} takes no {name!r} where X is a dataset. Pass "
+                "skbdistil.datasets.Views(clean, train) for augmented rows, and a "
+                "dataset that holds all rows."
+            )
 
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
@@ -836,7 +858,7 @@ class _BaseBDistil(BaseEstimator):
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
         parts = X, checked, y, sample_weight, teacher_scores, groups
         return *(
-            None if part is None else _safe_indexing(part, used) for part in parts
+            None if part is None else take_samples(part, used) for part in parts
         ), cv
 
     def _new_ensemble(self, data, connection, device, notes):
@@ -862,9 +884,8 @@ class _BaseBDistil(BaseEstimator):
 
     def _check_in_range(self, x, ensemble):
         """Refuse rows that the students could not compute with."""
-        n_rows = chunk_rows(x.shape[1:])
-        for start in range(0, len(x), n_rows):
-            rows = self._as_input(x[start : start + n_rows], ensemble)
+        for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
+            rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
     def _progress(self):
@@ -915,12 +936,10 @@ class _BaseBDistil(BaseEstimator):
         is_ready = self._is_ready(X)
         x = X if is_ready else self._validated(X)
         ensemble = self._ready_ensemble()
-        n_rows = chunk_rows(self.input_shape_)
-        for start in range(0, len(x), n_rows):
-            rows = slice(start, min(start + n_rows, len(x)))
+        for rows, chunk in row_chunks(x, chunk_rows(self.input_shape_)):
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
-                inputs = self._as_input(x[rows], ensemble)
+                inputs = self._as_input(chunk, ensemble)
                 state = _perceptrons.start(ensemble, inputs, n_ahead)
                 if not all_finite(state.x):
                     if is_ready:

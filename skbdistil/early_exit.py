@@ -34,6 +34,7 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil._boosting._scaling import check_scores
+from skbdistil._dataset_rows import as_views, with_labels
 from skbdistil._exit_calibration import (
     ExitPath,
     best_point,
@@ -353,6 +354,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 f"The parameters 'delta' and 'max_cost' of {estimator_name} exclude "
                 "each other: what can be guaranteed is 'max_drop'."
             )
+        X, y = with_labels(X, y)
         if y is None and (self.target == "accuracy" or self.temperature):
             raise ValueError(
                 f"{estimator_name} requires y to be passed, but the target y is None. "
@@ -539,7 +541,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return scores, np.searchsorted(estimator.classes_, y)
 
     def _indexable(self, X, y):
-        X, y = indexable(X, y)
+        X, y = indexable(as_views(X), y)
         if _num_samples(X) == 0:
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
         return X, None if y is None else column_or_1d(y, warn=True)
@@ -621,7 +623,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         changes none of these.
         """
         final = self._calibrated()
-        X = _transformed(self.estimator_, X)
+        X = as_views(_transformed(self.estimator_, X))
         n_samples = _num_samples(X)
         dtype = final.ensemble_.dtype
         scores = torch.empty((n_samples, len(self.classes_)), dtype=dtype).numpy()

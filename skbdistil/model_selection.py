@@ -19,6 +19,7 @@ from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
+from skbdistil._dataset_rows import with_labels
 from skbdistil._halving import candidate, final_step, is_over, plan_rungs
 from skbdistil._sklearn_compat import (
     Interval,
@@ -799,7 +800,7 @@ class HalvingStagedSearchCV(StagedSearchCV):
         if isinstance(scorer, _MultimetricScorer):
             self._deciding_score(scorer._scorers)
 
-        X, y = indexable(X, y)
+        X, y = indexable(*with_labels(X, y))
         routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(cv.split(X, y, **routed.splitter.split))
