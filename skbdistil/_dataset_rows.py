@@ -141,8 +141,9 @@ class DatasetRows(LazyRows):
         self._reader = _Reader(views, collate_fn)
         first = np.arange(min(_COMPARED_ROWS, len(views)))
         _, rows, labels = self._reader[first, None]
-        _, again, _ = self._reader[first, None]
-        differs = (rows != again).reshape(len(rows), -1).any(axis=1)
+        # In another order, since the generators that items draw from start alike.
+        _, again, _ = self._reader[first[::-1], None]
+        differs = (rows != again[::-1]).reshape(len(rows), -1).any(axis=1)
         if differs.any():
             raise ValueError(
                 f"Row {differs.argmax()} of the dataset X is another one each time "
@@ -270,7 +271,8 @@ class _Reader(Dataset):
             rows = np.stack(rows)
         else:
             rows = self.collate_fn(items)
-            rows, labels = rows if _is_pair(rows) else (rows, [None])
+            has_labels = isinstance(rows, tuple | list) and len(rows) == 2
+            rows, labels = rows if has_labels else (rows, [None])
             rows = _numbers(rows, f"What collate_fn makes of row {positions[0]}")
             shape, dtype = self.expected or (rows.shape[1:], rows.dtype)
             if rows.shape != (len(items), *shape) or rows.dtype != dtype:
@@ -296,13 +298,11 @@ class _Reader(Dataset):
             )
 
 
-def _is_pair(item):
-    return isinstance(item, tuple | list) and len(item) == 2
-
-
 def _split(item, number):
     """Row and label of an item; None where it has no label."""
-    row, label = item if _is_pair(item) else (item, None)
+    row, label = item, None
+    if isinstance(item, tuple) and len(item) in (1, 2):
+        row, label = (*item, None)[:2]
     return _numbers(row, f"Row {number} of the dataset X"), label
 
 

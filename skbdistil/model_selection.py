@@ -492,7 +492,7 @@ class StagedSearchCV(GridSearchCV):
             If the estimator has no parameter `n_stages`.
         """
         self._check_stage_parameter()
-        super().fit(X, y, **params)
+        super().fit(*with_labels(X, y), **params)
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
         return self
