@@ -232,11 +232,14 @@ class _BaseBDistil(BaseEstimator):
             float16, float32, float64, uint8, int8, int16, int32 and int64 are used as
             they are; other dtypes are converted to `dtype`. Sparse rows become dense
             batch by batch. A table may hold NaN where the teacher takes it; see
-            `student_transform`.
+            `student_transform`. Or a map-style :class:`torch.utils.data.Dataset`, whose
+            rows are read when they are needed, or :class:`~skbdistil.datasets.Views` of
+            one, to train on augmented rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets. None is allowed where the teacher needs none to be
-            fitted and, in classification, brings its classes.
+            Labels or targets. None takes those of a dataset whose items hold some,
+            which are read in one pass. Otherwise it is allowed where the teacher needs
+            none to be fitted and, in classification, brings its classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative. Weighs rows in the loss, and gives the initial distribution
