@@ -11,7 +11,7 @@ the teacher see each image as it is.
 # %%
 # A dataset
 # ---------
-# Digits of 8 x 8 pixels stand for the folder. Few of them are there to train on, so that
+# Digits of 8 x 8 pixels stand for the folder. There are few to train on, so that
 # students come to know them by heart.
 
 import matplotlib.pyplot as plt
@@ -100,5 +100,5 @@ axes.legend()
 plt.show()
 
 # %%
-# The number of workers that read images is an option of the ``net`` template. It changes
-# no student; see :doc:`/large_data`.
+# The number of workers that read images is an option of the ``net`` template. It
+# changes no student; see :doc:`/large_data`.
