@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import torch
-from skorch.helper import SliceDataset
 from torch.utils.data import DataLoader, Dataset
 
 from skbdistil._arrays import READY_DTYPES, LazyRows, from_torch, native_dtype
@@ -34,9 +33,13 @@ def is_dataset(X):
     -------
     answer : bool
     """
-    # What torch's DataLoader calls for several items, which datasets of Hugging Face
-    # have without being a torch Dataset.
-    return isinstance(X, Dataset | SliceDataset) or hasattr(X, "__getitems__")
+    # Without being a torch Dataset, those of Hugging Face have what a DataLoader calls
+    # for several items, and skorch's SliceDataset holds one.
+    return (
+        isinstance(X, Dataset)
+        or hasattr(X, "__getitems__")
+        or isinstance(getattr(X, "dataset", None), Dataset)
+    )
 
 
 def as_views(X):
