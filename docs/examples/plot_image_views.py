@@ -36,7 +36,7 @@ images, X_test, labels, y_test = train_test_split(
 
 
 class Digits(Dataset):
-    """An item is an image and its label; `shifts` moves it by a pixel at random."""
+    """An item is an image and its label; `shifts` moves it by half a pixel at most."""
 
     def __init__(self, shifts=False):
         self.shifts = shifts
@@ -47,8 +47,11 @@ class Digits(Dataset):
     def __getitem__(self, index):
         image = images[index]
         if self.shifts:
-            shift = torch.randint(-1, 2, (2,)).tolist()
-            image = np.roll(image, shift, axis=(1, 2))
+            for axis in (1, 2):
+                share = float(torch.rand(())) - 0.5
+                neighbour = np.roll(image, int(np.sign(share)), axis=axis)
+                image = (1 - abs(share)) * image + abs(share) * neighbour
+            image = image.astype(np.float32)
         return image, labels[index]
 
 
