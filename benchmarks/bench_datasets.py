@@ -60,11 +60,11 @@ class Jpegs(Dataset):
 
 
 class Patterns(Dataset):
-    """Rows of 48 kB that are made when they are read."""
+    """Rows of 12 kB that are made when they are read."""
 
     def __init__(self, n_rows):
         self.n_rows = n_rows
-        self.images = np.random.default_rng(0).normal(size=(2, 3, 64, 64))
+        self.images = np.random.default_rng(0).normal(size=(2, 3, 32, 32))
         self.images = self.images.astype(np.float32)
 
     def __len__(self):
@@ -138,18 +138,19 @@ def reading(key):
 
 def memory(key):
     allowed = key["allowed_mb"] * 2**20
-    dataset = Patterns(10 * allowed // (3 * 64 * 64 * 4))
+    dataset = Patterns(10 * allowed // (3 * 32 * 32 * 4))
     status = Path("/proc/self/status").read_text().splitlines()
     in_use = next(int(line.split()[1]) for line in status if line[:6] == "VmData")
     limit = in_use * 1024 + allowed
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     scores = np.where(np.arange(len(dataset)) % 2, 3, -3).astype(np.float32)
     start = time.perf_counter()
-    clf = classifier(1, 0, n_estimators=1, student=ConvNet2d)
+    student = partial(ConvNet2d, channels=(4, 8))
+    clf = classifier(1, 0, n_estimators=1, student=student)
     clf.fit(dataset, np.arange(len(dataset)) % 2, teacher_scores=scores)
     return {
         "rows": len(dataset),
-        "rows_mb": len(dataset) * 3 * 64 * 64 * 4 / 2**20,
+        "rows_mb": len(dataset) * 3 * 32 * 32 * 4 / 2**20,
         "n_students": len(clf),
         "seconds": time.perf_counter() - start,
     }
@@ -197,7 +198,7 @@ def main():
     parser.add_argument("--test-rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--allowed-mb", type=int, default=1024)
+    parser.add_argument("--allowed-mb", type=int, default=512)
     options = parser.parse_args()
     path = Path(options.results)
     lines = path.read_text().splitlines() if path.exists() else []
