@@ -92,7 +92,10 @@ setup(
             "numpydoc",
             "pydata-sphinx-theme",
             "sphinx",
+            "sphinx-copybutton",
+            "sphinx-design",
             "sphinx-gallery",
+            "sphinx-mathjax-offline",
         ],
         "dev": [
             "skbdistil[test]",

@@ -1,24 +1,41 @@
 """Configuration of the documentation: ``sphinx-build -W -b html docs docs/_build``."""
 
+import sys
+import tempfile
+from pathlib import Path
+
 import skbdistil
+
+sys.path.insert(0, str(Path(__file__).parent))
+import inventories
 
 project = "skbdistil"
 author = "The skbdistil developers"
 copyright = f"2026, {author}"
 version = release = skbdistil.__version__
 
-# No intersphinx: the documentation is built without a network.
+# The documentation is built and read without a network: formulas and the inventories of
+# other projects are part of it.
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",
     "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
+intersphinx_mapping = inventories.write(Path(tempfile.mkdtemp()))
 templates_path = ["_templates"]
 # The gallery writes its own pages from this folder.
 exclude_patterns = ["_build", "examples"]
-# Without a role: emphasis. What other projects document cannot be linked.
+# Outputs and prompts are not copied.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+# Without a role: emphasis.
 default_role = "emphasis"
 
 autosummary_generate = True
@@ -37,5 +54,13 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"skbdistil {release}"
-html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    # All parts of the documentation are named; none is behind "More".
+    "header_links_before_dropdown": 7,
+}
+# The landing page needs no list of pages beside it.
+html_sidebars = {"index": []}
+html_static_path = ["_static"]
 html_show_sourcelink = False

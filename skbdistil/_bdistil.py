@@ -55,7 +55,7 @@ from skbdistil._boosting._scaling import (
 )
 from skbdistil._boosting._training import check_net
 from skbdistil._dataset_rows import DatasetRows, with_labels
-from skbdistil._exit_rules import as_decision
+from skbdistil._exit_rules import as_decision, in_units
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
@@ -2188,7 +2188,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         """
         check_is_fitted(self)
         scores = self._last_scores(X)
-        return _in_units(
+        return in_units(
             scores, self.target_mean_, self.target_scale_, self.single_output_
         )
 
@@ -2209,18 +2209,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         check_is_fitted(self)
         units = self.target_mean_, self.target_scale_, self.single_output_
         for scores in self._stage_scores(X):
-            yield _in_units(scores, *units)
+            yield in_units(scores, *units)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _in_units(scores, mean, scale, single_output):
-    """Targets in their own units, from standardised ones."""
-    targets = scores.astype(np.float64) * scale + mean
-    return targets[:, 0] if single_output else targets
 
 
 def _indexable(X):

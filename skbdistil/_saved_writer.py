@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 
 from skbdistil._saved_format import (
     DISTILLED,
+    EARLY_EXITS,
     ESTIMATORS,
     NOT_SAVED,
     PARTS,
@@ -23,7 +24,6 @@ from skbdistil._saved_format import (
 )
 from skbdistil._untrusted import ITEM_TYPES
 from skbdistil.augmentation import Munge, Spunge
-from skbdistil.early_exit import EarlyExitClassifier
 
 __all__ = ["Writer"]
 
@@ -130,7 +130,7 @@ class Writer:
                 if estimator.student_transform_ is None:
                     derived = _DERIVED | {"n_features_in_"}
                 node["fitted"] = self._fitted(estimator, derived)
-        elif cls is EarlyExitClassifier:
+        elif cls in EARLY_EXITS:
             if not isinstance(params["cv"], Real):
                 del params["cv"]
             if hasattr(estimator, "estimator_"):

@@ -22,6 +22,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_params,
 )
+from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import (
     _check_method_params,
     _check_sample_weight,
@@ -73,6 +74,7 @@ __all__ = [
     "Interval",
     "ProgressBar",
     "StrOptions",
+    "_BaseComposition",
     "_MultimetricScorer",
     "_VisualBlock",
     "_check_method_params",

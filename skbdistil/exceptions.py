@@ -8,6 +8,7 @@ __all__ = [
     "CostsUnknownWarning",
     "DoubtfulTeacherWarning",
     "FitInterruptedWarning",
+    "InfiniteIntervalWarning",
     "InvalidFileError",
     "NothingCertifiedWarning",
     "WeakLearnerNotFoundWarning",
@@ -82,6 +83,18 @@ class NothingCertifiedWarning(UserWarning):
     >>> from skbdistil.exceptions import NothingCertifiedWarning
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", NothingCertifiedWarning)
+    """
+
+
+class InfiniteIntervalWarning(UserWarning):
+    """There are too few calibration rows for intervals that are finite.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import InfiniteIntervalWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", InfiniteIntervalWarning)
     """
 
 

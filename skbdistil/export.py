@@ -51,8 +51,9 @@ def to_torch(estimator, n_stages=None, *, transformed=False):
         Fitted :class:`~skbdistil.BDistilClassifier` or
         :class:`~skbdistil.BDistilRegressor`. It may be the last step of a pipeline,
         inside :class:`~sklearn.frozen.FrozenEstimator` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier`, or the best one of a
-        search. The exit rule is no part of the module.
+        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`, or the best one of a search.
+        The exit rule is no part of the module.
 
     n_stages : int or None, default=None
         Number of students, from 1 to those there are. None for as many as the
@@ -232,8 +233,9 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ----------
     estimator : estimator
         Fitted :class:`~skbdistil.BDistilClassifier`,
-        :class:`~skbdistil.BDistilRegressor` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier`, whose rule is stored. It may
+        :class:`~skbdistil.BDistilRegressor`,
+        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`, whose rule is stored. It may
         be the last step of a pipeline, whose transforms are exported as described in
         the Notes. It may be inside :class:`~sklearn.frozen.FrozenEstimator`, or the
         best one of a search. Stages beyond `n_stages` of the estimator are not written.
@@ -325,8 +327,9 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
       `file_bytes`, by which the folder has grown. This graph takes ``x`` and gives
       ``scores_t`` of its stage and ``scaled``, as the stages do;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
-      no row leaves), `temperatures`, cumulative `costs` of the stages in `unit` (None
-      for the unit of a callable), and the `mean_cost` on the calibration rows.
+      no row leaves), `temperatures`, which are 1 of a regressor, cumulative `costs` of
+      the stages in `unit` (None for the unit of a callable), and the `mean_cost` on the
+      calibration rows.
 
     Examples
     --------
@@ -397,7 +400,7 @@ class _Parts(NamedTuple):
     outer : estimator
         The whole.
     final : BDistilClassifier or BDistilRegressor
-    early : EarlyExitClassifier or None
+    early : EarlyExitClassifier, EarlyExitRegressor or None
     steps : list of (str, transformer)
         Transforms of pipelines before `final`, and its own.
     """
@@ -430,8 +433,9 @@ def _unwrap(estimator):
     if not isinstance(inner, StagedEstimator):
         where = "" if inner is estimator else f" inside {type(estimator).__name__}"
         raise TypeError(
-            "What is exported must be a BDistilClassifier, a BDistilRegressor or an "
-            f"EarlyExitClassifier. Got {type(inner).__name__}{where} instead."
+            "What is exported must be a BDistilClassifier, a BDistilRegressor, an "
+            "EarlyExitClassifier or an EarlyExitRegressor. Got "
+            f"{type(inner).__name__}{where} instead."
         )
     steps += leaves([("student_transform", inner.student_transform_)])
     return _Parts(estimator, inner, early, steps)
@@ -523,7 +527,7 @@ def _stored_rule(early):
             None if threshold == np.inf else threshold
             for threshold in early.thresholds_.tolist()
         ],
-        "temperatures": early.temperatures_.tolist(),
+        "temperatures": early._stage_temperatures().tolist(),
         "costs": early.costs_.tolist(),
         "unit": early.cost if isinstance(early.cost, str) else None,
         "mean_cost": float(early.path_.costs[early.best_index_]),

@@ -17,7 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._exit_rules import RULES, as_decision, label_probabilities
+from skbdistil._exit_rules import (
+    REGRESSION_RULES,
+    RULES,
+    as_decision,
+    in_units,
+    label_probabilities,
+)
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
 from skbdistil._threads import max_threads
@@ -463,8 +469,10 @@ class ProgressiveSession:
     def _as_labels(self, scores):
         if self.classes_ is not None:
             return self.classes_[scores.argmax(axis=1)]
-        targets = scores * self._export.target_scale + self._export.target_mean
-        return targets[:, 0] if self._export.single_output else targets
+        export = self._export
+        return in_units(
+            scores, export.target_mean, export.target_scale, export.single_output
+        )
 
     def _check_classifier(self, method):
         if self.classes_ is None:
@@ -796,14 +804,16 @@ def _parse(manifest):
     kind = manifest.get("kind", "a string")
     if kind == "classifier":
         classes = _parse_classes(manifest.entry("classes"), n_outputs)
-        if manifest.get("early_exit", "an object or null") is not None:
-            rule, thresholds, temperatures = _parse_rule(
-                manifest.entry("early_exit"), len(stages)
-            )
+        rules = RULES
     elif kind == "regressor":
         targets = _parse_targets(manifest.entry("targets"), n_outputs)
+        rules = REGRESSION_RULES
     else:
         manifest.fail(f"is of unknown kind {kind!r}")
+    if manifest.get("early_exit", "an object or null") is not None:
+        rule, thresholds, temperatures = _parse_rule(
+            manifest.entry("early_exit"), rules, len(stages)
+        )
     return _Export(
         row,
         n_outputs,
@@ -950,10 +960,10 @@ def _parse_targets(entry, n_outputs):
     )
 
 
-def _parse_rule(entry, n_stages):
+def _parse_rule(entry, rules, n_stages):
     rule = entry.get("rule", "a string")
-    if rule not in RULES:
-        entry.fail(f"has the rule {rule!r}, which is not one of {sorted(RULES)}")
+    if rule not in rules:
+        entry.fail(f"has the rule {rule!r}, which is not one of {sorted(rules)}")
     thresholds = entry.numbers(
         "thresholds", "a list of finite numbers and nulls", n_stages - 1
     )

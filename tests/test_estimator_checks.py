@@ -1,11 +1,15 @@
 """scikit-learn's battery of estimator checks."""
 
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from common import CHECKED
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.cascade import CascadeClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.intervals import SplitConformalRegressor
 
 EXPECTED_FAILURES = dict.fromkeys(
     (
@@ -16,6 +20,11 @@ EXPECTED_FAILURES = dict.fromkeys(
     "has one: the expected gradient agrees, the sequence of batches does not. "
     "scikit-learn exempts AdaBoost from this check for a like reason.",
 )
+
+TIERS = [
+    [LogisticRegression(), DecisionTreeClassifier(random_state=0)],
+    LogisticRegression(C=10),
+]
 
 
 # The teacher is the default one, fitted inside, since a frozen one could not follow the
@@ -33,10 +42,24 @@ EXPECTED_FAILURES = dict.fromkeys(
             BDistilClassifier(dtype=dtype, **CHECKED), cv=cv, random_state=0
         )
         for dtype, cv in (("float64", 0.2), ("float32", 2))
+    ]
+    + [
+        CascadeClassifier(TIERS),
+        CascadeClassifier(
+            TIERS,
+            rule="confidence",
+            threshold="calibrate",
+            costs=[1, 9],
+            random_state=0,
+        ),
+        EarlyExitRegressor(BDistilRegressor(**CHECKED), 1.0, random_state=0),
+        SplitConformalRegressor(BDistilRegressor(**CHECKED), random_state=0),
     ],
-    # An EarlyExitClassifier has no sample weights of its own.
+    # The others have no sample weights of their own.
     expected_failed_checks=lambda estimator: (
-        {} if isinstance(estimator, EarlyExitClassifier) else EXPECTED_FAILURES
+        EXPECTED_FAILURES
+        if isinstance(estimator, BDistilClassifier | BDistilRegressor)
+        else {}
     ),
 )
 def test_estimator_checks(estimator, check):

@@ -1027,7 +1027,7 @@ def test_unknown_records_are_no_classes(clf, path):
         ),
         (
             set_item("fitted", "temperatures_", to={"$array": ["<f8", [2], [1, 0]]}),
-            "a temperature is not positive",
+            "'temperatures_' is not positive",
         ),
         (
             set_item("fitted", "costs_", to={"$array": ["<f8", [3], [1, 2, 3]]}),
