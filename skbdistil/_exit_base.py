@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._boosting._scaling import check_scores
 from skbdistil._calibrated import CalibratedEstimator, take
-from skbdistil._dataset_rows import as_views
+from skbdistil._dataset_rows import as_views, with_labels
 from skbdistil._exit_calibration import (
     best_point,
     certified_point,
@@ -172,6 +172,7 @@ class BaseEarlyExit(CalibratedEstimator):
             If no early exit can be guaranteed; all rows then use the full ensemble.
         """
         estimator_name = type(self).__name__
+        X, y = with_labels(X, y)
         self._check_parameters(y)
         _check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:

@@ -18,7 +18,6 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from skbdistil._dataset_rows import with_labels
 from skbdistil._exit_base import BaseEarlyExit
 from skbdistil._exit_calibration import (
     ExitPath,
@@ -249,7 +248,6 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     def _check_parameters(self, y):
         estimator_name = type(self).__name__
         check_rule(self.rule, RULES, estimator_name)
-        X, y = with_labels(X, y)
         if y is None and self._calibrates_on_y():
             raise ValueError(
                 f"{estimator_name} requires y to be passed, but the target y is None. "

@@ -157,13 +157,7 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
-    "early_exit": {
-        "_dataset_rows",
-        "_exit_base",
-        "_exit_calibration",
-        "_exit_rules",
-        "_sklearn_compat",
-    },
+    "early_exit": {"_exit_base", "_exit_calibration", "_exit_rules", "_sklearn_compat"},
     "inspection": {
         "inspection._accuracy_cost",
         "inspection._convergence",
