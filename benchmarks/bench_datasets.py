@@ -60,11 +60,11 @@ class Jpegs(Dataset):
 
 
 class Patterns(Dataset):
-    """Rows of 12 kB that are made when they are read."""
+    """Rows of 3 kB that are made when they are read."""
 
     def __init__(self, n_rows):
         self.n_rows = n_rows
-        self.images = np.random.default_rng(0).normal(size=(2, 3, 32, 32))
+        self.images = np.random.default_rng(0).normal(size=(2, 3, 16, 16))
         self.images = self.images.astype(np.float32)
 
     def __len__(self):
@@ -138,7 +138,7 @@ def reading(key):
 
 def memory(key):
     allowed = key["allowed_mb"] * 2**20
-    dataset = Patterns(10 * allowed // (3 * 32 * 32 * 4))
+    dataset = Patterns(10 * allowed // (3 * 16 * 16 * 4))
     status = Path("/proc/self/status").read_text().splitlines()
     in_use = next(int(line.split()[1]) for line in status if line[:6] == "VmData")
     limit = in_use * 1024 + allowed
@@ -150,7 +150,7 @@ def memory(key):
     clf.fit(dataset, np.arange(len(dataset)) % 2, teacher_scores=scores)
     return {
         "rows": len(dataset),
-        "rows_mb": len(dataset) * 3 * 32 * 32 * 4 / 2**20,
+        "rows_mb": len(dataset) * 3 * 16 * 16 * 4 / 2**20,
         "n_students": len(clf),
         "seconds": time.perf_counter() - start,
     }
@@ -198,7 +198,7 @@ def main():
     parser.add_argument("--test-rows", type=int, default=10000)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--allowed-mb", type=int, default=512)
+    parser.add_argument("--allowed-mb", type=int, default=160)
     options = parser.parse_args()
     path = Path(options.results)
     lines = path.read_text().splitlines() if path.exists() else []
