@@ -384,7 +384,7 @@ class BatchIterator:
         return n_batches(len(self.dataset), self.batch_size)
 
     def __iter__(self):
-        return map(self.dataset.batch, self.indices())
+        return map(self.dataset.__getitem__, self.indices())
 
     def indices(self):
         """Yield the numbers of the rows of each batch of an epoch, as tensors."""
