@@ -3,6 +3,7 @@
 import copy
 import warnings
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from skbdistil._arrays import (
     stack_rows,
     take_samples,
 )
+from skbdistil._boosting._checkpoint import Checkpoint, fingerprint
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -134,6 +136,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         "input_scaling": [StrOptions({"standard"}), None],
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
+        "checkpoint": [str, PathLike, None],
         "dtype": [StrOptions({"float32", "float64"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -168,6 +171,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         input_scaling="standard",
         n_stages=None,
         warm_start=False,
+        checkpoint=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -198,6 +202,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         self.input_scaling = input_scaling
         self.n_stages = n_stages
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.dtype = dtype
         self.device = device
         self.random_state = random_state
@@ -329,6 +334,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             estimator_name=estimator_name,
         )
         self._check_n_stages()
+        self._check_checkpoint()
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
@@ -433,6 +439,17 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 )
                 boosting.rounds.extend(map(Round._make, played))
                 boosting.replay()
+            checkpoint = None
+            if self.checkpoint is not None:
+                earlier_states = [
+                    played.student.state_dict() for played in boosting.rounds
+                ]
+                checkpoint = Checkpoint(
+                    self.checkpoint,
+                    fingerprint(
+                        self, plan, train, valid, earlier=earlier_states, device=device
+                    ),
+                )
             tasks.prefix = lambda: self._prefix_attributes(
                 boosting, plan, x, teacher_costs
             )
@@ -440,6 +457,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 seeds[: self._round_limit],
                 refine=self.refine,
                 refine_epochs=plan.refine_epochs,
+                checkpoint=checkpoint,
             )
             notes += boosting.notes
 
@@ -498,6 +516,23 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
         return None if sample_weight is None else _mean_1(sample_weight)
+
+    def _check_checkpoint(self):
+        """Refuse fits that could not go on with the same numbers."""
+        if self.checkpoint is None:
+            return
+        name = type(self).__name__
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"With 'checkpoint', the 'random_state' of {name} must be an int: a "
+                "fit that goes on draws the numbers again. Got "
+                f"{self.random_state!r}."
+            )
+        if self.refine == "only":
+            raise ValueError(
+                f"With refine='only', {name} has no rounds, and 'checkpoint' nothing "
+                "to write."
+            )
 
     def _folds(self):
         """The parameter `teacher_cv`, with folds that can be read more than once."""
@@ -694,6 +729,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             "n_stages": None,
             "early_stopping": False,
             "warm_start": False,
+            "checkpoint": None,
             "random_state": random_state,
             "verbose": 0,
         }
@@ -1384,6 +1420,15 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values.
 
+    checkpoint : str, path-like or None, default=None
+        Folder in which the rounds of a fit are kept, in one file that is replaced
+        after each round. A fit that was killed, when it is begun again with the same
+        data and parameters, goes on after the last finished round and gives the same
+        bits. The teacher is asked again, and `random_state` must be an int. Other fits
+        have other files, so that those of a search may share the folder; remove it
+        when all is done. Each fit reads all of its rows once for it. The file holds no
+        code, and its path is not saved with the estimator.
+
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights and of what is predicted.
 
@@ -1574,6 +1619,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         input_scaling="standard",
         n_stages=None,
         warm_start=False,
+        checkpoint=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -1605,6 +1651,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             input_scaling=input_scaling,
             n_stages=n_stages,
             warm_start=warm_start,
+            checkpoint=checkpoint,
             dtype=dtype,
             device=device,
             random_state=random_state,
@@ -1960,6 +2007,15 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         stay what the first fit made of them. Without refinement and with an int for
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values.
+
+    checkpoint : str, path-like or None, default=None
+        Folder in which the rounds of a fit are kept, in one file that is replaced
+        after each round. A fit that was killed, when it is begun again with the same
+        data and parameters, goes on after the last finished round and gives the same
+        bits. The teacher is asked again, and `random_state` must be an int. Other fits
+        have other files, so that those of a search may share the folder; remove it
+        when all is done. Each fit reads all of its rows once for it. The file holds no
+        code, and its path is not saved with the estimator.
 
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights; predictions are float64 in any case.

@@ -53,6 +53,7 @@ LAYERS = {
     "datasets": {"_sklearn_compat"},
     "ensemble": {"_sklearn_compat", "students"},
     "latency": {"_sklearn_compat", "_threads"},
+    "_boosting._checkpoint": {"_arrays", "_files", "exceptions"},
     "_boosting._rows": {"_arrays"},
     "_dataset_rows": {"_arrays", "_seeding", "datasets"},
     "_perceptrons": {"ensemble", "students"},
@@ -165,6 +166,7 @@ LAYERS = {
     },
     "_bdistil": {
         "_arrays",
+        "_boosting._checkpoint",
         "_boosting._idle",
         "_boosting._loop",
         "_boosting._plan",

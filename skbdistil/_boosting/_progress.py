@@ -160,6 +160,15 @@ class Progress:
         self._began = time.perf_counter()
         self._n_before = n_done
 
+    def go_on(self, n_done, path):
+        """Begin after the rounds that were found in a file."""
+        self.start(n_done)
+        if self.verbose:
+            tqdm.write(
+                f"[{self.estimator_name}] {n_done} round(s) of {self.n_rounds} found "
+                f"in {path}"
+            )
+
     def bar(self, n_epochs, what):
         """Epochs of a round or of a refinement; None within, where nobody looks."""
         bar = None
