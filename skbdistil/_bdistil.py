@@ -26,7 +26,15 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil import _perceptrons, costs
-from skbdistil._arrays import as_tensor, from_torch, in_form_of, stack_rows
+from skbdistil._arrays import (
+    READY_DTYPES,
+    as_tensor,
+    from_torch,
+    in_form_of,
+    row_chunks,
+    stack_rows,
+    take_samples,
+)
 from skbdistil._boosting._checkpoint import Checkpoint, fingerprint
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
@@ -48,6 +56,7 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
+from skbdistil._dataset_rows import DatasetRows, with_labels
 from skbdistil._exit_rules import as_decision, in_units
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
@@ -63,7 +72,6 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
 )
 from skbdistil._student_rows import (
-    READY_DTYPES,
     check_rows,
     fit_transform_rows,
     rows_like,
@@ -230,11 +238,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             float16, float32, float64, uint8, int8, int16, int32 and int64 are used as
             they are; other dtypes are converted to `dtype`. Sparse rows become dense
             batch by batch. A table may hold NaN where the teacher takes it; see
-            `student_transform`.
+            `student_transform`. Or a map-style :class:`torch.utils.data.Dataset`, whose
+            rows are read when they are needed, or :class:`~skbdistil.datasets.Views` of
+            one, to train on augmented rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets. None is allowed where the teacher needs none to be
-            fitted and, in classification, brings its classes.
+            Labels or targets. None takes those of a dataset whose items hold some,
+            which are read in one pass. Otherwise it is allowed where the teacher needs
+            none to be fitted and, in classification, brings its classes.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative. Weighs rows in the loss, and gives the initial distribution
@@ -314,13 +325,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
         connection = _check_connection(self.connection, estimator_name, auto=True)
+        check_net(self.net, estimator_name)
+        X, y = with_labels(X, y, self.net)
         objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
-        check_net(self.net, estimator_name)
         self._check_n_stages()
         self._check_checkpoint()
 
@@ -328,6 +340,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         X = _indexable(from_torch(X))
         y = None if y is None else self._validate_y(y)
         checked = check_rows(self, X, reset=earlier is None)
+        if isinstance(checked, DatasetRows):
+            self._check_dataset_goes_with(X_unlabelled)
+            X = checked
         if y is not None:
             check_consistent_length(checked, y)
         if earlier is not None:
@@ -358,7 +373,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             input_shape = x.shape[1:]
             self._check_input_shape(input_shape, earlier, notes)
             transfers, x_transfers = self._transfer_rows(
-                X if train_rows is None else _safe_indexing(X, train_rows),
+                X if train_rows is None else take_samples(X, train_rows),
                 X_unlabelled,
                 x,
                 split_seed,
@@ -487,6 +502,16 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if self.refine == "only":
             return min(n_rounds, 1)
         return n_rounds + (self.refine == "final" and n_rounds > 0)
+
+    def _check_dataset_goes_with(self, X_unlabelled):
+        """Refuse what needs all rows of a dataset in memory."""
+        given = {"augment": self.augment, "X_unlabelled": X_unlabelled}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{type(self).__name__} takes no {name!r} where X is a dataset. Pass "
+                "skbdistil.datasets.Views(clean, train) for augmented rows, and a "
+                "dataset that holds all rows."
+            )
 
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
@@ -910,7 +935,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             positions = np.cumsum(is_used) - 1
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
         X, checked, y, sample_weight, groups = (
-            None if part is None else _safe_indexing(part, used)
+            None if part is None else take_samples(part, used)
             for part in (X, checked, y, sample_weight, groups)
         )
         return X, checked, y, sample_weight, teacher_scores, groups, cv
@@ -938,9 +963,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
     def _check_in_range(self, x, ensemble):
         """Refuse rows that the students could not compute with."""
-        n_rows = chunk_rows(x.shape[1:])
-        for start in range(0, len(x), n_rows):
-            rows = self._as_input(x[start : start + n_rows], ensemble)
+        for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
+            rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
     def _progress(self, tasks):
@@ -992,12 +1016,10 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         is_ready = self._is_ready(X)
         x = X if is_ready else self._validated(X)
         ensemble = self._ready_ensemble()
-        n_rows = chunk_rows(self.input_shape_)
-        for start in range(0, len(x), n_rows):
-            rows = slice(start, min(start + n_rows, len(x)))
+        for rows, chunk in row_chunks(x, chunk_rows(self.input_shape_)):
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
-                inputs = self._as_input(x[rows], ensemble)
+                inputs = self._as_input(chunk, ensemble)
                 state = _perceptrons.start(ensemble, inputs, n_ahead)
                 if not all_finite(state.x):
                     if is_ready:

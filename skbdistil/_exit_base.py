@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._boosting._scaling import check_scores
 from skbdistil._calibrated import CalibratedEstimator, take
+from skbdistil._dataset_rows import as_views, with_labels
 from skbdistil._exit_calibration import (
     best_point,
     certified_point,
@@ -171,6 +172,7 @@ class BaseEarlyExit(CalibratedEstimator):
             If no early exit can be guaranteed; all rows then use the full ensemble.
         """
         estimator_name = type(self).__name__
+        X, y = with_labels(X, y)
         self._check_parameters(y)
         _check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:
@@ -301,7 +303,7 @@ class BaseEarlyExit(CalibratedEstimator):
         return scores, None if y is None else self._columns_of(y, estimator)
 
     def _indexable(self, X, y):
-        X, y = indexable(X, y)
+        X, y = indexable(as_views(X), y)
         if _num_samples(X) == 0:
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
         return X, y
@@ -346,7 +348,7 @@ class BaseEarlyExit(CalibratedEstimator):
         changes none of these.
         """
         final = self._calibrated()
-        X = _transformed(self.estimator_, X)
+        X = as_views(_transformed(self.estimator_, X))
         n_samples = _num_samples(X)
         dtype = final.ensemble_.dtype
         shape = n_samples, final.ensemble_.n_outputs

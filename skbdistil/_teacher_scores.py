@@ -21,7 +21,15 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from skorch import NeuralNet
 from torch import nn
 
-from skbdistil._arrays import as_array, as_tensor, floating_dtype, home_device
+from skbdistil._arrays import (
+    LazyRows,
+    as_array,
+    as_tensor,
+    floating_dtype,
+    home_device,
+    row_chunks,
+)
+from skbdistil._boosting._rows import chunk_rows
 from skbdistil._seeding import seeded, seeded_clone
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
 from skbdistil.exceptions import DoubtfulTeacherWarning
@@ -445,7 +453,8 @@ def _ready(
     """A teacher that can be asked, fitted where it must be."""
     flat = teacher is None
     if flat:
-        teacher, X = _default_teacher(regression), _flat(X)
+        teacher = _default_teacher(regression)
+        X = X if isinstance(X, LazyRows) else _flat(X)
 
     if isinstance(teacher, TorchTeacher):
         name = f"TorchTeacher({type(teacher.module).__name__})"
@@ -465,6 +474,13 @@ def _ready(
 
     name = type(teacher).__name__
     model, labels = teacher, None
+    lazy = isinstance(X, LazyRows)
+    if lazy and not frozen:
+        raise ValueError(
+            f"The 'teacher' parameter of {estimator_name} is a {name}, which is fitted "
+            "to X, and X is a dataset. A teacher of a dataset comes trained: pass a "
+            "TorchTeacher, a FrozenEstimator, or 'precomputed' and teacher_scores."
+        )
     if frozen:
         check_is_fitted(
             teacher,
@@ -488,16 +504,27 @@ def _ready(
         return _flat(rows) if flat else rows
 
     def ask(rows):
+        chunks = [(None, rows)]
+        if lazy:
+            chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
         with _model_context(teacher, random_state):
-            return _ask_model(
-                model,
-                seen(rows),
-                labels,
-                frozen=frozen,
-                regression=regression,
-                name=name,
-                estimator_name=estimator_name,
-            )
+            answers = [
+                _ask_model(
+                    model,
+                    seen(some),
+                    labels,
+                    frozen=frozen,
+                    regression=regression,
+                    name=name,
+                    estimator_name=estimator_name,
+                )
+                for _, some in chunks
+            ]
+        # Its own labels are compared for rows of the first chunk.
+        if len(answers) == 1:
+            return answers[0]
+        values = np.concatenate([np.asarray(answer.values) for answer in answers])
+        return answers[0]._replace(values=values)
 
     def predict(rows):
         return model.predict(_net_input(model, seen(rows)))

@@ -19,6 +19,7 @@ from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
+from skbdistil._dataset_rows import with_labels
 from skbdistil._halving import candidate, final_step, is_over, plan_rungs
 from skbdistil._sklearn_compat import (
     CallbackSupportMixin,
@@ -492,7 +493,7 @@ class StagedSearchCV(GridSearchCV):
             If the estimator has no parameter `n_stages`.
         """
         self._check_stage_parameter()
-        super().fit(X, y, **params)
+        super().fit(*with_labels(X, y), **params)
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
         return self
@@ -798,7 +799,7 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         if isinstance(scorer, _MultimetricScorer):
             self._deciding_score(scorer._scorers)
 
-        X, y = indexable(X, y)
+        X, y = indexable(*with_labels(X, y))
         params = _check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
         weight = params.get("sample_weight")

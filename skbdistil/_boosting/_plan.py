@@ -11,7 +11,7 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
-from skbdistil._arrays import SparseRows, stack_rows, take_rows
+from skbdistil._arrays import LazyRows, stack_rows, take_rows
 from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
 from skbdistil._boosting._residuals import Residuals
@@ -47,7 +47,7 @@ class FitData(NamedTuple):
     A label that is not known is -1, a target that is not known is NaN.
     """
 
-    x: np.ndarray | SparseRows
+    x: np.ndarray | LazyRows
     scores: np.ndarray
     label: np.ndarray | None
     sample_weight: np.ndarray | None
@@ -225,7 +225,8 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         combine=plan.combine,
     )
     n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
-    holds = n_held <= _MAX_HELD_BYTES and not trainer.changes_rows
+    changes_rows = trainer.changes_rows or getattr(train.x, "changes_rows", False)
+    holds = n_held <= _MAX_HELD_BYTES and not changes_rows
 
     def row_data(data, residuals, game=None):
         dtype = torch.from_numpy(data.scores[:0]).dtype

@@ -15,7 +15,8 @@ from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
 from skbdistil._boosting._combination import Combination
-from skbdistil._boosting._rows import BatchIterator
+from skbdistil._boosting._rows import BatchIterator, LoadedBatchIterator
+from skbdistil._dataset_rows import DatasetRows
 from skbdistil._seeding import seeded
 
 
@@ -291,8 +292,8 @@ class Trainer:
             device=str(self.device),
             verbose=0,
             warm_start=False,
-            iterator_train=_iterator(net, "iterator_train", shuffle=True),
-            iterator_valid=_iterator(net, "iterator_valid", shuffle=False),
+            iterator_train=_iterator(net, "iterator_train", data.rows.x, shuffle=True),
+            iterator_valid=_iterator(net, "iterator_valid", data.rows.x, shuffle=False),
         )
         if not scheduled:
             # An iterator of the template may give another number of batches.
@@ -332,14 +333,27 @@ class _PreparedBatches:
         return map(self.dataset.prepared, self.batches)
 
 
-def _iterator(net, name, *, shuffle):
+def _iterator(net, name, x, *, shuffle):
     """The iterator of a template, or ours where it leaves skorch's as it is."""
     iterator = getattr(net, name)
     options = [key for key in vars(net) if key.startswith(f"{name}__")]
-    if iterator is DataLoader:
+    samples = iterator is not DataLoader or any(
+        key.endswith("sampler") for key in options
+    )
+    if isinstance(x, DatasetRows) and not samples:
+        iterator = partial(
+            LoadedBatchIterator, shuffle=shuffle, views=name == "iterator_train"
+        )
+    elif name == "iterator_train" and getattr(x, "changes_rows", False):
+        raise ValueError(
+            "The 'net' parameter sets an iterator_train or a sampler of its own, which "
+            "does not read the views of a dataset. Leave both at skorch's default, or "
+            "pass the clean dataset alone."
+        )
+    elif iterator is DataLoader:
         if set(options) <= {f"{name}__shuffle"}:
             iterator = partial(BatchIterator, shuffle=shuffle)
-        elif not any(key.endswith("sampler") for key in options):
+        elif not samples:
             # With workers, pinned memory and the like, which only a DataLoader knows.
             iterator = partial(DataLoader, shuffle=shuffle)
     return partial(_PreparedBatches, iterator=iterator)
