@@ -1,8 +1,8 @@
 """Read the built documentation as a visitor does, in headless Chromium.
 
-Run as ``python .ci/browser.py HTML SCREENSHOTS``. Each page must load without errors and
-have no link that leads nowhere within the site; those that visitors see first must be no
-wider than the window of a phone or a laptop; what visitors search for must be found.
+Run as ``python .ci/browser.py HTML SCREENSHOTS``. Each page must load without errors
+and have no dead link within the site. Those that visitors see first must be no wider
+than the window of a phone or a laptop. What visitors search for must be found.
 """
 
 import functools
@@ -10,11 +10,13 @@ import http.server
 import sys
 import threading
 from pathlib import Path
+from shutil import which
 from urllib.parse import unquote, urljoin, urlparse
 
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -56,7 +58,8 @@ def browser():
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options)
+    # Found here, since selenium would look for one on the net.
+    return webdriver.Chrome(options=options, service=Service(which("chromedriver")))
 
 
 def resize(driver, width):

@@ -48,6 +48,8 @@ sphinx_gallery_conf = {
     "filename_pattern": r"[/\\]plot_",
     "download_all_examples": False,
     "show_memory": False,
+    # Its page needs a script that is not there.
+    "write_computation_times": False,
     "plot_gallery": "True",
     "abort_on_example_error": True,
 }
@@ -63,4 +65,6 @@ html_theme_options = {
 # The landing page needs no list of pages beside it.
 html_sidebars = {"index": []}
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
