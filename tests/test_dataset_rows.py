@@ -11,6 +11,7 @@ from skorch.helper import SliceDataset
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil._boosting import _loop
 from skbdistil.datasets import Views
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.model_selection import StagedSearchCV
@@ -303,3 +304,13 @@ def test_rows_of_other_shape_raise_at_predict():
     clf = fitted(DATASET)
     with pytest.raises(ValueError, match=r"X has rows of shape \(1, 5, 6\)"):
         clf.predict(TensorDataset(torch.from_numpy(X[:, :, :5])))
+
+
+def test_checkpoint_of_views_is_not_one_of_clean_rows(tmp_path, monkeypatch):
+    settings = {"checkpoint": tmp_path}
+    fitted(DATASET, **settings)
+    of_views = fitted(Views(DATASET, Noisy()), **settings)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(_loop.Boosting, "_play", None)
+    again = fitted(Views(DATASET, Noisy()), **settings)
+    assert np.array_equal(again.predict_proba(X), of_views.predict_proba(X))
