@@ -4,10 +4,31 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import skbdistil
 
 sys.path.insert(0, str(Path(__file__).parent))
 import inventories
+
+# Each about a decision, in the order in which a newcomer meets it.
+GALLERY = [
+    "plot_quickstart.py",
+    "plot_stage_for_budget.py",
+    "plot_distil_table.py",
+    "plot_tabular_teacher.py",
+    "plot_unlabelled_rows.py",
+    "plot_labels_only.py",
+    "plot_image_views.py",
+    "plot_accuracy_latency.py",
+    "plot_early_exit.py",
+    "plot_teacher_last.py",
+    "plot_cascade.py",
+    "plot_intervals.py",
+    "plot_certificate.py",
+    "plot_deployment.py",
+    "*",
+]
 
 project = "skbdistil"
 author = "The skbdistil developers"
@@ -44,6 +65,10 @@ numpydoc_show_class_members = False
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
+    "within_subsection_order": ExplicitOrder(GALLERY),
+    # For the links to examples on the pages of the API.
+    "doc_module": ("skbdistil",),
+    "backreferences_dir": "api/generated/backreferences",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"[/\\]plot_",
     "download_all_examples": False,

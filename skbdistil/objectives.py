@@ -1,6 +1,6 @@
 """What a student minimises: barrier, distillation and label terms.
 
-The symbols are those of the user guide: ``f`` the scores of the student, ``g`` those
+The symbols are those of the theory page: ``f`` the scores of the student, ``g`` those
 of the teacher, ``l = f - g``, ``S`` the residual sum of the earlier students, ``F_t``
 the running mean that includes the student, ``K+`` and ``K-`` the weights of the
 boosting game, ``Q`` the size of the teacher's scores.
