@@ -2,12 +2,13 @@
 
 import copy
 import warnings
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.special import log_softmax, softmax
+from scipy.special import log_expit, log_softmax, softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -17,7 +18,7 @@ from sklearn.base import (
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
@@ -46,7 +47,7 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
-from skbdistil._exit_rules import as_decision
+from skbdistil._decoding import CLASSES, LABELS
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
@@ -82,6 +83,9 @@ from skbdistil.stages import stage_cost
 # it is compared with labels alone.
 _AUTO_LABEL_MIX = 0.5
 _JUDGED_SHARE = 0.2
+
+# By scipy, and so to the bit what these have been since the first version.
+_CLASSES = CLASSES._replace(probabilities=partial(softmax, axis=1))
 
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
@@ -300,9 +304,11 @@ class _BaseBDistil(BaseEstimator):
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
         connection = _check_connection(self.connection, estimator_name, auto=True)
+        y = self._validate_y(y)
         objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
+            multilabel=self._multilabel,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
@@ -311,7 +317,6 @@ class _BaseBDistil(BaseEstimator):
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
-        y = None if y is None else self._validate_y(y)
         checked = check_rows(self, X, reset=earlier is None)
         if y is not None:
             check_consistent_length(checked, y)
@@ -517,6 +522,7 @@ class _BaseBDistil(BaseEstimator):
             cv=cv,
             groups=groups,
             regression=regression,
+            multilabel=self._multilabel,
             # A teacher of the user's is fitted as the user would fit it.
             sample_weight=weight if self.teacher is None else sample_weight,
             transfers=transfers,
@@ -544,6 +550,7 @@ class _BaseBDistil(BaseEstimator):
                 self.teacher_score_,
                 y[known],
                 own_weight,
+                scores=scores[known],
                 estimator_name=type(self).__name__,
             )
             notes += [] if doubt is None else [doubt]
@@ -622,7 +629,7 @@ class _BaseBDistil(BaseEstimator):
         regression = not is_classifier(self)
         train, test = split_rows(
             len(label),
-            None if regression else label,
+            None if regression or self._multilabel else label,
             _JUDGED_SHARE,
             random_state,
             type(self).__name__,
@@ -671,8 +678,7 @@ class _BaseBDistil(BaseEstimator):
                     for values in found
                 ]
             else:
-                columns = np.arange(scores.shape[1])
-                of_stages = [log_loss(truth, p, labels=columns) for p in found]
+                of_stages = [self._log_loss(truth, p) for p in found]
             losses.append(float(np.mean(of_stages)))
         return losses
 
@@ -681,7 +687,7 @@ class _BaseBDistil(BaseEstimator):
         if not self.early_stopping:
             return None, None
         label = None
-        if y is not None and is_classifier(self):
+        if y is not None and is_classifier(self) and not self._multilabel:
             _, label = np.unique(y, return_inverse=True)
         return split_rows(
             n_samples, label, self.validation_fraction, seed, type(self).__name__
@@ -737,27 +743,6 @@ class _BaseBDistil(BaseEstimator):
                 f"The 'n_stages' parameter of {type(self).__name__} must be at most "
                 f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
-
-    def _validate_y(self, y):
-        regression = not is_classifier(self)
-        shape, kind = np.asarray(y).shape, np.asarray(y).dtype.kind
-        if regression and kind in "SU":
-            raise ValueError(
-                f"{type(self).__name__} needs targets that are numbers. Got y of "
-                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
-                "BDistilClassifier."
-            )
-        if not regression and len(shape) == 2 and shape[1] > 1:
-            raise ValueError(
-                f"{type(self).__name__} takes one label per row. Got y of shape "
-                f"{shape}. Several labels per row are several problems: use "
-                "sklearn.multioutput.MultiOutputClassifier around it."
-            )
-        y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
-        if not regression:
-            check_classification_targets(y)
-            y = column_or_1d(y)
-        return y
 
     def _check_input_shape(self, input_shape, earlier, notes):
         if earlier is not None and input_shape != self.input_shape_:
@@ -866,6 +851,9 @@ class _BaseBDistil(BaseEstimator):
         for start in range(0, len(x), n_rows):
             rows = self._as_input(x[start : start + n_rows], ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
+
+    # Whether the labels of a row do not exclude each other.
+    _multilabel = False
 
     def _progress(self):
         return Progress(
@@ -1480,7 +1468,18 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     }
 
     _agreement_name = "agreement with the teacher"
-    _default_objective = "kl+barrier"
+
+    @property
+    def _multilabel(self):
+        return self.multilabel_
+
+    @property
+    def _decoding(self):
+        return LABELS if self.multilabel_ else _CLASSES
+
+    @property
+    def _default_objective(self):
+        return "bce+barrier" if self.multilabel_ else "kl+barrier"
 
     def __init__(
         self,
@@ -1549,8 +1548,40 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         )
         self.class_weight = class_weight
 
+    def _validate_y(self, y):
+        estimator_name = type(self).__name__
+        goes_on, multilabel = self._goes_on(), _has_columns(y)
+        if goes_on and multilabel != self.multilabel_:
+            raise ValueError(
+                f"With warm_start=True, the y of {estimator_name} must be of the kind "
+                "of the earlier fit, with one label per row or an indicator matrix of "
+                f"several. Got y of shape {np.shape(y)}."
+            )
+        self.multilabel_ = multilabel
+        if y is None:
+            return None
+        if not multilabel:
+            y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+            check_classification_targets(y)
+            return column_or_1d(y)
+        shape, kind = np.shape(y), type_of_target(y, input_name="y")
+        y = _check_y(y, multi_output=True, y_numeric=False, estimator=self)
+        y = y.toarray() if sparse.issparse(y) else y
+        if kind != "multilabel-indicator" or not np.isin(y, [0, 1]).all():
+            raise ValueError(
+                f"{estimator_name} takes one label per row, or for several an "
+                "indicator matrix of 0 and 1, as of sklearn.preprocessing."
+                f"MultiLabelBinarizer. Got y of shape {shape} with other values "
+                f"({kind}). Several columns of classes are several problems: use "
+                "sklearn.multioutput.MultiOutputClassifier around it."
+            )
+        return y.astype(np.int64)
+
     def _encode(self, response, y, sample_weight):
-        """Scores in the order of the classes, those of transfers, labels as indices."""
+        """Scores in the order of the classes, those of transfers, labels as indices.
+
+        With several labels per row, these are 0 and 1.
+        """
         classes, order = np.unique(response.classes, return_index=True)
         if self._goes_on() and not np.array_equal(classes, self.classes_):
             raise ValueError(
@@ -1563,7 +1594,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             scores = np.ascontiguousarray(scores[:, order])
             if transfer_scores is not None:
                 transfer_scores = transfer_scores[:, order]
-        label = None if y is None else np.searchsorted(classes, y)
+        if y is None or self.multilabel_:
+            label = y
+        else:
+            label = np.searchsorted(classes, y)
         return scores, transfer_scores, label
 
     def _output_scaling(self):
@@ -1575,6 +1609,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
                 raise ValueError(
                     "The 'class_weight' parameter of BDistilClassifier requires y, but "
                     "the target y is None."
+                )
+            if self.multilabel_ and isinstance(self.class_weight, dict):
+                raise ValueError(
+                    "The 'class_weight' parameter of BDistilClassifier must be "
+                    "'balanced' or None where rows have several labels. Got "
+                    f"{self.class_weight!r}."
                 )
             of_classes = compute_sample_weight(self.class_weight, y)
             if not (np.isfinite(of_classes) & (of_classes > 0)).all():
@@ -1588,16 +1628,22 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     def _certificate(self, game):
         return game.certificate()
 
-    @staticmethod
-    def _agreement(teacher, mean):
-        return np.mean(teacher.argmax(1) == mean.argmax(1))
+    def _agreement(self, teacher, mean):
+        return np.mean(self._predicted(teacher) == self._predicted(mean))
 
     def _teacher_score(self, scores, y, sample_weight):
         if y is None:
             return None
-        return accuracy_score(
-            y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
-        )
+        return accuracy_score(y, self._predicted(scores), sample_weight=sample_weight)
+
+    def _log_loss(self, label, proba):
+        """Mean cross-entropy of labels as numbers; of several, of each of them."""
+        if self.multilabel_:
+            return log_loss(label.ravel(), proba.ravel(), labels=[0, 1])
+        return log_loss(label, proba, labels=np.arange(proba.shape[1]))
+
+    def _predicted(self, scores):
+        return self._decoding.predict(scores, self.classes_)
 
     def decision_function(self, X):
         """Logits of the ensemble.
@@ -1614,7 +1660,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             classes, the log-odds of the second one.
         """
         check_is_fitted(self)
-        return as_decision(self._last_scores(X))
+        return self._decoding.decision(self._last_scores(X))
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -1630,8 +1676,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             As of :meth:`decision_function`.
         """
         check_is_fitted(self)
+        decision = self._decoding.decision
         for scores in self._stage_scores(X):
-            yield as_decision(scores)
+            yield decision(scores)
 
     def predict(self, X):
         """Most likely class of each row.
@@ -1646,8 +1693,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        scores = self._last_scores(X)
-        return self.classes_[scores.argmax(axis=1)]
+        return self._predicted(self._last_scores(X))
 
     def staged_predict(self, X):
         """Most likely class of each row after each stage.
@@ -1664,9 +1710,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         labels : ndarray of shape (n_samples,)
         """
         check_is_fitted(self)
-        classes = self.classes_  # of this fit, should another one come in between
+        # Of this fit, should another one come in between.
+        predict, classes = self._decoding.predict, self.classes_
         for scores in self._stage_scores(X):
-            yield classes[scores.argmax(axis=1)]
+            yield predict(scores, classes)
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -1682,7 +1729,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        return softmax(self._last_scores(X), axis=1)
+        return self._decoding.probabilities(self._last_scores(X))
 
     def staged_predict_proba(self, X):
         """Probabilities of the classes after each stage.
@@ -1697,8 +1744,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
+        probabilities = self._decoding.probabilities
         for scores in self._stage_scores(X):
-            yield softmax(scores, axis=1)
+            yield probabilities(scores)
 
     def predict_log_proba(self, X):
         """Logarithms of the probabilities of the classes.
@@ -1713,7 +1761,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return log_softmax(self._last_scores(X), axis=1)
+        scores = self._last_scores(X)
+        return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
@@ -2049,6 +2103,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
 
+    def _validate_y(self, y):
+        if y is None:
+            return None
+        if np.asarray(y).dtype.kind in "SU":
+            raise ValueError(
+                f"{type(self).__name__} needs targets that are numbers. Got y of "
+                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
+                "BDistilClassifier."
+            )
+        return _check_y(y, multi_output=True, y_numeric=True, estimator=self)
+
     def _encode(self, response, y, sample_weight):
         """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
@@ -2158,6 +2223,12 @@ def _in_units(scores, mean, scale, single_output):
     """Targets in their own units, from standardised ones."""
     targets = scores.astype(np.float64) * scale + mean
     return targets[:, 0] if single_output else targets
+
+
+def _has_columns(y):
+    """Whether y has several columns, so that a row has several labels."""
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    return len(shape) == 2 and shape[1] > 1
 
 
 def _indexable(X):

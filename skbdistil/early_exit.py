@@ -542,7 +542,11 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         X, y = indexable(X, y)
         if _num_samples(X) == 0:
             raise ValueError(f"{type(self).__name__} needs calibration rows. Got none.")
-        return X, None if y is None else column_or_1d(y, warn=True)
+        if y is None:
+            return X, None
+        if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            raise ValueError(_several_labels(type(self).__name__))
+        return X, column_or_1d(y, warn=True)
 
     def _check_enough(self, n_samples, estimator_name):
         """Refuse calibration rows that are too few for the guarantee."""
@@ -870,7 +874,19 @@ def _distilled(estimator, estimator_name):
             f"BDistilClassifier, or a pipeline that ends in one. Got {estimator!r} "
             "instead."
         )
+    if getattr(final, "multilabel_", False):
+        raise ValueError(_several_labels(estimator_name))
     return final
+
+
+def _several_labels(estimator_name):
+    return (
+        f"{estimator_name} takes one label per row: its rules look at the class that is "
+        "most likely, and the labels of a row with several are certain at different "
+        "stages. Let all rows leave at one stage: BDistilClassifier(n_stages=...), or "
+        "clf[:k]. For rules, fit it around the BDistilClassifier of each label, in "
+        "sklearn.multioutput.MultiOutputClassifier."
+    )
 
 
 def _made_by_fit(estimator):

@@ -704,6 +704,7 @@ def _set_ensemble(estimator, ensemble, fitted):
     }
     if is_classifier(estimator):
         expected["classes_"] = ("".join(ITEM_TYPES), (n_outputs,))
+        expected["multilabel_"] = bool
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
@@ -731,6 +732,8 @@ def _set_ensemble(estimator, ensemble, fitted):
         classes = fitted["classes_"]
         in_order = np.array_equal(np.unique(classes), classes)
         require(in_order, "its classes are not in order.")
+        numbered = np.array_equal(classes, np.arange(n_outputs))
+        require(numbered or not fitted["multilabel_"], "its labels have no numbers.")
     else:
         single = n_outputs == 1 or not fitted["single_output_"]
         require(single, "it has more than a single output.")
@@ -751,7 +754,9 @@ def _set_exits(estimator, fitted):
     thresholds = np.asarray(fitted["thresholds_"])
     n_stages = len(thresholds) + 1
     require(
-        type(final) is BDistilClassifier and n_stages <= len(final),
+        type(final) is BDistilClassifier
+        and not final.multilabel_
+        and n_stages <= len(final),
         "its stages are not those of its estimator.",
     )
     n_points = len(fitted["path_"].costs)
