@@ -881,8 +881,8 @@ def _distilled(estimator, estimator_name):
 
 def _several_labels(estimator_name):
     return (
-        f"{estimator_name} takes one label per row: its rules look at the class that is "
-        "most likely, and the labels of a row with several are certain at different "
+        f"{estimator_name} takes one label per row: its rules look at the class that "
+        "is most likely, and the labels of a row with several are certain at different "
         "stages. Let all rows leave at one stage: BDistilClassifier(n_stages=...), or "
         "clf[:k]. For rules, fit it around the BDistilClassifier of each label, in "
         "sklearn.multioutput.MultiOutputClassifier."

@@ -261,7 +261,8 @@ def _check_objective(
         raise ValueError(
             f"The 'objective' parameter of {estimator_name} has distillation="
             f"{objective.distillation!r}, which is not for rows of {kind}. Use "
-            f"{use!r}, '{use}+barrier', 'squared_error', 'squared_error+barrier' or 'barrier'."
+            f"{use!r}, '{use}+barrier', 'squared_error', 'squared_error+barrier' or "
+            "'barrier'."
         )
     if objective.distillation is None and objective.barrier is None:
         raise ValueError(
