@@ -1,11 +1,12 @@
 """Several labels per row: objectives, one ensemble for all labels, or one for each.
 
-Run as ``python -m benchmarks.bench_multilabel --results FILE``, and with ``--report`` to
-print the table of what is in the file; what is there is not run again. Four networks
+Run as ``python -m benchmarks.bench_multilabel --results FILE``, and with ``--report``
+to print the table of what is in the file; what is there is not run again. Four networks
 distil a forest of all labels. They are compared with an ensemble for each label
-(``MultiOutputClassifier``) and with one network that sees labels only, all with about the
-same number of multiply-accumulates for a row. Half of the rows are trained on, a quarter
-chooses (the objective; the weight decay of the network of labels), and a quarter tests.
+(``MultiOutputClassifier``) and with one network that sees labels only, all with about
+the same number of multiply-accumulates for a row. Half of the rows are trained on, a
+quarter chooses (the objective, the weight decay of the network of labels), and a
+quarter tests.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def runs(train, validation, test, seed):
 
     # What a label costs is known before the fits of all of them.
     def each(width):
-        first = distilled(width, seed, max_epochs=1, n_estimators=N_STUDENTS)
+        first = distilled(width, seed, max_epochs=1)
         first.fit(train[0], train[1][:, 0])
         return width, macs_of(first) * train[1].shape[1]
 

@@ -1471,7 +1471,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     @property
     def _multilabel(self):
-        return self.multilabel_
+        return getattr(self, "multilabel_", False)
 
     @property
     def _decoding(self):
@@ -1564,14 +1564,14 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
             check_classification_targets(y)
             return column_or_1d(y)
-        shape, kind = np.shape(y), type_of_target(y, input_name="y")
         y = _check_y(y, multi_output=True, y_numeric=False, estimator=self)
         y = y.toarray() if sparse.issparse(y) else y
+        kind = type_of_target(y, input_name="y")
         if kind != "multilabel-indicator" or not np.isin(y, [0, 1]).all():
             raise ValueError(
                 f"{estimator_name} takes one label per row, or for several an "
                 "indicator matrix of 0 and 1, as of sklearn.preprocessing."
-                f"MultiLabelBinarizer. Got y of shape {shape} with other values "
+                f"MultiLabelBinarizer. Got y of shape {y.shape} with other values "
                 f"({kind}). Several columns of classes are several problems: use "
                 "sklearn.multioutput.MultiOutputClassifier around it."
             )
