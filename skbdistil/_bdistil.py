@@ -231,8 +231,9 @@ class _BaseBDistil(BaseEstimator):
             `student_transform`.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets. None is allowed where the teacher needs none to be
-            fitted and, in classification, brings its classes.
+            Labels or targets. Several labels per row are an indicator matrix of 0 and
+            1, dense or sparse. None is allowed where the teacher needs none to be
+            fitted and, in classification, brings its classes; rows then have one label.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative. Weighs rows in the loss, and gives the initial distribution
@@ -243,7 +244,8 @@ class _BaseBDistil(BaseEstimator):
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
             labels, and without y these rows are left out. Columns are in the order of
-            the sorted labels; without y, classes are the numbers of the columns.
+            the sorted labels; without y, classes are the numbers of the columns. Where
+            rows have several labels, log-odds in the order of the columns of y.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
@@ -1004,7 +1006,8 @@ class _BaseBDistil(BaseEstimator):
         Yields
         ------
         score : float
-            Accuracy for a classifier, R^2 for a regressor.
+            Accuracy for a classifier, of whole rows where these have several labels;
+            R^2 for a regressor.
         """
         check_is_fitted(self)
         metric = accuracy_score if is_classifier(self) else r2_score
@@ -1146,7 +1149,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         - a list of teachers, whose probabilities are averaged: by how much better than
           a constant they are where all are asked out of fold, else alike.
 
-        Its `predict_proba` is preferred to its `decision_function`.
+        Its `predict_proba` is preferred to its `decision_function`. Where rows have
+        several labels, it must say something of each of them: probabilities of shape
+        (n_samples, n_labels), a list of arrays as forests return it, or log-odds.
 
     teacher_cv : None, int, splitter, iterable or "auto", default="auto"
         Whether students learn what a teacher that is fitted here says of rows that it
@@ -1184,7 +1189,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         for the students, as of
         :func:`~sklearn.utils.class_weight.compute_sample_weight`. A teacher has its
         own; that of ``teacher=None`` gets these, too. Rows without labels have a weight
-        of 1.
+        of 1. Where rows have several labels, no dict: ``"balanced"`` is the product
+        over them.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
@@ -1228,10 +1234,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         (:class:`~skbdistil.ensemble.Lateral`), where the objective looks at the student
         alone, and with ``refine="only"``; else ``"learned"``.
 
-    objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
-            "squared_error", "barrier"} or \
+    objective : {"auto", "kl+barrier", "kl", "bce+barrier", "bce", \
+            "squared_error+barrier", "squared_error", "barrier"} or \
             :class:`~skbdistil.objectives.DistillationObjective`, default="auto"
-        What a student minimises. ``"auto"`` is ``kl+barrier``.
+        What a student minimises. ``"auto"`` is ``kl+barrier``, and ``bce+barrier``
+        where rows have several labels; ``kl`` is not for these, ``bce`` for no others.
 
     eta : float or "auto", default="auto"
         Step of the boosting game, not negative. ``"auto"`` is
@@ -1327,7 +1334,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted; those of the teacher where it brings its own.
+        Labels, sorted; those of the teacher where it brings its own. The numbers of the
+        columns of y where rows have several labels.
+
+    multilabel_ : bool
+        Whether y was an indicator matrix of several labels per row.
 
     n_features_in_ : int
         Number of features seen in `fit`; for rows of more than one axis, the length
@@ -1409,7 +1420,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     teacher_score_ : float or None
         Accuracy of the teacher on the training rows that it was asked about; None
-        without y. Out of fold where `teacher_score_kind_` says so.
+        without y. Where rows have several labels, the share of rows of which all are
+        right, as of `score`. Out of fold where `teacher_score_kind_` says so.
 
     teacher_score_kind_ : {"in-sample", "out-of-fold", "unknown", "mixed"}
         Whether the teacher had seen these rows when it was fitted. ``"unknown"`` for
@@ -1433,6 +1445,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Notes
     -----
     The classification of two classes has two outputs, like any other number of them.
+
+    With an indicator matrix as y, of shape (n_samples, n_labels) and values 0 and 1,
+    rows have several labels. Scores are then the log-odds of each label, their
+    probabilities are independent sigmoids, and n_classes below is the number of labels.
 
     References
     ----------
@@ -1657,7 +1673,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
             Centred logits like the teacher's, in the order of `classes_`; for two
-            classes, the log-odds of the second one.
+            classes, the log-odds of the second one. Where rows have several labels,
+            the log-odds of each, also of two.
         """
         check_is_fitted(self)
         return self._decoding.decision(self._last_scores(X))
@@ -1681,7 +1698,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             yield decision(scores)
 
     def predict(self, X):
-        """Most likely class of each row.
+        """Most likely class of each row, or all labels that are more likely than not.
 
         Parameters
         ----------
@@ -1691,6 +1708,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+            Where rows have several labels, an indicator matrix (n_samples, n_labels).
         """
         check_is_fitted(self)
         return self._predicted(self._last_scores(X))
@@ -1708,6 +1726,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Yields
         ------
         labels : ndarray of shape (n_samples,)
+            As of :meth:`predict`.
         """
         check_is_fitted(self)
         # Of this fit, should another one come in between.
@@ -1726,7 +1745,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`. Where rows have several labels, the probability
+            of each of them; their sum is not 1.
         """
         check_is_fitted(self)
         return self._decoding.probabilities(self._last_scores(X))

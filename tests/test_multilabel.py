@@ -466,6 +466,13 @@ def test_class_weight_of_classes_raises(X, y):
 # Around the estimator
 
 
+def test_multi_output_classifier_has_an_ensemble_for_each_label(X, y):
+    clf = small(LogisticRegression(), max_epochs=20)
+    several = MultiOutputClassifier(clf).fit(X, y)
+    assert len(several.estimators_) == L
+    assert several.score(X, y) > 0.3
+
+
 def test_search_and_cross_validation(X, y):
     clf = small(one_vs_rest())
     search = StagedSearchCV(clf, {"learning_rate": [0.01, 0.02]}, cv=2).fit(X, y)
