@@ -228,7 +228,11 @@ def test_teacher_that_says_labels_only(X, y):
 
 def test_kinds_of_teachers_with_equal_scores_give_equal_students(X, y):
     module = nn.Linear(X.shape[1], L).double()
+    fitted = one_vs_rest().fit(X, y).estimators_
     with torch.no_grad():
+        for name, value in (("coef_", module.weight), ("intercept_", module.bias)):
+            values = np.concatenate([getattr(label, name) for label in fitted])
+            value.copy_(torch.from_numpy(values))
         scores = module(torch.from_numpy(X)).numpy()
     params = {"dtype": "float64"}
     fitted = [
