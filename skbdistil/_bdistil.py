@@ -246,7 +246,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             NaN are those that the teacher was not asked about: students learn their
             labels, and without y these rows are left out. Columns are in the order of
             the sorted labels; without y, classes are the numbers of the columns. Where
-            rows have several labels, log-odds in the order of the columns of y.
+            rows have several labels, log-odds in the order of the columns of y. Rows of
+            `X_unlabelled` follow those of `X`.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
@@ -848,16 +849,22 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if len(used) == n_samples:
             return X, checked, y, sample_weight, teacher_scores, groups, cv
         if teacher_scores is not None:
-            check_consistent_length(checked, teacher_scores)
+            n_scores = _num_samples(teacher_scores)
+            if n_scores < n_samples:
+                check_consistent_length(checked, teacher_scores)
+            # Those of X_unlabelled are the last.
+            kept = np.concatenate([used, np.arange(n_samples, n_scores)])
+            teacher_scores = _safe_indexing(teacher_scores, kept)
         if isinstance(cv, list):
             # Folds are given by the numbers of rows.
             is_used = sample_weight > 0
             positions = np.cumsum(is_used) - 1
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
-        parts = X, checked, y, sample_weight, teacher_scores, groups
-        return *(
-            None if part is None else _safe_indexing(part, used) for part in parts
-        ), cv
+        X, checked, y, sample_weight, groups = (
+            None if part is None else _safe_indexing(part, used)
+            for part in (X, checked, y, sample_weight, groups)
+        )
+        return X, checked, y, sample_weight, teacher_scores, groups, cv
 
     def _new_ensemble(self, data, connection, device, notes):
         """An ensemble without students, for rows and scores of these shapes."""
