@@ -2,13 +2,14 @@
 
 import copy
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from os import PathLike
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.special import log_softmax, softmax
+from scipy.special import log_expit, log_softmax, softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -18,7 +19,7 @@ from sklearn.base import (
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
@@ -57,7 +58,8 @@ from skbdistil._boosting._scaling import (
 )
 from skbdistil._boosting._training import check_net
 from skbdistil._dataset_rows import DatasetRows, with_labels
-from skbdistil._exit_rules import as_decision, in_units
+from skbdistil._decoding import CLASSES, LABELS
+from skbdistil._exit_rules import in_units
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
@@ -93,6 +95,9 @@ from skbdistil.stages import stage_cost
 # it is compared with labels alone.
 _AUTO_LABEL_MIX = 0.5
 _JUDGED_SHARE = 0.2
+
+# By scipy, and so to the bit what these have been since the first version.
+_CLASSES = CLASSES._replace(probabilities=partial(softmax, axis=1))
 
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
@@ -243,9 +248,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             one, to train on augmented rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets. None takes those of a dataset whose items hold some,
+            Labels or targets. Several labels per row are an indicator matrix of 0 and
+            1, dense or sparse. None takes those of a dataset whose items hold some,
             which are read in one pass. Otherwise it is allowed where the teacher needs
-            none to be fitted and, in classification, brings its classes.
+            none to be fitted and, in classification, brings its classes; rows then have
+            one label.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative. Weighs rows in the loss, and gives the initial distribution
@@ -256,8 +263,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
             labels, and without y these rows are left out. Columns are in the order of
-            the sorted labels; without y, classes are the numbers of the columns. Rows
-            of `X_unlabelled` follow those of `X`.
+            the sorted labels; without y, classes are the numbers of the columns. Where
+            rows have several labels, log-odds in the order of the columns of y. Rows of
+            `X_unlabelled` follow those of `X`.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
@@ -327,9 +335,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         connection = _check_connection(self.connection, estimator_name, auto=True)
         check_net(self.net, estimator_name)
         X, y = with_labels(X, y, self.net)
+        y = self._validate_y(y)
         objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
+            multilabel=self._multilabel,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
@@ -338,7 +348,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
-        y = None if y is None else self._validate_y(y)
         checked = check_rows(self, X, reset=earlier is None)
         if isinstance(checked, DatasetRows):
             self._check_dataset_goes_with(X_unlabelled)
@@ -611,6 +620,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             cv=cv,
             groups=groups,
             regression=regression,
+            multilabel=self._multilabel,
             # A teacher of the user's is fitted as the user would fit it.
             sample_weight=weight if self.teacher is None else sample_weight,
             transfers=transfers,
@@ -638,6 +648,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 self.teacher_score_,
                 y[known],
                 own_weight,
+                scores=scores[known],
                 estimator_name=type(self).__name__,
             )
             notes += [] if doubt is None else [doubt]
@@ -716,7 +727,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         regression = not is_classifier(self)
         train, test = split_rows(
             len(label),
-            None if regression else label,
+            None if regression or self._multilabel else label,
             _JUDGED_SHARE,
             random_state,
             type(self).__name__,
@@ -766,8 +777,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                     for values in found
                 ]
             else:
-                columns = np.arange(scores.shape[1])
-                of_stages = [log_loss(truth, p, labels=columns) for p in found]
+                of_stages = [self._log_loss(truth, p) for p in found]
             losses.append(float(np.mean(of_stages)))
         return losses
 
@@ -776,7 +786,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if not self.early_stopping:
             return None, None
         label = None
-        if y is not None and is_classifier(self):
+        if y is not None and is_classifier(self) and not self._multilabel:
             _, label = np.unique(y, return_inverse=True)
         return split_rows(
             n_samples, label, self.validation_fraction, seed, type(self).__name__
@@ -832,27 +842,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 f"The 'n_stages' parameter of {type(self).__name__} must be at most "
                 f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
-
-    def _validate_y(self, y):
-        regression = not is_classifier(self)
-        shape, kind = np.asarray(y).shape, np.asarray(y).dtype.kind
-        if regression and kind in "SU":
-            raise ValueError(
-                f"{type(self).__name__} needs targets that are numbers. Got y of "
-                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
-                "BDistilClassifier."
-            )
-        if not regression and len(shape) == 2 and shape[1] > 1:
-            raise ValueError(
-                f"{type(self).__name__} takes one label per row. Got y of shape "
-                f"{shape}. Several labels per row are several problems: use "
-                "sklearn.multioutput.MultiOutputClassifier around it."
-            )
-        y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
-        if not regression:
-            check_classification_targets(y)
-            y = column_or_1d(y)
-        return y
 
     def _check_input_shape(self, input_shape, earlier, notes):
         if earlier is not None and input_shape != self.input_shape_:
@@ -966,6 +955,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
             rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
+
+    # Whether the labels of a row do not exclude each other.
+    _multilabel = False
 
     def _progress(self, tasks):
         return Progress(
@@ -1115,7 +1107,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         Yields
         ------
         score : float
-            Accuracy for a classifier, R^2 for a regressor.
+            Accuracy for a classifier, of whole rows where these have several labels;
+            R^2 for a regressor.
         """
         check_is_fitted(self)
         metric = accuracy_score if is_classifier(self) else r2_score
@@ -1257,7 +1250,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         - a list of teachers, whose probabilities are averaged: by how much better than
           a constant they are where all are asked out of fold, else alike.
 
-        Its `predict_proba` is preferred to its `decision_function`.
+        Its `predict_proba` is preferred to its `decision_function`. Where rows have
+        several labels, it must say something of each of them: probabilities of shape
+        (n_samples, n_labels), a list of arrays as forests return it, or log-odds.
 
     teacher_cv : None, int, splitter, iterable or "auto", default="auto"
         Whether students learn what a teacher that is fitted here says of rows that it
@@ -1295,7 +1290,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         for the students, as of
         :func:`~sklearn.utils.class_weight.compute_sample_weight`. A teacher has its
         own; that of ``teacher=None`` gets these, too. Rows without labels have a weight
-        of 1.
+        of 1. Where rows have several labels, no dict: ``"balanced"`` is the product
+        over them.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
@@ -1339,10 +1335,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         (:class:`~skbdistil.ensemble.Lateral`), where the objective looks at the student
         alone, and with ``refine="only"``; else ``"learned"``.
 
-    objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
-            "squared_error", "barrier"} or \
+    objective : {"auto", "kl+barrier", "kl", "bce+barrier", "bce", \
+            "squared_error+barrier", "squared_error", "barrier"} or \
             :class:`~skbdistil.objectives.DistillationObjective`, default="auto"
-        What a student minimises. ``"auto"`` is ``kl+barrier``.
+        What a student minimises. ``"auto"`` is ``kl+barrier``, and ``bce+barrier``
+        where rows have several labels; ``kl`` is not for these, ``bce`` for no others.
 
     eta : float or "auto", default="auto"
         Step of the boosting game, not negative. ``"auto"`` is
@@ -1447,7 +1444,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted; those of the teacher where it brings its own.
+        Labels, sorted; those of the teacher where it brings its own. The numbers of the
+        columns of y where rows have several labels.
+
+    multilabel_ : bool
+        Whether y was an indicator matrix of several labels per row.
 
     n_features_in_ : int
         Number of features seen in `fit`; for rows of more than one axis, the length
@@ -1529,7 +1530,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     teacher_score_ : float or None
         Accuracy of the teacher on the training rows that it was asked about; None
-        without y. Out of fold where `teacher_score_kind_` says so.
+        without y. Where rows have several labels, the share of rows of which all are
+        right, as of `score`. Out of fold where `teacher_score_kind_` says so.
 
     teacher_score_kind_ : {"in-sample", "out-of-fold", "unknown", "mixed"}
         Whether the teacher had seen these rows when it was fitted. ``"unknown"`` for
@@ -1553,6 +1555,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Notes
     -----
     The classification of two classes has two outputs, like any other number of them.
+
+    With an indicator matrix as y, of shape (n_samples, n_labels) and values 0 and 1,
+    rows have several labels. Scores are then the log-odds of each label, their
+    probabilities are independent sigmoids, and n_classes below is the number of labels.
 
     References
     ----------
@@ -1588,7 +1594,18 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     }
 
     _agreement_name = "agreement with the teacher"
-    _default_objective = "kl+barrier"
+
+    @property
+    def _multilabel(self):
+        return getattr(self, "multilabel_", False)
+
+    @property
+    def _decoding(self):
+        return LABELS if self.multilabel_ else _CLASSES
+
+    @property
+    def _default_objective(self):
+        return "bce+barrier" if self.multilabel_ else "kl+barrier"
 
     def __init__(
         self,
@@ -1659,8 +1676,40 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         )
         self.class_weight = class_weight
 
+    def _validate_y(self, y):
+        estimator_name = type(self).__name__
+        goes_on, multilabel = self._goes_on(), _has_columns(y)
+        if goes_on and multilabel != self.multilabel_:
+            raise ValueError(
+                f"With warm_start=True, the y of {estimator_name} must be of the kind "
+                "of the earlier fit, with one label per row or an indicator matrix of "
+                f"several. Got y of shape {np.shape(y)}."
+            )
+        self.multilabel_ = multilabel
+        if y is None:
+            return None
+        if not multilabel:
+            y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+            check_classification_targets(y)
+            return column_or_1d(y)
+        y = _check_y(y, multi_output=True, y_numeric=False, estimator=self)
+        y = y.toarray() if sparse.issparse(y) else y
+        kind = type_of_target(y, input_name="y")
+        if kind != "multilabel-indicator" or not np.isin(y, [0, 1]).all():
+            raise ValueError(
+                f"{estimator_name} takes one label per row, or for several an "
+                "indicator matrix of 0 and 1, as of sklearn.preprocessing."
+                f"MultiLabelBinarizer. Got y of shape {y.shape} with other values "
+                f"({kind}). Several columns of classes are several problems: use "
+                "sklearn.multioutput.MultiOutputClassifier around it."
+            )
+        return y.astype(np.int64)
+
     def _encode(self, response, y, sample_weight):
-        """Scores in the order of the classes, those of transfers, labels as indices."""
+        """Scores in the order of the classes, those of transfers, labels as indices.
+
+        With several labels per row, these are 0 and 1.
+        """
         classes, order = np.unique(response.classes, return_index=True)
         if self._goes_on() and not np.array_equal(classes, self.classes_):
             raise ValueError(
@@ -1673,7 +1722,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             scores = np.ascontiguousarray(scores[:, order])
             if transfer_scores is not None:
                 transfer_scores = transfer_scores[:, order]
-        label = None if y is None else np.searchsorted(classes, y)
+        if y is None or self.multilabel_:
+            label = y
+        else:
+            label = np.searchsorted(classes, y)
         return scores, transfer_scores, label
 
     def _output_scaling(self):
@@ -1685,6 +1737,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
                 raise ValueError(
                     "The 'class_weight' parameter of BDistilClassifier requires y, but "
                     "the target y is None."
+                )
+            if self.multilabel_ and isinstance(self.class_weight, dict):
+                raise ValueError(
+                    "The 'class_weight' parameter of BDistilClassifier must be "
+                    "'balanced' or None where rows have several labels. Got "
+                    f"{self.class_weight!r}."
                 )
             of_classes = compute_sample_weight(self.class_weight, y)
             if not (np.isfinite(of_classes) & (of_classes > 0)).all():
@@ -1698,16 +1756,22 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     def _certificate(self, game):
         return game.certificate()
 
-    @staticmethod
-    def _agreement(teacher, mean):
-        return np.mean(teacher.argmax(1) == mean.argmax(1))
+    def _agreement(self, teacher, mean):
+        return np.mean(self._predicted(teacher) == self._predicted(mean))
 
     def _teacher_score(self, scores, y, sample_weight):
         if y is None:
             return None
-        return accuracy_score(
-            y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
-        )
+        return accuracy_score(y, self._predicted(scores), sample_weight=sample_weight)
+
+    def _log_loss(self, label, proba):
+        """Mean cross-entropy of labels as numbers; of several, of each of them."""
+        if self.multilabel_:
+            return log_loss(label.ravel(), proba.ravel(), labels=[0, 1])
+        return log_loss(label, proba, labels=np.arange(proba.shape[1]))
+
+    def _predicted(self, scores):
+        return self._decoding.predict(scores, self.classes_)
 
     def decision_function(self, X):
         """Logits of the ensemble.
@@ -1721,10 +1785,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
             Centred logits like the teacher's, in the order of `classes_`; for two
-            classes, the log-odds of the second one.
+            classes, the log-odds of the second one. Where rows have several labels,
+            the log-odds of each, also of two.
         """
         check_is_fitted(self)
-        return as_decision(self._last_scores(X))
+        return self._decoding.decision(self._last_scores(X))
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -1740,11 +1805,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             As of :meth:`decision_function`.
         """
         check_is_fitted(self)
+        decision = self._decoding.decision
         for scores in self._stage_scores(X):
-            yield as_decision(scores)
+            yield decision(scores)
 
     def predict(self, X):
-        """Most likely class of each row.
+        """Most likely class of each row, or all labels that are more likely than not.
 
         Parameters
         ----------
@@ -1754,10 +1820,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+            Where rows have several labels, an indicator matrix (n_samples, n_labels).
         """
         check_is_fitted(self)
-        scores = self._last_scores(X)
-        return self.classes_[scores.argmax(axis=1)]
+        return self._predicted(self._last_scores(X))
 
     def staged_predict(self, X):
         """Most likely class of each row after each stage.
@@ -1772,11 +1838,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Yields
         ------
         labels : ndarray of shape (n_samples,)
+            As of :meth:`predict`.
         """
         check_is_fitted(self)
-        classes = self.classes_  # of this fit, should another one come in between
+        # Of this fit, should another one come in between.
+        predict, classes = self._decoding.predict, self.classes_
         for scores in self._stage_scores(X):
-            yield classes[scores.argmax(axis=1)]
+            yield predict(scores, classes)
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -1789,10 +1857,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`. Where rows have several labels, the probability
+            of each of them; their sum is not 1.
         """
         check_is_fitted(self)
-        return softmax(self._last_scores(X), axis=1)
+        return self._decoding.probabilities(self._last_scores(X))
 
     def staged_predict_proba(self, X):
         """Probabilities of the classes after each stage.
@@ -1807,8 +1876,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
+        probabilities = self._decoding.probabilities
         for scores in self._stage_scores(X):
-            yield softmax(scores, axis=1)
+            yield probabilities(scores)
 
     def predict_log_proba(self, X):
         """Logarithms of the probabilities of the classes.
@@ -1823,7 +1893,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return log_softmax(self._last_scores(X), axis=1)
+        scores = self._last_scores(X)
+        return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
@@ -2168,6 +2244,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
 
+    def _validate_y(self, y):
+        if y is None:
+            return None
+        if np.asarray(y).dtype.kind in "SU":
+            raise ValueError(
+                f"{type(self).__name__} needs targets that are numbers. Got y of "
+                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
+                "BDistilClassifier."
+            )
+        return _check_y(y, multi_output=True, y_numeric=True, estimator=self)
+
     def _encode(self, response, y, sample_weight):
         """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
@@ -2271,6 +2358,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _has_columns(y):
+    """Whether y has several columns, so that a row has several labels."""
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    return len(shape) == 2 and shape[1] > 1
 
 
 def _indexable(X):

@@ -30,6 +30,15 @@ from skbdistil._arrays import (
     row_chunks,
 )
 from skbdistil._boosting._rows import chunk_rows
+from skbdistil._label_scores import (
+    check_label_predictions,
+    doubted_label_logits,
+    label_columns,
+    label_logits,
+    odds_of_answers,
+    sure_of_labels,
+    tells_no_labels,
+)
 from skbdistil._seeding import seeded, seeded_clone
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
 from skbdistil.exceptions import DoubtfulTeacherWarning
@@ -61,7 +70,9 @@ class TeacherResponse(NamedTuple):
     Attributes
     ----------
     scores : ndarray of shape (n_samples, n_outputs)
-        Classification: logits, with a mean of 0 in every row. Regression: values of
+        Classification: logits, with a mean of 0 in every row. Several labels per row:
+        the log-odds of each label, of which `classes` are the numbers. Regression:
+        values of
         the targets, in their own units. NaN in the rows that `teacher_scores` leaves
         out. For a teacher that is asked about other rows than those that it is fitted
         to, these.
@@ -160,7 +171,8 @@ class _Answer(NamedTuple):
     module: nn.Module | None = None
     module_input: torch.Tensor | None = None
     macs: int | None = None
-    # Some rows, and the column of the label that the teacher predicts for each of them.
+    # Some rows, and the column of the label that the teacher predicts for each of them,
+    # or with several labels per row what it predicts.
     rows: np.ndarray | None = None
     predicted: np.ndarray | None = None
 
@@ -171,6 +183,7 @@ def teacher_response(
     y=None,
     *,
     regression,
+    multilabel=False,
     sample_weight=None,
     teacher_scores=None,
     X_asked=None,
@@ -209,6 +222,10 @@ def teacher_response(
 
     regression : bool
         Whether the teacher is a regressor.
+
+    multilabel : bool, default=False
+        Whether `y`, which must not be None, has several labels per row, and the teacher
+        says something of each of them.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights for the fit of the teacher. Left out where its `fit` does not take
@@ -323,6 +340,7 @@ def teacher_response(
             y,
             frozen=frozen,
             regression=regression,
+            multilabel=multilabel,
             sample_weight=sample_weight,
             random_state=random_state,
             estimator_name=estimator_name,
@@ -358,7 +376,17 @@ def teacher_response(
     _check_finite(scores, name, estimator_name)
 
     classes = warning = None
-    if not regression:
+    if multilabel:
+        if (precomputed or of_torch) and not answer.proba:
+            warning = doubted_label_logits(scores, name, estimator_name)
+        if scores.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"The teacher of {estimator_name} must return one score for each of "
+                f"the {y.shape[1]} labels of y. Got {scores.shape[1]} columns from "
+                f"{name}."
+            )
+        classes = np.arange(scores.shape[1])
+    elif not regression:
         if (precomputed or of_torch) and not answer.proba:
             warning = _logits_warning(scores, name, estimator_name)
         scores = _class_columns(scores, answer.proba)
@@ -373,15 +401,19 @@ def teacher_response(
             # Not of a fold, which may hold some of the labels only.
             _check_meaning(classes, y_asked, scores, name, estimator_name)
         _check_predicted(answer, scores, name, estimator_name)
-    as_scores = partial(
-        _logits,
-        proba=answer.proba,
-        of=teacher,
-        name=name,
-        estimator_name=estimator_name,
-    )
-    if not regression:
+    naming = {"name": name, "estimator_name": estimator_name}
+    if regression:
+        as_scores = None
+    elif multilabel:
+        as_scores = partial(
+            label_logits, proba=answer.proba, smoothing=_SMOOTHING, **naming
+        )
+    else:
+        as_scores = partial(_logits, proba=answer.proba, of=teacher, **naming)
+    if as_scores is not None:
         scores = as_scores(scores)
+    if multilabel and answer.rows is not None:
+        check_label_predictions(answer.predicted, scores[answer.rows], **naming)
     sure = None
     if y_asked is not None and not precomputed:
         sure = _sure_share(scores, answer.proba, classes, y_asked)
@@ -398,8 +430,8 @@ def teacher_response(
         )
         part = part.reshape(len(part), -1)
         _check_finite(part, name, estimator_name)
-        if not regression:
-            part = as_scores(_class_columns(part, answer.proba))
+        if as_scores is not None:
+            part = as_scores(part if multilabel else _class_columns(part, answer.proba))
         n_calls += len(part)
         transfer_scores.append(part)
     return TeacherResponse(
@@ -439,16 +471,28 @@ def _sure_share(scores, proba, classes, y):
         with np.errstate(over="ignore"):
             is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
         return float(is_sure.all(axis=1).mean())
+    smoothing = _SMOOTHING if proba else 0.0
+    if y.ndim == 2:
+        bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / 2
+        return sure_of_labels(scores, y, bar)
     order = np.argsort(classes)
     columns = order[np.searchsorted(classes, y, sorter=order)]
     found = softmax(scores, axis=1)[np.arange(len(y)), columns]
-    smoothing = _SMOOTHING if proba else 0.0
     bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / len(classes)
     return float(np.mean(found >= bar))
 
 
 def _ready(
-    teacher, X, y, *, frozen, regression, sample_weight, random_state, estimator_name
+    teacher,
+    X,
+    y,
+    *,
+    frozen,
+    regression,
+    multilabel,
+    sample_weight,
+    random_state,
+    estimator_name,
 ):
     """A teacher that can be asked, fitted where it must be."""
     flat = teacher is None
@@ -515,6 +559,7 @@ def _ready(
                     labels,
                     frozen=frozen,
                     regression=regression,
+                    multilabel=multilabel,
                     name=name,
                     estimator_name=estimator_name,
                 )
@@ -539,7 +584,9 @@ def _flat(X):
     return as_array(X).reshape(_num_samples(X), -1)
 
 
-def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
+def teacher_score_warning(
+    response, score, y, sample_weight, *, scores=None, estimator_name
+):
     """Doubt a teacher that is no better on the rows than a constant.
 
     Only one that came trained: what is wrong is then most likely how it is used. A
@@ -553,6 +600,9 @@ def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Labels or targets.
     sample_weight : ndarray of shape (n_samples,) or None
+    scores : ndarray of shape (n_samples, n_labels), default=None
+        Needed for several labels per row, which the score does not judge: the most
+        frequent set of labels may well be right more often than a good teacher.
     estimator_name : str
         Name of the estimator, for messages.
 
@@ -564,7 +614,11 @@ def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
     labels, positions = np.unique(y, return_inverse=True)
     if response.fitted_here or len(labels) < 2:
         return None
-    if response.classes is None:
+    if response.classes is not None and y.ndim == 2:
+        if not tells_no_labels(scores, y):
+            return None
+        what = "scores that are no higher for the labels of a row than for others"
+    elif response.classes is None:
         if not score <= 0:
             return None
         what = f"an R^2 of {score:.3g}: the mean of y is no worse"
@@ -671,7 +725,9 @@ def _model_context(model, random_state):
         yield
 
 
-def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
+def _ask_model(
+    model, X, labels, *, frozen, regression, multilabel, name, estimator_name
+):
     """Ask a fitted scikit-learn estimator or skorch net."""
     module = module_input = classes = rows = predicted = None
     with _naming(name, X, estimator_name):
@@ -679,12 +735,22 @@ def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
     method = _scoring_method(model, regression, estimator_name)
     with _naming(name, X, estimator_name):
         values = getattr(model, method)(_own(X))
-    if isinstance(values, list):
+    if multilabel:
+        if isinstance(values, list):
+            values = label_columns(values, getattr(model, "classes_", None))
+        if method == "predict":
+            values = odds_of_answers(values)
+        if hasattr(model, "predict") and _net_of(model) is None:
+            rows = _compared_rows(X)
+            with _naming(name, X, estimator_name):
+                predicted = np.asarray(model.predict(_safe_indexing(_own(X), rows)))
+    elif isinstance(values, list):
         raise ValueError(
             f"The 'teacher' parameter of {estimator_name} must be a classifier of "
-            f"a single output. Got a {name} that predicts {len(values)} outputs."
+            f"a single output. Got a {name} that predicts {len(values)} outputs. For "
+            "several labels per row, pass y as an indicator matrix."
         )
-    if not regression:
+    elif not regression:
         classes = getattr(model, "classes_", None)
         if method == "predict":
             # It says labels and nothing else.
@@ -769,7 +835,7 @@ def _fit_clone(teacher, X, y, sample_weight, random_state, regression):
     try:
         return clone(teacher).fit(X, y, **weights), None
     except Exception:
-        if not regression:
+        if not regression and y.ndim == 1:
             labels, numbers = np.unique(y, return_inverse=True)
             if not np.array_equal(labels, np.arange(len(labels))):
                 with suppress(Exception):
@@ -807,6 +873,13 @@ def _scoring_method(model, regression, estimator_name):
     )
 
 
+def _compared_rows(X):
+    """Rows on which the scores of a teacher are compared with what it predicts."""
+    n_samples = _num_samples(X)
+    n_rows = min(n_samples, _COMPARED_ROWS)
+    return np.linspace(0, n_samples - 1, n_rows).astype(int)
+
+
 def _predicted_columns(model, X, classes):
     """Some rows, and the column of the label that a classifier predicts for each.
 
@@ -815,11 +888,9 @@ def _predicted_columns(model, X, classes):
     """
     if classes is None or not hasattr(model, "predict") or _net_of(model) is not None:
         return None, None
-    n_samples = _num_samples(X)
-    n_rows = min(n_samples, _COMPARED_ROWS)
-    rows = np.linspace(0, n_samples - 1, n_rows).astype(int)
+    rows = _compared_rows(X)
     labels = np.asarray(model.predict(_safe_indexing(X, rows)))
-    if labels.size != n_rows:
+    if labels.size != len(rows):
         return None, None
     columns = {
         label: column for column, label in enumerate(np.asarray(classes).tolist())

@@ -685,6 +685,13 @@ def _is_regression(task, teacher, y):
 def _checked_targets(y, regression):
     if regression:
         return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        raise ValueError(
+            "distil takes one label per row. Got y of shape "
+            f"{np.shape(y)}. For several labels per row, fit a BDistilClassifier to "
+            "the indicator matrix, or distil each label. If these are targets of a "
+            "regression, pass task='regression'."
+        )
     check_classification_targets(y)
     return column_or_1d(y)
 

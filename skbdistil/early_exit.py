@@ -256,7 +256,11 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
 
     def _indexable(self, X, y):
         X, y = super()._indexable(X, y)
-        return X, None if y is None else column_or_1d(y, warn=True)
+        if y is None:
+            return X, None
+        if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+            raise ValueError(_several_labels(type(self).__name__))
+        return X, column_or_1d(y, warn=True)
 
     def _check_y(self, y):
         assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
@@ -269,7 +273,10 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         return self.target == "accuracy" or self.temperature
 
     def _check_fitted(self, estimator):
-        combine = getattr(self._distilled(estimator), "combine_", "mean")
+        final = self._distilled(estimator)
+        if getattr(final, "multilabel_", False):
+            raise ValueError(_several_labels(type(self).__name__))
+        combine = getattr(final, "combine_", "mean")
         if self.rule == "agreement" and combine != "mean":
             raise ValueError(
                 f"The 'rule' parameter of {type(self).__name__} is 'agreement', which "
@@ -407,6 +414,16 @@ def _judged(scores, label, rule, temperatures):
     labels = scores.argmax(axis=2)
     correct = labels == (labels[-1] if label is None else label)
     return values, correct, correct[-1] & ~correct
+
+
+def _several_labels(estimator_name):
+    return (
+        f"{estimator_name} takes one label per row: its rules look at the class that "
+        "is most likely, and the labels of a row with several are certain at different "
+        "stages. Let all rows leave at one stage: BDistilClassifier(n_stages=...), or "
+        "clf[:k]. For rules, fit it around the BDistilClassifier of each label, in "
+        "sklearn.multioutput.MultiOutputClassifier."
+    )
 
 
 class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):

@@ -311,7 +311,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ``manifest.json`` has the keys
 
     - `schema_version`, `package_version`;
-    - `kind`: "classifier" or "regressor";
+    - `kind`: "classifier", "multilabel_classifier", whose scores are the log-odds of
+      labels that do not exclude each other, or "regressor";
     - `classes`: `values` and their NumPy `dtype`; None for a regressor;
     - `targets`: `mean` and `scale` that bring the scores to the units of the targets,
       and whether predictions have one axis, `single_output`; None for a classifier;
@@ -478,7 +479,7 @@ def _manifest(parts, rows):
     return {
         "schema_version": _SCHEMA_VERSION,
         "package_version": __version__,
-        "kind": "regressor" if classes is None else "classifier",
+        "kind": _kind(final),
         "classes": classes,
         "targets": targets,
         "input": {
@@ -493,6 +494,13 @@ def _manifest(parts, rows):
         "stages": [],
         "fixed_stage": None,
     }
+
+
+def _kind(final):
+    if not hasattr(final, "classes_"):
+        return "regressor"
+    several = getattr(final, "multilabel_", False)
+        return "multilabel_classifier" if several else "classifier"
 
 
 def _stored_steps(steps):

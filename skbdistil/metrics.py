@@ -334,7 +334,8 @@ def calibration_error(y_true, y_proba, *, classes=None, n_bins=15, sample_weight
     if y_true.ndim != 1 or y_proba.ndim != 2 or len(y_true) != len(y_proba):
         raise ValueError(
             "'y_proba' must have one row for each label of 'y_true'. Got shapes "
-            f"{y_proba.shape} and {y_true.shape}."
+            f"{y_proba.shape} and {y_true.shape}. Of several labels per row, pass one "
+            "with its probabilities p as np.c_[1 - p, p]."
         )
     if len(y_true) == 0:
         raise ValueError("'y_true' is empty; give at least one label.")

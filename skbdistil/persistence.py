@@ -713,6 +713,7 @@ def _set_ensemble(estimator, ensemble, fitted):
     }
     if is_classifier(estimator):
         expected["classes_"] = ("".join(ITEM_TYPES), (n_outputs,))
+        expected["multilabel_"] = bool
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
@@ -740,6 +741,8 @@ def _set_ensemble(estimator, ensemble, fitted):
         classes = fitted["classes_"]
         in_order = np.array_equal(np.unique(classes), classes)
         require(in_order, "its classes are not in order.")
+        numbered = np.array_equal(classes, np.arange(n_outputs))
+        require(numbered or not fitted["multilabel_"], "its labels have no numbers.")
     else:
         single = n_outputs == 1 or not fitted["single_output_"]
         require(single, "it has more than a single output.")
@@ -762,6 +765,7 @@ def _set_exits(estimator, fitted):
     is_classifying = is_classifier(estimator)
     require(
         type(final) is (BDistilClassifier if is_classifying else BDistilRegressor)
+        and not getattr(final, "multilabel_", False)
         and n_stages <= len(final),
         "its stages are not those of its estimator.",
     )

@@ -17,13 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._exit_rules import (
-    REGRESSION_RULES,
-    RULES,
-    as_decision,
-    in_units,
-    label_probabilities,
-)
+from skbdistil._decoding import CLASSES, LABELS, Decoding
+from skbdistil._exit_rules import REGRESSION_RULES, RULES, in_units
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
 from skbdistil._threads import max_threads
@@ -53,6 +48,10 @@ _MAX_FILE_SIZE = 2**31
 _CONFINED_ONNXRUNTIME = (1, 24)
 
 _METHODS = ("predict", "predict_proba", "decision_function")
+
+# Kinds of classifiers in manifests. One that was written for labels must not be read as
+# one of classes, so it has a name that older versions refuse.
+_DECODINGS = {"classifier": CLASSES, "multilabel_classifier": LABELS}
 
 # Name of the rows as the students see them.
 _SCALED = "scaled"
@@ -91,7 +90,8 @@ class ProgressiveSession:
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,) or None
-        Labels, in the order of the probabilities; None for a regressor.
+        Labels, in the order of the probabilities; with several labels per row, their
+        numbers. None for a regressor.
 
     input_shape : tuple of int
         Shape of a row.
@@ -271,6 +271,7 @@ class ProgressiveSession:
         Returns
         -------
         predictions : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            With several labels per row, an indicator matrix.
         """
         return self._response(*self._exits(X), "predict")
 
@@ -285,8 +286,8 @@ class ProgressiveSession:
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`. With early exit, the temperatures of the stages
-            are applied.
+            In the order of `classes_`; with several labels per row, of having each of
+            them. With early exit, the temperatures of the stages are applied.
         """
         self._check_classifier("predict_proba")
         return self._response(*self._exits(X), "predict_proba")
@@ -302,7 +303,8 @@ class ProgressiveSession:
         Returns
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
-            For two classes, the log-odds of the second one.
+            For two classes, the log-odds of the second one. With several labels per
+            row, the log-odds of each.
         """
         self._check_classifier("decision_function")
         return self._response(*self._exits(X), "decision_function")
@@ -356,7 +358,7 @@ class ProgressiveSession:
         """
         self._check_classifier("staged_predict_proba")
         for scores in self._staged_scores(X):
-            yield label_probabilities(scores)
+            yield self._export.decoding.probabilities(scores)
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
@@ -463,12 +465,12 @@ class ProgressiveSession:
             if self._has_temperatures:
                 temperatures = self._temperatures[stages - 1].astype(scores.dtype)
                 scores = scores / temperatures.reshape(-1, 1)
-            return label_probabilities(scores)
-        return as_decision(scores)
+            return self._export.decoding.probabilities(scores)
+        return self._export.decoding.decision(scores)
 
     def _as_labels(self, scores):
         if self.classes_ is not None:
-            return self.classes_[scores.argmax(axis=1)]
+            return self._export.decoding.predict(scores, self.classes_)
         export = self._export
         return in_units(
             scores, export.target_mean, export.target_scale, export.single_output
@@ -755,6 +757,7 @@ class _Export(NamedTuple):
     fixed_stage: int | None
     fixed: _Stage | None
     classes: np.ndarray | None
+    decoding: Decoding | None
     target_mean: np.ndarray | None
     target_scale: np.ndarray | None
     single_output: bool
@@ -800,17 +803,20 @@ def _parse(manifest):
     fixed = _parse_fixed(manifest, row, stages)
     (n_outputs,) = stages[0].outputs[0].shape
     targets = None, None, False
-    classes = rule = thresholds = temperatures = None
+    classes = decoding = rule = thresholds = temperatures = None
     kind = manifest.get("kind", "a string")
-    if kind == "classifier":
+    if kind in _DECODINGS:
+        decoding = _DECODINGS[kind]
         classes = _parse_classes(manifest.entry("classes"), n_outputs)
-        rules = RULES
+        rules = RULES if decoding is CLASSES else None
     elif kind == "regressor":
         targets = _parse_targets(manifest.entry("targets"), n_outputs)
         rules = REGRESSION_RULES
     else:
         manifest.fail(f"is of unknown kind {kind!r}")
     if manifest.get("early_exit", "an object or null") is not None:
+        if rules is None:
+            manifest.fail(f"has a rule of exit, and is of kind {kind!r}")
         rule, thresholds, temperatures = _parse_rule(
             manifest.entry("early_exit"), rules, len(stages)
         )
@@ -824,6 +830,7 @@ def _parse(manifest):
         stages,
         *fixed,
         classes,
+        decoding,
         *targets,
         rule,
         thresholds,

@@ -18,7 +18,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
-from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -662,17 +661,3 @@ def test_single_onnx_file_holds_the_imputer(clf, X, tmp_path):
     (x,) = session.get_inputs()
     scores = session.run(None, {x.name: X.astype(np.float64)})[-1]
     assert_array_equal(clf.classes_[scores.argmax(axis=1)], clf.predict(X))
-
-
-# Several labels per row
-
-
-def test_several_labels_per_row_have_an_ensemble_each():
-    rng = np.random.RandomState(0)
-    X = rng.randn(120, 3)
-    Y = (X[:, :2] > 0).astype(int)
-    clf = BDistilClassifier(LogisticRegression(), **{**SMALL, "max_epochs": 20})
-    several = MultiOutputClassifier(clf).fit(X, Y)
-    assert several.score(X, Y) > 0.8
-    with raises("BDistilClassifier", "one label per row", "MultiOutputClassifier"):
-        clf.fit(X, Y)

@@ -62,7 +62,7 @@ class FitData(NamedTuple):
         """The same with further rows, whose labels are not known, of weight 1."""
         label, weight = self.label, self.sample_weight
         if label is not None:
-            unknown = -1 if label.ndim == 1 else np.nan
+            unknown = -1 if label.dtype.kind == "i" else np.nan
             shape = (len(x), *label.shape[1:])
             label = np.concatenate([label, np.full(shape, unknown, label.dtype)])
         if weight is not None:
@@ -221,7 +221,8 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         learning_rate=estimator.learning_rate,
         device=device,
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
-        centres=not regression,
+        # Only the differences of logits of classes count.
+        centres=not (regression or estimator._multilabel),
         combine=plan.combine,
     )
     n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
@@ -256,6 +257,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             trainer=trainer,
             objective=plan.objective,
             regression=regression,
+            multilabel=estimator._multilabel,
             max_epochs=plan.max_epochs,
             max_attempts=estimator.max_attempts,
             edge_tol=plan.edge_tol,
@@ -263,7 +265,9 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             scale=plan.teacher_scale,
         ),
         trainer=trainer,
-        joint_loss=_JointLoss(plan.objective, regression),
+        joint_loss=_JointLoss(
+            plan.objective, regression, multilabel=estimator._multilabel
+        ),
         progress=progress,
         estimator_name=type(estimator).__name__,
     )

@@ -51,6 +51,7 @@ class WeakLearnerSearch:
     trainer : Trainer
     objective : DistillationObjective
     regression : bool
+    multilabel : bool, default=False
     max_epochs : int
     max_attempts : int
     edge_tol : float
@@ -79,11 +80,13 @@ class WeakLearnerSearch:
         edge_tol,
         bound,
         scale,
+        multilabel=False,
     ):
         self.ladder = ladder
         self.trainer = trainer
         self.objective = objective
         self.regression = regression
+        self.multilabel = multilabel
         self.max_epochs = max_epochs
         self.max_attempts = max_attempts
         self.edge_tol = edge_tol
@@ -150,6 +153,7 @@ class WeakLearnerSearch:
         loss = _StudentLoss(
             self.objective,
             self.regression,
+            multilabel=self.multilabel,
             n_previous=len(ensemble),
             eta=game.eta,
             scale=self.scale,
