@@ -500,7 +500,7 @@ def _kind(final):
     if not hasattr(final, "classes_"):
         return "regressor"
     several = getattr(final, "multilabel_", False)
-        return "multilabel_classifier" if several else "classifier"
+    return "multilabel_classifier" if several else "classifier"
 
 
 def _stored_steps(steps):
