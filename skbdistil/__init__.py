@@ -28,6 +28,7 @@ _SUBMODULES = [
     "latency",
     "metrics",
     "model_selection",
+    "monitoring",
     "objectives",
     "persistence",
     "precision",

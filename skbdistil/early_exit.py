@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from functools import partial
+from itertools import chain
 from numbers import Integral, Real
 
 import numpy as np
@@ -26,6 +27,7 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     assert_all_finite,
@@ -34,13 +36,16 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil._boosting._scaling import check_scores
+from skbdistil._deferral import answers, audited, check_final, with_final
 from skbdistil._exit_calibration import (
     ExitPath,
+    answered,
     best_point,
     calibration_error,
     certified_point,
     cheapest_point,
     exit_path,
+    first_point,
     fit_temperatures,
     rows_needed,
     shared_thresholds,
@@ -99,6 +104,16 @@ class _NumpyState:
         self._state.select(torch.from_numpy(rows).to(self._state.x.device))
 
 
+def _scores_are_answers(early):
+    """Whether no rows are deferred, whose final answers are labels only."""
+    if early.final is not None or early._defers():
+        raise AttributeError(
+            f"This {type(early).__name__} has a final model, whose answers are labels "
+            "only. Scores of the students are those of its estimator_."
+        )
+    return True
+
+
 class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Let each row leave after the first stage that is sure of it.
 
@@ -129,13 +144,19 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
           array of logits of shape (t, n_rows, n_classes), and returns one value per
           row.
 
-    target : {"agreement", "accuracy"}, default="agreement"
+    target : {"agreement", "accuracy", "error"}, default="agreement"
         What a drop is measured in: agreement with the labels of the full ensemble, for
-        which the rows need no labels, or accuracy.
+        which the rows need no labels, or accuracy. With `final`, that takes the place
+        of the full ensemble, and a loss is a row that is answered locally and
+
+        - "agreement": otherwise than by `final`;
+        - "accuracy": wrong, where `final` is right;
+        - "error": wrong, whatever `final` says. Only with `final`.
 
     max_drop : float, default=0.01
         Largest drop of the target against the full ensemble, from 0 to less than 1.
-        The thresholds of the smallest mean cost within it are chosen.
+        The thresholds of the smallest mean cost within it are chosen. With `final`,
+        largest `risk`, the mean loss.
 
     max_cost : float or None, default=None
         Largest mean cost per row, in the unit of `cost`: the thresholds of the best
@@ -170,6 +191,22 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Draws the rows that are held out, and those that order the thresholds.
 
+    final : estimator, callable or None, default=None
+        Model, such as the teacher, that rows go to of which no stage is sure:
+        ``FrozenEstimator(fitted)``, or ``final(rows)`` that returns one label per row,
+        all of them known to the estimator. It gets the rows in the form of the caller,
+        all that are deferred in one call, and must not have been trained on the
+        calibration rows, about all of which `fit` asks it. A fitted estimator that is
+        not frozen is used as it is, but :func:`~sklearn.base.clone`, and with it a
+        search, would forget its fit.
+
+    final_cost : float or None, default=None
+        Price of asking `final` about a row, in the unit of `cost`. Needed with `final`.
+
+    risk : {"marginal", "selective"}, default="marginal"
+        With `final`, what `max_drop` bounds: the probability that a row is answered
+        locally and is a loss, or that of a loss given that it is answered locally [8]_.
+
     Attributes
     ----------
     estimator_ : estimator
@@ -181,8 +218,13 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     rule_ : str or callable
         Rule that the thresholds are for.
 
-    thresholds_ : ndarray of shape (n_stages - 1,)
-        Values of the rule from which on a row leaves; infinite where none does.
+    thresholds_ : ndarray of shape (n_stages - 1,) or (n_stages,)
+        Values of the rule from which on a row leaves; infinite where none does. With
+        `final` there is a last one, and rows that do not reach it are deferred.
+
+    final_ : estimator, callable or None
+        What they are deferred to. None after loading from a file; then `final` is,
+        which ``set_params(final=...)`` gives again.
 
     temperatures_ : ndarray of shape (n_stages,)
         1 without `temperature`.
@@ -191,15 +233,16 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Expected calibration error of each stage, in 15 bins, before and after the
         temperature; None without.
 
-    costs_ : ndarray of shape (n_stages,)
-        Cumulative costs of the stages.
+    costs_ : ndarray of shape (n_stages,) or (n_stages + 1,)
+        Cumulative costs of the stages, that of `final` as the last.
 
     path_ : ExitPath
         All thresholds that were tried, from careful to cheap: `thresholds` of shape
         (n_points, n_stages - 1), mean `costs`, `scores` and `losses` of shape
         (n_points,) on the calibration rows, and the share of these that leave at each
         stage, `exits` of shape (n_points, n_stages). A loss is a row that the full
-        ensemble has right, by the target, and the early answer wrong.
+        ensemble has right, by the target, and the early answer wrong. With `final`,
+        which counts as a stage, see `target`.
 
     best_index_ : int
         The chosen one of these.
@@ -247,6 +290,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
        Networks", ICML 2017.
     .. [7] Y. Geifman, R. El-Yaniv, "Selective Classification for Deep Neural Networks",
        section 4, NeurIPS 2017.
+    .. [8] R. El-Yaniv, Y. Wiener, "On the Foundations of Noise-free Selective
+       Classification", Journal of Machine Learning Research 11, 2010.
 
     Examples
     --------
@@ -265,13 +310,25 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     >>> labels, costs = early.predict_with_cost(X)
     >>> bool(costs.mean() < early.costs_[-1])
     True
+
+    Rows that are not sure go to the teacher, which here is fitted to other rows:
+
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> teacher = LogisticRegression(max_iter=1000).fit(X[:600], y[:600])
+    >>> deferring = EarlyExitClassifier(
+    ...     FrozenEstimator(clf.fit(X[:600], y[:600])), final=FrozenEstimator(teacher),
+    ...     final_cost=10_000, max_drop=0.05, delta=0.1, random_state=0,
+    ... ).fit(X[600:1200])
+    >>> stages = deferring.exit_stages(X[1200:])  # 4 are the deferred ones
+    >>> bool(0 < (stages == 4).mean() < 1)
+    True
     """
 
     _parameter_constraints = {
         # Rule and cost have messages of their own.
         "estimator": [HasMethods(["fit"])],
         "rule": "no_validation",
-        "target": [StrOptions({"agreement", "accuracy"})],
+        "target": [StrOptions({"agreement", "accuracy", "error"})],
         "max_drop": [Interval(Real, 0, 1, closed="left")],
         "max_cost": [Interval(Real, 0, None, closed="neither"), None],
         "delta": [Interval(Real, 0, 1, closed="neither"), None],
@@ -280,6 +337,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         "cost": "no_validation",
         "cv": [Interval(Real, 0, 1, closed="neither"), "cv_object"],
         "random_state": ["random_state"],
+        "final": "no_validation",
+        "final_cost": [Interval(Real, 0, None, closed="left"), None],
+        "risk": [StrOptions({"marginal", "selective"})],
     }
 
     def __init__(
@@ -296,6 +356,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         cost="macs",
         cv=0.2,
         random_state=None,
+        final=None,
+        final_cost=None,
+        risk="marginal",
     ):
         self.estimator = estimator
         self.rule = rule
@@ -308,6 +371,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.cost = cost
         self.cv = cv
         self.random_state = random_state
+        self.final = final
+        self.final_cost = final_cost
+        self.risk = risk
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, **params):
@@ -320,8 +386,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             been trained on; else those to train and to calibrate on.
 
         y : array-like of shape (n_samples,), default=None
-            Labels. Needed for ``target="accuracy"``, a temperature, and where the
-            estimator needs them.
+            Labels. Needed for ``target="accuracy"`` or "error", a temperature, and
+            where the estimator needs them.
 
         **params : dict
             Passed to the `fit` of the estimator; arrays with one item per row are cut
@@ -344,26 +410,28 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         -----
         NothingCertifiedWarning
             If no early exit can be guaranteed; all rows then use the full ensemble.
+            With `final`, if no local answer can be; all rows are then deferred.
         """
         estimator_name = type(self).__name__
         check_rule(self.rule, estimator_name)
         _check_unit(self.cost)
+        self._check_deferral(estimator_name)
         if self.delta is not None and self.max_cost is not None:
             raise ValueError(
                 f"The parameters 'delta' and 'max_cost' of {estimator_name} exclude "
                 "each other: what can be guaranteed is 'max_drop'."
             )
-        if y is None and (self.target == "accuracy" or self.temperature):
+        if y is None and self._needs_labels():
             raise ValueError(
                 f"{estimator_name} requires y to be passed, but the target y is None. "
-                "It is needed for target='accuracy' and for a temperature."
+                "It is needed for target='accuracy' and 'error' and for a temperature."
             )
         X, y = self._indexable(X, y)
         if y is not None:
             assert_all_finite(y, input_name="y", estimator_name=estimator_name)
             check_classification_targets(y)
         rng = check_random_state(self.random_state)
-        estimator, x, scores, label = self._calibration_rows(
+        estimator, x, scores, label, final_label = self._calibration_rows(
             X, y, rng, params, estimator_name
         )
         if not np.isfinite(scores).all():
@@ -381,6 +449,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
         costs = costs[: len(scores)]
+        if self.final is not None:
+            costs = np.append(costs, costs[-1] + self.final_cost)
 
         n_samples = scores.shape[1]
         order = tested = np.arange(n_samples)
@@ -401,36 +471,28 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         values, correct, losses = _judged(
             scores,
-            label if self.target == "accuracy" else None,
+            None if self.target == "agreement" else label,
             self.rule,
             temperatures,
+            final_label,
+            self.target,
         )
         if self.thresholds == "shared":
             thresholds = shared_thresholds(values[:, order])
         else:
             thresholds = stage_thresholds(values[:, order], losses[:, order])
-        path = exit_path(
-            thresholds, values[:, tested], losses[:, tested], correct[:, tested], costs
+        paths = (
+            exit_path(thresholds, values[:, r], losses[:, r], correct[:, r], costs)
+            for r in (tested, order)
         )
-        if self.max_cost is not None:
-            point = best_point(path, self.max_cost)
-        elif self.delta is None:
-            point = cheapest_point(path, self.max_drop)
-        else:
-            point = certified_point(path, len(tested), self.max_drop, self.delta)
-            if point == 0 and len(scores) > 1:
-                warnings.warn(
-                    f"{estimator_name} can guarantee no early exit with max_drop="
-                    f"{self.max_drop:g} and delta={self.delta:g} on {len(tested)} "
-                    "calibration rows: all rows will use the full ensemble.",
-                    NothingCertifiedWarning,
-                    stacklevel=3,  # the caller of fit
-                )
+        path = next(paths)
+        point = self._point(path, paths, len(tested), estimator_name)
 
         self.estimator_ = estimator
         self.classes_ = estimator.classes_
         self.rule_ = self.rule
         self.thresholds_ = path.thresholds[point].copy()
+        self.final_ = self.final
         self.temperatures_ = temperatures
         self.calibration_errors_ = errors
         self.costs_ = costs
@@ -444,11 +506,88 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self._remember_fit()
         return self
 
+    def _check_deferral(self, estimator_name):
+        """Refuse parameters that do not go with a final model, or with none."""
+        if self.final is None:
+            for name, default in (("final_cost", None), ("risk", "marginal")):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"The {name!r} parameter of {estimator_name} is for rows that "
+                        "are deferred, and there is no 'final' to defer them to. Got "
+                        f"{name}={getattr(self, name)!r}."
+                    )
+            if self.target == "error":
+                raise ValueError(
+                    f"target='error' of {estimator_name} needs a 'final' model: "
+                    "without one, all errors are local."
+                )
+            return
+        check_final(self.final, estimator_name)
+        if isinstance(self.final, BaseEstimator) and not _is_fitted(self.final):
+            raise NotFittedError(
+                f"The 'final' parameter of {estimator_name} must be fitted. Got "
+                f"{self.final!r}, which is not: clones, as of a search, forget their "
+                "fit. Pass sklearn.frozen.FrozenEstimator(fitted)."
+            )
+        if self.final_cost is None:
+            raise ValueError(
+                f"{estimator_name} needs 'final_cost', the price of asking 'final' "
+                f"about a row in the unit of cost={self.cost!r}; state it in other "
+                "units by a callable 'cost'."
+            )
+
+    def _needs_labels(self):
+        return self.target != "agreement" or self.temperature
+
+    def _point(self, path, rest, n_tested, estimator_name):
+        """The chosen point of the path, with a warning if nothing is answered early.
+
+        `rest` has the path on the rows that order the thresholds.
+        """
+        if self.max_cost is not None:
+            point = best_point(path, self.max_cost)
+        elif self.delta is None:
+            drops = None
+            if self.final is not None:
+                # Nothing is lost where nothing is answered.
+                shares = np.maximum(answered(path, self.risk), 1 / n_tested)
+                drops = path.losses / shares
+            point = cheapest_point(path, self.max_drop, drops=drops)
+        else:
+            bounds = n_tested, self.max_drop, self.delta
+            first = 1
+            if self.risk == "selective":
+                first = first_point(next(rest), *bounds, self.risk)
+            point = certified_point(path, *bounds, risk=self.risk, first=first)
+        is_careful = point == 0 and path.thresholds.shape[1] > 0
+        what, then = "guarantee no early exit", "use the full ensemble"
+        if self.final is not None:
+            # Other points of the path may answer no row either.
+            is_careful = not path.exits[point, :-1].any()
+            what, then = "certify no local answer", "go to the final model"
+        elif self.delta is None:
+            return point
+        if not is_careful:
+            return point
+        if self.max_cost is None:
+            bound = f"max_drop={self.max_drop:g}"
+        else:
+            bound = f"max_cost={self.max_cost:g}"
+        if self.delta is not None:
+            bound += f" and delta={self.delta:g}"
+        warnings.warn(
+            f"{estimator_name} can {what} with {bound} on {n_tested} calibration rows: "
+            f"all rows will {then}.",
+            NothingCertifiedWarning,
+            stacklevel=4,  # the caller of fit
+        )
+        return 0
+
     def _calibration_rows(self, X, y, rng, params, estimator_name):
         """The fitted estimator, and rows, scores and labels to calibrate on."""
         n_samples = _num_samples(X)
         # Labels that calibrate nothing may be any.
-        known = y if self.target == "accuracy" or self.temperature else None
+        known = y if self._needs_labels() else None
         params = {name: param for name, param in params.items() if param is not None}
         groups = params.get("groups")
         if isinstance(self.estimator, FrozenEstimator):
@@ -461,7 +600,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return (
                 self.estimator,
                 X,
-                *self._scored(self.estimator, X, known, estimator_name),
+                *self._scored(self.estimator, X, known, self.final, estimator_name),
             )
         if _is_fitted(self.estimator):
             raise ValueError(
@@ -489,10 +628,11 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             trained, held_out = _hold_out(n_samples, balanced, self.cv, rng, groups)
             self._check_enough(len(held_out), estimator_name)
             estimator, x = fitted(trained), _take(X, held_out)
+            known = _take(known, held_out)
             return (
                 estimator,
                 x,
-                *self._scored(estimator, x, _take(known, held_out), estimator_name),
+                *self._scored(estimator, x, known, self.final, estimator_name),
             )
         if self.delta is not None:
             raise ValueError(
@@ -511,24 +651,31 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     f"Each fold of {estimator_name} must train on all classes. One has "
                     f"only {fold.classes_.tolist()} of {estimator.classes_.tolist()}."
                 )
-            scores, label = self._scored(
-                fold, x, _take(known, held_out), estimator_name
+            scores, *labels = self._scored(
+                fold, x, _take(known, held_out), self.final, estimator_name
             )
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
-            folds.append((scores[stages], label))
+            folds.append((scores[stages], *labels))
         if not folds:
             raise ValueError(f"The 'cv' parameter of {estimator_name} has no folds.")
-        scores, labels = zip(*folds, strict=True)
-        label = None if known is None else np.concatenate(labels)
-        return estimator, X, np.concatenate(scores, axis=1), label
+        scores, *labels = zip(*folds, strict=True)
+        joined = (None if of[0] is None else np.concatenate(of) for of in labels)
+        return estimator, X, np.concatenate(scores, axis=1), *joined
 
-    def _scored(self, estimator, X, y, estimator_name):
-        """Scores of all stages, shape (T, n, L), and the columns of the labels."""
-        final = _distilled(estimator, estimator_name)
-        scores = final._stage_scores(_transformed(estimator, X))
+    def _scored(self, estimator, X, y, final, estimator_name):
+        """Scores of all stages, shape (T, n, L), and the columns of the labels.
+
+        Of the labels in `y` and of those of the final model, each None if there are
+        none.
+        """
+        staged = _distilled(estimator, estimator_name)
+        scores = staged._stage_scores(_transformed(estimator, X))
+        final_label = None
+        if final is not None:
+            final_label = answers(final, X, _num_samples(X), estimator.classes_)
         if y is None:
-            return scores, None
+            return scores, None, final_label
         unseen = np.setdiff1d(y, estimator.classes_)
         if len(unseen):
             raise ValueError(
@@ -536,7 +683,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "that the estimator does not know. It knows "
                 f"{estimator.classes_.tolist()}."
             )
-        return scores, np.searchsorted(estimator.classes_, y)
+        return scores, np.searchsorted(estimator.classes_, y), final_label
 
     def _indexable(self, X, y):
         X, y = indexable(X, y)
@@ -603,13 +750,48 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "chosen. They, and what they guarantee, do not hold for it: fit it "
                 "again."
             )
-        if final._n_stages_used() != len(self.costs_):
+        if final._n_stages_used() != len(self.temperatures_):
             raise NotFittedError(
-                f"This {type(self).__name__} was calibrated with {len(self.costs_)} "
+                f"This {type(self).__name__} was calibrated with "
+                f"{len(self.temperatures_)} "
                 f"stages, and its estimator now has {final._n_stages_used()}: fit it "
                 "again."
             )
         return final
+
+    # The final model
+
+    def _defers(self):
+        """Whether it has been fitted with a final model."""
+        fitted = vars(self)
+        return "thresholds_" in fitted and (
+            len(self.thresholds_) == len(self.temperatures_)
+        )
+
+    def _final(self):
+        """The final model, None where no rows are deferred."""
+        if not self._defers():
+            return None
+        final = self.final if self.final_ is None else self.final_
+        if final is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} defers rows to a final model, which is no "
+                "part of the file that it was loaded from. Give it by "
+                "set_params(final=...)."
+            )
+        check_final(final, type(self).__name__)
+        return final
+
+    def _is_deferred(self, stages):
+        return stages > len(self.temperatures_)
+
+    def _labels(self, X, stages, response):
+        """Labels, the deferred ones by the final model."""
+        final, labels = self._final(), response("predict")
+        if final is None:
+            return labels
+        take = partial(_take, X)
+        return with_final(final, take, labels, self._is_deferred(stages), self.classes_)
 
     # Predicting
 
@@ -660,11 +842,17 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
-        _, response = self._exits(X)
-        return response("predict")
+        self._final()
+        return self._labels(X, *self._exits(X))
 
+    @available_if(_scores_are_answers)
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
 
@@ -682,6 +870,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         _, response = self._exits(X)
         return response("predict_proba")
 
+    @available_if(_scores_are_answers)
     def decision_function(self, X):
         """Logits at the stage where each row leaves.
 
@@ -710,7 +899,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         stages : ndarray of shape (n_samples,)
-            From 1 to the number of stages.
+            From 1 to the number of stages, and one more for rows that are deferred;
+            the final model is not asked about them.
         """
         check_is_fitted(self)
         stages, _ = self._exits(X)
@@ -729,11 +919,92 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels : ndarray of shape (n_samples,)
 
         costs : ndarray of shape (n_samples,)
-            Cost of the stages that were run for each row, from `costs_`.
+            Cost of the stages that were run for each row, from `costs_`, and of the
+            final model where it was asked.
+
+        Raises
+        ------
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
+        self._final()
         stages, response = self._exits(X)
-        return response("predict"), self.costs_[stages - 1]
+        return self._labels(X, stages, response), self.costs_[stages - 1]
+
+    def audit(self, X, monitor, y=None):
+        """Most likely class of each row, and whether the promise still holds.
+
+        As `predict`, but a random share of the rows goes to the final model in any
+        case, and the monitor is told whether the local answers to these were losses.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        monitor : :class:`~skbdistil.monitoring.DeferralMonitor`
+            Keeps the counts, which is why nothing of this estimator changes. Of the
+            same `risk`.
+
+        y : array-like of shape (n_samples,), default=None
+            Labels, needed for ``target="accuracy"`` and "error". Those of rows that are
+            not audited are not looked at.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Those of the final model for all rows that it was asked about.
+
+        Raises
+        ------
+        ValueError
+            If there is no final model, the monitor is for another risk, or labels are
+            needed.
+
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers, and the monitor counts
+            none of the rows.
+
+        Warns
+        -----
+        DriftWarning
+            If the monitor finds that the promise does not hold any more.
+
+        Examples
+        --------
+        With the teacher as the final model of `early`::
+
+            monitor = DeferralMonitor(early.max_drop, early.delta, audit=0.02)
+            labels = early.audit(X, monitor)
+            monitor.drift_
+        """
+        check_is_fitted(self)
+        final = self._final()
+        if final is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no final model to audit with."
+            )
+        if monitor.risk != self.risk:
+            raise ValueError(
+                f"The monitor is for the {monitor.risk} risk, and the promise is about "
+                f"the {self.risk} one."
+            )
+
+        def passed():
+            stages, response = self._exits(X)
+            return response("predict"), self._is_deferred(stages)
+
+        return audited(
+            monitor,
+            passed,
+            final,
+            partial(_take, X),
+            self.classes_,
+            n_rows=_num_samples(X),
+            target=self.target,
+            y=y,
+        )
 
     def anytime(self, X, method="predict"):
         """Predictions that get better while there is time.
@@ -752,7 +1023,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         predictions : iterator of ndarray
             One array per stage, of what is best for each row by then; ends when all
             rows have left. May be abandoned at any moment. All come from what was
-            fitted at the call.
+            fitted at the call. With a final model, which gives labels only, one more
+            with its answers if there are rows to defer.
 
         Raises
         ------
@@ -761,16 +1033,25 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check_method(method)
-        runs, _, response = self._begin(X)
+        if method != "predict":
+            _scores_are_answers(self)
+        self._final()
+        runs, stages, response = self._begin(X)
+
+        def deferred():
+            if self._defers() and self._is_deferred(stages).any():
+                yield self._labels(X, stages, response)
+
         # Begun here, so that rows which are no input raise here.
-        return _anytime(list(runs), partial(response, method))
+        return chain(_anytime(list(runs), partial(response, method)), deferred())
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
 
         All rows get the first stage, however long it takes. Further stages are run
         chunk by chunk of the rows, as long as the time of the next one, expected from
-        the last, is left.
+        the last, is left. A final model, whose time is not known, is not asked: its
+        rows are answered locally, and there is no promise about them.
 
         Parameters
         ----------
@@ -799,7 +1080,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         runs, _, response = self._begin(X)
-        macs = _final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
+        macs = _final_estimator(self.estimator_).stage_costs_.macs
+        macs = macs[: len(self.temperatures_)]
         run_within(list(runs), macs, seconds, began)
         return response(method)
 
@@ -817,7 +1099,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         path : ExitPath
-            As `path_`, whatever the `target` was.
+            As `path_`, whatever the `target` was; but with `y` and a final model, which
+            is asked about all rows, losses are those of the `target`.
 
         Examples
         --------
@@ -830,8 +1113,12 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         X, y = self._indexable(X, y)
         self._calibrated()
-        scores, label = self._scored(self.estimator_, X, y, type(self).__name__)
-        values, correct, losses = _judged(scores, label, self.rule_, self.temperatures_)
+        scores, label, final_label = self._scored(
+            self.estimator_, X, y, self._final(), type(self).__name__
+        )
+        values, correct, losses = _judged(
+            scores, label, self.rule_, self.temperatures_, final_label, self.target
+        )
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)
 
     def get_metadata_routing(self):
@@ -891,6 +1178,8 @@ def _response(scores, stages, classes, temperatures, method):
     if method == "predict":
         return classes[scores.argmax(axis=1)]
     if method == "predict_proba":
+        # Rows that would be deferred have the scores of the last stage.
+        stages = np.minimum(stages, len(temperatures))
         temperatures = temperatures.astype(scores.dtype)[stages - 1]
         return label_probabilities(scores / temperatures[:, np.newaxis])
     # A copy, since further stages may be written to it.
@@ -906,20 +1195,26 @@ def _anytime(runs, response):
         yield response()
 
 
-def _judged(scores, label, rule, temperatures):
+def _judged(scores, label, rule, temperatures, final_label=None, target="accuracy"):
     """Values of the rule, whether a row is right, and whether the exit loses it.
 
-    Right is, without labels, what the full ensemble says.
+    Right is, without labels, what the full ensemble says, or the final model.
     """
+    labels = scores.argmax(axis=2)
+    if final_label is not None:
+        labels = np.vstack([labels, final_label])
     values = np.array(
         [
             rule_values(rule, scores[:stage], temperatures[stage - 1])
-            for stage in range(1, len(scores))
+            for stage in range(1, len(labels))
         ]
-    ).reshape(len(scores) - 1, scores.shape[1])
-    labels = scores.argmax(axis=2)
+    ).reshape(len(labels) - 1, scores.shape[1])
     correct = labels == (labels[-1] if label is None else label)
-    return values, correct, correct[-1] & ~correct
+    if final_label is None or label is None or target == "accuracy":
+        return values, correct, correct[-1] & ~correct
+    losses = ~correct if target == "error" else labels != labels[-1]
+    losses[-1] = False  # is not answered locally
+    return values, correct, losses
 
 
 def _n_order(n_samples):

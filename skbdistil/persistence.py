@@ -135,7 +135,10 @@ def save(estimator, path, *, include_teacher=False):
     `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
     is the default; `net`, an instance as `random_state`, an object as `cv` or
     `teacher_cv`, a function as `augment`, and the `memory` of a pipeline, its steps and
-    the teacher have their defaults.
+    the teacher have their defaults. The `final` model that an
+    :class:`~skbdistil.early_exit.EarlyExitClassifier` defers rows to is None after
+    loading, and predictions raise :class:`~sklearn.exceptions.NotFittedError` until
+    ``set_params(final=...)`` gives it again.
 
     The students are built again by calling what `student` was: a class of
     :mod:`skbdistil.students`, a class or function of your own that is defined at the
@@ -749,9 +752,13 @@ def _set_exits(estimator, fitted):
     inner = fitted["estimator_"]
     final = _final_estimator(inner)
     thresholds = np.asarray(fitted["thresholds_"])
+    # A final model that rows are deferred to is a stage of the path.
     n_stages = len(thresholds) + 1
+    n_students = len(np.atleast_1d(fitted["temperatures_"]))
     require(
-        type(final) is BDistilClassifier and n_stages <= len(final),
+        type(final) is BDistilClassifier
+        and n_students <= len(final)
+        and n_students in (n_stages, n_stages - 1),
         "its stages are not those of its estimator.",
     )
     n_points = len(fitted["path_"].costs)
@@ -760,8 +767,8 @@ def _set_exits(estimator, fitted):
         "estimator_": object,
         "rule_": object,
         "thresholds_": ("f", (n_stages - 1,)),
-        "temperatures_": ("f", (n_stages,)),
-        "calibration_errors_": [type(None), ("f", (2, n_stages))],
+        "temperatures_": ("f", (n_students,)),
+        "calibration_errors_": [type(None), ("f", (2, n_students))],
         "costs_": ("f", (n_stages,)),
         "path_": (
             ExitPath,
@@ -780,7 +787,7 @@ def _set_exits(estimator, fitted):
     require(not np.isnan(thresholds).any(), "a threshold is no number.")
     _require_known("rule", fitted["rule_"], RULES)
     require((fitted["temperatures_"] > 0).all(), "a temperature is not positive.")
-    vars(estimator).update(fitted, classes_=inner.classes_)
+    vars(estimator).update(fitted, classes_=inner.classes_, final_=None)
     for name in ("n_features_in_", "feature_names_in_"):
         if hasattr(inner, name):
             setattr(estimator, name, getattr(inner, name))
