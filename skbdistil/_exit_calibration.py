@@ -216,11 +216,13 @@ def answered(path, risk):
     return path.exits[:, :-1].sum(axis=1)
 
 
-def first_point(path, n_samples, max_drop, delta, risk):
-    """First point that a sequence of tests is expected to certify.
+def first_point(path, n_samples, max_drop, risk):
+    """Point that a sequence of tests begins with.
 
     The selective risk of careful points, at which few rows are answered, cannot be
-    certified even without any loss, and a sequence that begins there ends there.
+    certified even without any loss, and a sequence that begins there ends there. It
+    begins with the point whose expected numbers of answers and losses would be the
+    surest to pass.
 
     Parameters
     ----------
@@ -228,22 +230,19 @@ def first_point(path, n_samples, max_drop, delta, risk):
         On rows that take no part in the tests.
     n_samples : int
         Number of the rows that do.
-    max_drop, delta : float
+    max_drop : float
     risk : {"marginal", "selective"}
 
     Returns
     -------
     point : int
-        At least 1; the number of points if none is expected to be certified.
+        At least 1.
     """
     if risk == "marginal":
         return 1
     n_answered = np.floor(answered(path, risk) * n_samples)
-    # One loss to spare, since a single one that is not expected would end it.
-    n_losses = np.ceil(path.losses * n_samples) + 1
-    passes = binom.cdf(n_losses, n_answered, max_drop) <= delta
-    passes[0] = False
-    return int(passes.argmax()) if passes.any() else len(passes)
+    n_losses = np.ceil(path.losses * n_samples)
+    return 1 + int(binom.cdf(n_losses, n_answered, max_drop)[1:].argmin())
 
 
 def certified_point(path, n_samples, max_drop, delta, *, risk="marginal", first=1):

@@ -554,11 +554,12 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 drops = path.losses / shares
             point = cheapest_point(path, self.max_drop, drops=drops)
         else:
-            bounds = n_tested, self.max_drop, self.delta
             first = 1
             if self.risk == "selective":
-                first = first_point(next(rest), *bounds, self.risk)
-            point = certified_point(path, *bounds, risk=self.risk, first=first)
+                first = first_point(next(rest), n_tested, self.max_drop, self.risk)
+            point = certified_point(
+                path, n_tested, self.max_drop, self.delta, risk=self.risk, first=first
+            )
         is_careful = point == 0 and path.thresholds.shape[1] > 0
         what, then = "guarantee no early exit", "use the full ensemble"
         if self.final is not None:

@@ -144,20 +144,19 @@ def test_selective_risk_is_tested_given_the_number_answered():
     assert certified_point(*args) == 3
 
 
-def test_selective_sequence_begins_where_enough_rows_are_answered():
-    path = a_path([10, 20, 60, 120, 500], [0, 0, 0, 0, 2])
-    # Without any loss 45 answers would do; with one to spare, it takes 77.
-    assert first_point(path, 1000, 0.05, 0.1, "selective") == 4
-    assert first_point(path, 1000, 0.05, 0.1, "marginal") == 1
+def test_selective_sequence_begins_with_the_surest_point():
+    path = a_path([10, 20, 60, 120, 500], [0, 0, 0, 0, 15])
+    surest = binom.cdf(path.losses * 1000, path.exits[:, 0] * 1000, 0.05).argmin()
+    assert first_point(path, 1000, 0.05, "selective") == surest == 4
+    assert first_point(path, 1000, 0.05, "marginal") == 1
     assert certified_point(path, 1000, 0.05, 0.1, risk="selective", first=4) == 5
     # A sequence that begins with few answers ends there.
     assert certified_point(path, 1000, 0.05, 0.1, risk="selective") == 0
 
 
-def test_selective_sequence_that_never_begins_certifies_nothing():
+def test_selective_sequence_of_too_few_answers_certifies_nothing():
     path = a_path([10, 20], [0, 0])
-    first = first_point(path, 1000, 0.05, 0.1, "selective")
-    assert first == len(path.costs)
+    first = first_point(path, 1000, 0.05, "selective")
     assert certified_point(path, 1000, 0.05, 0.1, risk="selective", first=first) == 0
 
 
@@ -571,9 +570,11 @@ def clf_answers(early, X):
 
 @pytest.mark.parametrize("target", ["accuracy", "error"])
 def test_selective_audit_counts_local_answers_only(clf, model, rows, target):
-    early = deferring(clf, model, rows, target=target, risk="selective", max_drop=0.1)
+    max_drop = {"accuracy": 0.1, "error": 0.2}[target]
+    params = {"target": target, "risk": "selective", "max_drop": max_drop}
+    early = deferring(clf, model, rows, **params)
     X, y = rows[2]
-    monitor = DeferralMonitor(0.1, risk="selective", audit=1.0)
+    monitor = DeferralMonitor(max_drop, risk="selective", audit=1.0)
     assert_array_equal(early.audit(X, monitor, y), model.predict(X))
     is_local = early.exit_stages(X) <= N_STUDENTS
     assert 0 < is_local.sum() < len(X)
