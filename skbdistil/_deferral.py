@@ -154,5 +154,5 @@ def audited(monitor, passed, final, take, classes, *, n_rows, target, y=None):
     counted = is_audited
     if monitor.risk == "selective":
         counted = is_audited & ~is_deferred
-    monitor.update((is_lost & ~is_deferred)[counted])
+    monitor._count((is_lost & ~is_deferred)[counted], stacklevel=4)
     return found

@@ -4,7 +4,6 @@ import math
 import time
 import warnings
 from functools import partial
-from itertools import chain
 from numbers import Integral, Real
 
 import numpy as np
@@ -1044,7 +1043,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 yield self._labels(X, stages, response)
 
         # Begun here, so that rows which are no input raise here.
-        return chain(_anytime(list(runs), partial(response, method)), deferred())
+        return _anytime(list(runs), partial(response, method), deferred())
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
@@ -1187,13 +1186,14 @@ def _response(scores, stages, classes, temperatures, method):
     return as_decision(scores.copy())
 
 
-def _anytime(runs, response):
+def _anytime(runs, response, last):
     while any(run.n_left for run in runs):
         for run in runs:
             if run.n_left:
                 run.step()
                 run.write()
         yield response()
+    yield from last
 
 
 def _judged(scores, label, rule, temperatures, final_label=None, target="accuracy"):

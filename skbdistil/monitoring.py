@@ -221,6 +221,10 @@ class DeferralMonitor:
         DriftWarning
             Once, when the evidence reaches 1 / `delta`.
         """
+        self._count(losses, stacklevel=3)
+
+    def _count(self, losses, stacklevel):
+        """As `update`; `stacklevel` is that of the warning."""
         losses = np.asarray(losses)
         if losses.ndim != 1 or not np.isin(losses, (0, 1)).all():
             raise ValueError(
@@ -250,7 +254,7 @@ class DeferralMonitor:
                     else "Calibrate again, on rows of now."
                 ),
                 DriftWarning,
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
 
     def interval(self):

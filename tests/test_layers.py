@@ -46,6 +46,7 @@ LAYERS = {
         "exceptions",
     },
     "_boosting._rows": {"_arrays"},
+    "_deferral": {"exceptions"},
     "_exit_calibration": {"_exit_rules"},
     "_exit_runs": {"_exit_rules"},
     "_preprocessing": {"_optional"},
@@ -55,6 +56,7 @@ LAYERS = {
     "datasets": {"_sklearn_compat"},
     "ensemble": {"_sklearn_compat", "students"},
     "latency": {"_sklearn_compat", "_threads"},
+    "monitoring": {"exceptions"},
     "_boosting._idle": {"_arrays", "_boosting._rows"},
     "_boosting._scaling": {"_boosting._rows"},
     "_boosting._training": {"_boosting._combination", "_boosting._rows", "_seeding"},
@@ -62,6 +64,7 @@ LAYERS = {
     "costs": {"exceptions", "latency"},
     "objectives": {"_exit_calibration", "_sklearn_compat"},
     "runtime": {
+        "_deferral",
         "_exit_rules",
         "_exit_runs",
         "_optional",
@@ -74,6 +77,7 @@ LAYERS = {
     "_student_rows": {"_arrays", "_boosting._scaling", "_seeding", "_sklearn_compat"},
     "early_exit": {
         "_boosting._scaling",
+        "_deferral",
         "_exit_calibration",
         "_exit_rules",
         "_exit_runs",
