@@ -3,6 +3,7 @@
 import numpy as np
 
 from skbdistil.exceptions import DeferralError
+from skbdistil.monitoring import DeferralMonitor
 
 __all__ = ["answers", "audited", "check_final", "rows_of", "with_final"]
 
@@ -107,12 +108,12 @@ def with_final(final, take, labels, is_asked, classes):
     return labels
 
 
-def audited(monitor, passed, final, take, classes, *, n_rows, target, y=None):
+def audited(monitor, passed, final, take, classes, *, n_rows, target, risk, y):
     """Answers to rows some of which are audited, and the monitor told of these.
 
     Parameters
     ----------
-    monitor : skbdistil.monitoring.DeferralMonitor
+    monitor : DeferralMonitor
     passed : callable
         Returns the local answers and whether each row is deferred. It is called when
         the audited rows have been drawn.
@@ -120,12 +121,22 @@ def audited(monitor, passed, final, take, classes, *, n_rows, target, y=None):
         As for :func:`with_final`.
     n_rows : int
     target : {"agreement", "accuracy", "error"}
-    y : array-like of shape (n,), default=None
+    risk : {"marginal", "selective"}
+    y : array-like of shape (n,) or None
 
     Returns
     -------
     labels : ndarray of shape (n,)
     """
+    if not isinstance(monitor, DeferralMonitor):
+        raise TypeError(
+            f"'monitor' must be a DeferralMonitor. Got {monitor!r} instead."
+        )
+    if monitor.risk != risk:
+        raise ValueError(
+            f"The monitor is for the {monitor.risk} risk, and the promise is about the "
+            f"{risk} one."
+        )
     if target == "agreement":
         y = None
     elif y is None:
@@ -152,7 +163,7 @@ def audited(monitor, passed, final, take, classes, *, n_rows, target, y=None):
         if target == "accuracy":
             is_lost &= found == y
     counted = is_audited
-    if monitor.risk == "selective":
+    if risk == "selective":
         counted = is_audited & ~is_deferred
     monitor._count((is_lost & ~is_deferred)[counted], stacklevel=4)
     return found

@@ -985,11 +985,6 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 f"This {type(self).__name__} has no final model to audit with."
             )
-        if monitor.risk != self.risk:
-            raise ValueError(
-                f"The monitor is for the {monitor.risk} risk, and the promise is about "
-                f"the {self.risk} one."
-            )
 
         def passed():
             stages, response = self._exits(X)
@@ -1003,6 +998,7 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self.classes_,
             n_rows=_num_samples(X),
             target=self.target,
+            risk=self.risk,
             y=y,
         )
 

@@ -311,11 +311,6 @@ class ProgressiveSession:
             raise ValueError(
                 f"This {type(self).__name__} has no final model to audit with."
             )
-        if monitor.risk != deferral.risk:
-            raise ValueError(
-                f"The monitor is for the {monitor.risk} risk, and the promise is about "
-                f"the {deferral.risk} one."
-            )
 
         def passed():
             scores, stages = self._exits(X)
@@ -329,6 +324,7 @@ class ProgressiveSession:
             self.classes_,
             n_rows=len(X),
             target=deferral.target,
+            risk=deferral.risk,
             y=y,
         )
 

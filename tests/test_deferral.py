@@ -588,6 +588,8 @@ def test_selective_audit_counts_local_answers_only(clf, model, rows, target):
         early.audit(X, monitor, y[:-1])
     with raises("marginal risk", "selective one"):
         early.audit(X, DeferralMonitor(0.2), y)
+    with raises("must be a DeferralMonitor", error=TypeError):
+        early.audit(X, None, y)
 
 
 def test_audit_that_fails_counts_nothing(clf, teacher, rows):
