@@ -81,6 +81,12 @@ setup(
             "setuptools>=77.0.3",
         ],
         # Tools, of which only the pinned version counts.
+        "distributed": [
+            "skbdistil[test]",
+            "dask",
+            "distributed",
+            "ray",
+        ],
         "docs": [
             "skbdistil[deploy,examples]",
             "numpydoc",

@@ -550,7 +550,14 @@ class _BaseBDistil(BaseEstimator):
         self.teacher_score_kind_ = response.kind
         self.teacher_calls_ = response.n_calls
         self.label_mix_ = self._label_mix(
-            response, X, scores, label, weight, options["random_state"], notes
+            response,
+            X,
+            scores,
+            label,
+            weight,
+            options["random_state"],
+            notes,
+            has_transfers=bool(transfers),
         )
         if self.label_mix_ == 1:
             scores = scores_of_labels(label, scores)
@@ -570,7 +577,9 @@ class _BaseBDistil(BaseEstimator):
             notes.append(CostsUnknownWarning(problem))
         return data, transfer_scores, teacher_costs
 
-    def _label_mix(self, response, X, scores, label, weight, random_state, notes):
+    def _label_mix(
+        self, response, X, scores, label, weight, random_state, notes, *, has_transfers
+    ):
         """Share of the labels in what students learn."""
         estimator_name = type(self).__name__
         if self.label_mix == "auto":
@@ -588,6 +597,12 @@ class _BaseBDistil(BaseEstimator):
                     f"{alone:.3g} if they learn the labels alone. So they learn the "
                     "labels. Distil a better teacher, or pass "
                     f"label_mix={_AUTO_LABEL_MIX} to learn from this one, too."
+                    + (
+                        " Of the rows of 'augment' and 'X_unlabelled' they learn what "
+                        "this teacher says: they may be better off without these rows."
+                        if has_transfers
+                        else ""
+                    )
                 )
             )
             return 1.0

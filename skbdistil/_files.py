@@ -17,6 +17,13 @@ _DAY = 24 * 60 * 60
 
 def write_file(path, content):
     """Write a file as a whole or not at all; one that is there keeps its mode."""
+    with new_file(path) as temporary:
+        _write(temporary, content)
+
+
+@contextmanager
+def new_file(path):
+    """A path to write a file at, which replaces `path` if that has not failed."""
     # A link stays one.
     target = Path(os.path.realpath(path))
     exists = target.exists()
@@ -32,7 +39,7 @@ def write_file(path, content):
     temporary = _temporary_name(target.parent)
     try:
         with _renaming(temporary, path):
-            _write(temporary, content)
+            yield temporary
             _sync(temporary)
             if exists:
                 shutil.copymode(target, temporary)

@@ -90,9 +90,9 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
             teacher_scores=teacher_scores,
             **options,
         )
-    comes_trained = _comes_trained(teacher)
+    trained = comes_trained(teacher)
     automatic = isinstance(cv, str)
-    if comes_trained:
+    if trained:
         if cv is not None and not automatic:
             raise ValueError(
                 f"The 'teacher_cv' parameter of {estimator_name} must be 'auto' or "
@@ -160,7 +160,8 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
     return found, notes
 
 
-def _comes_trained(teacher):
+def comes_trained(teacher):
+    """Whether a teacher is used as it is, and not fitted in fit."""
     return isinstance(teacher, FrozenEstimator | TorchTeacher | torch.nn.Module | str)
 
 
@@ -296,7 +297,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
             X,
             y,
             # Those that came trained cannot be asked out of fold.
-            cv="auto" if _comes_trained(teacher) else cv,
+            cv="auto" if comes_trained(teacher) else cv,
             teacher_scores=teacher_scores,
             # Two teachers of one kind are two.
             random_state=None if random_state is None else random_state + position,

@@ -4,11 +4,12 @@ Neither torch nor scikit-learn is imported here.
 """
 
 import hashlib
+import json
 import math
 import re
 import sys
 import time
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
@@ -126,7 +127,9 @@ class ProgressiveSession:
 
     Notes
     -----
-    Several threads may use one session; every process makes its own. The arithmetic is
+    Several threads may use one session. A pickle holds the path of the folder, and no
+    file of it: another process opens it there, once for all copies that it gets, if it
+    holds the same export. The arithmetic is
     float32, also of an estimator with ``dtype="float64"``. Rows run in chunks, so that
     the memory for what stages keep does not grow with their number, but for
     `predict_within`, which keeps it of all rows.
@@ -167,6 +170,12 @@ class ProgressiveSession:
                 f"'n_threads' must be None or an int from 1 to {max_threads()}. Got "
                 f"{n_threads!r} instead."
             )
+        self._params = {
+            "n_stages": n_stages,
+            "early_exit": early_exit,
+            "n_threads": n_threads,
+            "transformed": transformed,
+        }
         # The folder itself, even if a link to it is set to another one meanwhile.
         self._directory = Path(directory).resolve()
         self.manifest, export = _read_manifest(self._directory)
@@ -248,6 +257,18 @@ class ProgressiveSession:
             self._verified(stage)
         if self._fixed_graph is not None:
             self._verified(fixed)
+
+    def __reduce__(self):
+        params = tuple(self._params.items())
+        args = (type(self), str(self._directory), params, self._digest())
+        if self._final is None:
+            return _reopened, args
+        return _reopened_with, (self._final, *args)
+
+    def _digest(self):
+        """What tells the manifest from others."""
+        text = json.dumps(self.manifest, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     # Predicting
 
@@ -726,6 +747,30 @@ class ProgressiveSession:
         if graph.scaled is not None:
             self._check_finite(found[graph.scaled])
         return found
+
+
+@lru_cache(maxsize=8)
+def _reopened(cls, directory, params, digest):
+    """The session of a pickle: the tasks of a process share one."""
+    try:
+        session = cls(directory, **dict(params))
+    except (InvalidFileError, OSError) as error:
+        raise type(error)(
+            f"The pickle of a {cls.__name__} holds the path of its folder, which must "
+            f"be there where it is loaded: {error}"
+        ) from error
+    if session._digest() != digest:
+        raise InvalidFileError(
+            f"{directory} holds another export than when this {cls.__name__} was "
+            "pickled. Make a new session."
+        )
+    return session
+
+
+def _reopened_with(final, cls, directory, params, digest):
+    """As :func:`_reopened`, with a final model, which no two pickles share."""
+    params = (*params, ("final", final))
+    return _reopened.__wrapped__(cls, directory, params, digest)
 
 
 class _Graph:

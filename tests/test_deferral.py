@@ -500,6 +500,12 @@ def test_session_defers_as_the_estimator(early, exported, model, rows):
     assert (deferral["max_drop"], deferral["delta"]) == (0.08, 0.1)
 
 
+def test_session_is_pickled_with_its_final(exported, model, rows):
+    session = ProgressiveSession(exported, final=model)
+    again = pickle.loads(pickle.dumps(session))
+    assert_array_equal(again.predict(rows[2][0]), session.predict(rows[2][0]))
+
+
 def test_session_without_final_raises(exported, clf, model, rows):
     with raises("pass ProgressiveSession(..., final=...)"):
         ProgressiveSession(exported)

@@ -165,6 +165,14 @@ LAYERS = {
         "objectives",
         "stages",
     },
+    "precomputed": {
+        "_arrays",
+        "_files",
+        "_sklearn_compat",
+        "_teacher_scores",
+        "_teacher_targets",
+        "teachers",
+    },
     "_saved_format": {
         "_bdistil",
         "_boosting._game",

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -1155,3 +1156,38 @@ def test_no_manifest_raises_anything_else(folder):
                 n_used += 1
     # What is only there to be read, as the version, may be anything.
     assert 0 < n_used < n_refused
+
+
+# Pickles
+
+
+def test_pickled_session_predicts_the_same(exported, digits):
+    X = digits[0][:100]
+    session = ProgressiveSession(exported, n_stages=2, n_threads=1)
+    loaded = pickle.loads(pickle.dumps(session))
+    assert loaded.n_stages == 2
+    assert_array_equal(loaded.predict_proba(X), session.predict_proba(X))
+
+
+def test_pickles_of_one_session_share_one_where_they_are_loaded(folder):
+    pickled = pickle.dumps(ProgressiveSession(folder))
+    assert len(pickled) < 1000
+    assert pickle.loads(pickled) is pickle.loads(pickled)
+    other = pickle.dumps(ProgressiveSession(folder, n_stages=1))
+    assert pickle.loads(other).n_stages == 1
+
+
+def test_pickle_whose_folder_has_moved_raises(folder):
+    pickled = pickle.dumps(ProgressiveSession(folder))
+    folder.rename(folder.parent / "elsewhere")
+    with pytest.raises(InvalidFileError, match="path of its folder, which must be the"):
+        pickle.loads(pickled)
+
+
+def test_pickle_whose_folder_holds_another_export_raises(folder):
+    pickled = pickle.dumps(ProgressiveSession(folder))
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**manifest, "package_version": "9"}), encoding="utf-8")
+    with pytest.raises(InvalidFileError, match="another export than when"):
+        pickle.loads(pickled)

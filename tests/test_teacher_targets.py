@@ -435,11 +435,15 @@ def test_students_of_a_teacher_that_knows_its_rows_are_better_than_it():
     )
 
 
-def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
+# Teacher and labels differ so much that a student may fit neither.
+@pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
+@pytest.mark.parametrize("augment", [None, "spunge"])
+def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels(augment):
     X = np.random.RandomState(0).randn(400, 40)
     y = (X[:, 0] > 0).astype(int)
     clf = BDistilClassifier(
         ByHeart,
+        augment=augment,
         student=partial(MLP, hidden=(4,)),
         n_estimators=2,
         max_epochs=10,
@@ -450,6 +454,7 @@ def test_students_of_a_teacher_that_is_worse_than_labels_learn_labels():
     said = "".join(str(note.message) for note in notes)
     assert "by heart" in said
     assert "So they learn the labels" in said
+    assert ("better off without these rows" in said) == (augment is not None)
     assert (clf.label_mix_, clf.teacher_score_kind_) == (1.0, "out-of-fold")
     assert clf.teacher_score_ < 0.8
     # The scores of labels are as large as those of the teacher are, out of fold.
