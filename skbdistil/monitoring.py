@@ -14,6 +14,10 @@ __all__ = ["DeferralMonitor"]
 # Bets on a greater risk, as shares of what can be lost in one row.
 _BETS = np.geomspace(1e-4, 0.5, 40)
 
+# Weights of the rows j that they begin with: j ** -_DECAY, divided by the sum of all.
+_DECAY = 1.2
+_ZETA = 5.591582441177752
+
 _RISKS = ("marginal", "selective")
 _REACTIONS = ("warn", "defer")
 
@@ -80,13 +84,13 @@ class DeferralMonitor:
     :math:`1 + c (x_i / m - 1)`, which has a mean of at most 1 as long as the risk is at
     most :math:`m`, whatever has happened before [1]_. The evidence is the mean of such
     gamblers over 40 shares c from 0.0001 to 0.5, and over all rows j that they may
-    begin with, of weight :math:`1 / (j (j + 1))`:
+    begin with, of weight :math:`w_j = j^{-1.2} / \\zeta(1.2)`:
 
     .. math::
 
-       S_i(c) = \\Bigl(S_{i-1}(c) + \\frac{1}{i (i + 1)}\\Bigr)
+       S_i(c) = (S_{i-1}(c) + w_i)
        \\Bigl(1 + c \\Bigl(\\frac{x_i}{m} - 1\\Bigr)\\Bigr), \\qquad
-       E_i = \\frac{1}{40} \\sum_c S_i(c) + \\frac{1}{i + 1} .
+       E_i = \\frac{1}{40} \\sum_c S_i(c) + \\sum_{j > i} w_j .
 
     It is a nonnegative supermartingale that begins with 1, so that it ever reaches
     :math:`1 / \\delta` with probability at most :math:`\\delta` (Ville). Gamblers who
@@ -169,6 +173,8 @@ class DeferralMonitor:
         self._rng = np.random.default_rng(random_state)
         # Logarithms of what gamblers have, by their bets.
         self._log_wealth = np.full(len(_BETS), -np.inf)
+        # Weight of those who have not begun.
+        self._unspent = 1.0
         self._log_factors = _log_factors(self.max_drop)
         self._lock = Lock()
 
@@ -186,7 +192,7 @@ class DeferralMonitor:
 
     def _log_evidence(self):
         wealth = np.logaddexp.reduce(self._log_wealth) - math.log(len(_BETS))
-        return np.logaddexp(wealth, -math.log(self.n_audited_ + 1))
+        return np.logaddexp(wealth, math.log(self._unspent))
 
     def draw(self, n_rows):
         """Draw which of the rows to come are audited.
@@ -236,9 +242,10 @@ class DeferralMonitor:
             for is_lost in losses.astype(bool).tolist():
                 self.n_audited_ += 1
                 self.n_losses_ += is_lost
-                begin = math.log(self.n_audited_) + math.log(self.n_audited_ + 1)
+                weight = self.n_audited_**-_DECAY / _ZETA
+                self._unspent -= weight
                 self._log_wealth = (
-                    np.logaddexp(self._log_wealth, -begin)
+                    np.logaddexp(self._log_wealth, math.log(weight))
                     + self._log_factors[int(is_lost)]
                 )
                 self.drift_ |= bool(self._log_evidence() >= -math.log(self.delta))
