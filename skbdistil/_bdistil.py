@@ -35,7 +35,7 @@ from skbdistil._boosting._plan import (
     set_up,
     split_rows,
 )
-from skbdistil._boosting._progress import Progress
+from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import draw_seeds
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
@@ -51,6 +51,7 @@ from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     _check_sample_weight,
@@ -86,7 +87,7 @@ _JUDGED_SHARE = 0.2
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
 
-class _BaseBDistil(BaseEstimator):
+class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     """What the classifier and the regressor share."""
 
     _parameter_constraints = {
@@ -239,7 +240,8 @@ class _BaseBDistil(BaseEstimator):
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
             labels, and without y these rows are left out. Columns are in the order of
-            the sorted labels; without y, classes are the numbers of the columns.
+            the sorted labels; without y, classes are the numbers of the columns. Rows
+            of `X_unlabelled` follow those of `X`.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
@@ -278,13 +280,15 @@ class _BaseBDistil(BaseEstimator):
             If the scores of the teacher look like something else than is said, or if
             it knows the rows by heart.
         """
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        tasks = FitTasks(self, self._n_tasks(), X=X, y=y, metadata=metadata)
         before = dict(vars(self))
         # What the user should be told is collected on the way and said here, so that
         # the warning points at the line that called fit.
         notes = []
         try:
-            return self._fit(
-                X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes
+            self._fit(
+                X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes, tasks
             )
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
@@ -294,8 +298,13 @@ class _BaseBDistil(BaseEstimator):
         finally:
             for note in notes:
                 warnings.warn(note, stacklevel=3)
+        # Not above: a callback that fails here takes nothing from what is fitted.
+        tasks.finish()
+        return self
 
-    def _fit(self, X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes):
+    def _fit(
+        self, X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes, tasks
+    ):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
@@ -398,7 +407,7 @@ class _BaseBDistil(BaseEstimator):
                 train,
                 valid,
                 device=device,
-                progress=self._progress(),
+                progress=self._progress(tasks),
             )
             if earlier is not None:
                 played = zip(
@@ -409,6 +418,9 @@ class _BaseBDistil(BaseEstimator):
                 )
                 boosting.rounds.extend(map(Round._make, played))
                 boosting.replay()
+            tasks.prefix = lambda: self._prefix_attributes(
+                boosting, plan, x, teacher_costs
+            )
             boosting.run(
                 seeds[: self._round_limit],
                 refine=self.refine,
@@ -416,25 +428,47 @@ class _BaseBDistil(BaseEstimator):
             )
             notes += boosting.notes
 
-            self.ensemble_ = ensemble.eval()
-            self.n_estimators_ = len(ensemble)
-            self.input_shape_ = ensemble.input_shape
-            self.interrupted_ = boosting.interrupted
-            self.ladder_positions_ = [played.position for played in boosting.rounds]
-            self.training_history_ = [played.history for played in boosting.rounds]
-            self.student_edges_ = boosting.game.student_edges
-            self.certificate_ = self._certificate(boosting.game)
-            for name, value in plan._asdict().items():
-                setattr(self, f"{name}_", value)
-            self.idle_features_ = idle_features(ensemble, x)
-            notes += self._idle_note()
-            self.stage_costs_, problem = costs._count_stages(
-                ensemble, ensemble.example()
+            fitted, problem = self._fitted_attributes(
+                ensemble.eval(), boosting, plan, x, teacher_costs
             )
+            vars(self).update(fitted)
+            notes += self._idle_note()
             if problem:
                 notes.append(CostsUnknownWarning(problem))
-            self.teacher_costs_ = teacher_costs
-        return self
+
+    def _fitted_attributes(self, ensemble, boosting, plan, x, teacher_costs):
+        """What the rounds so far give, and what is not known of the costs, or None."""
+        stage_costs, problem = costs._count_stages(ensemble, ensemble.example())
+        return {
+            "ensemble_": ensemble,
+            "n_estimators_": len(ensemble),
+            "input_shape_": ensemble.input_shape,
+            "interrupted_": boosting.interrupted,
+            "ladder_positions_": [played.position for played in boosting.rounds],
+            "training_history_": [played.history for played in boosting.rounds],
+            "student_edges_": boosting.game.student_edges,
+            "certificate_": self._certificate(boosting.game),
+            **{f"{name}_": value for name, value in plan._asdict().items()},
+            "idle_features_": idle_features(ensemble, x),
+            "stage_costs_": stage_costs,
+            "teacher_costs_": teacher_costs,
+        }, problem
+
+    def _prefix_attributes(self, boosting, plan, x, teacher_costs):
+        """Fitted attributes of the students so far, for callbacks to keep."""
+        ensemble = copy.deepcopy(boosting.ensemble).eval()
+        return self._fitted_attributes(ensemble, boosting, plan, x, teacher_costs)[0]
+
+    def _n_tasks(self):
+        """Largest number of rounds that a fit plays, and of refinements at the end."""
+        n_rounds = self.n_estimators
+        if self._round_limit is not None:
+            n_rounds = min(n_rounds, self._round_limit)
+        if self._goes_on():
+            n_rounds = max(0, n_rounds - self.n_estimators_)
+        if self.refine == "only":
+            return min(n_rounds, 1)
+        return n_rounds + (self.refine == "final" and n_rounds > 0)
 
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
@@ -828,16 +862,22 @@ class _BaseBDistil(BaseEstimator):
         if len(used) == n_samples:
             return X, checked, y, sample_weight, teacher_scores, groups, cv
         if teacher_scores is not None:
-            check_consistent_length(checked, teacher_scores)
+            n_scores = _num_samples(teacher_scores)
+            if n_scores < n_samples:
+                check_consistent_length(checked, teacher_scores)
+            # Those of X_unlabelled are the last.
+            kept = np.concatenate([used, np.arange(n_samples, n_scores)])
+            teacher_scores = _safe_indexing(teacher_scores, kept)
         if isinstance(cv, list):
             # Folds are given by the numbers of rows.
             is_used = sample_weight > 0
             positions = np.cumsum(is_used) - 1
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
-        parts = X, checked, y, sample_weight, teacher_scores, groups
-        return *(
-            None if part is None else _safe_indexing(part, used) for part in parts
-        ), cv
+        X, checked, y, sample_weight, groups = (
+            None if part is None else _safe_indexing(part, used)
+            for part in (X, checked, y, sample_weight, groups)
+        )
+        return X, checked, y, sample_weight, teacher_scores, groups, cv
 
     def _new_ensemble(self, data, connection, device, notes):
         """An ensemble without students, for rows and scores of these shapes."""
@@ -867,13 +907,14 @@ class _BaseBDistil(BaseEstimator):
             rows = self._as_input(x[start : start + n_rows], ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
-    def _progress(self):
+    def _progress(self, tasks):
         return Progress(
             self.verbose,
             type(self).__name__,
             self.n_estimators,
             self._agreement,
             self._agreement_name,
+            tasks,
         )
 
     # Predicting

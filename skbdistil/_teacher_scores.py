@@ -286,13 +286,6 @@ def teacher_response(
             "teacher_scores can only be passed to the fit of "
             f"{estimator_name} with teacher='precomputed'. Got teacher={teacher!r}."
         )
-    if precomputed and transfers:
-        raise ValueError(
-            f"With teacher='precomputed', {estimator_name} has no teacher to ask about "
-            "the rows of X_unlabelled or 'augment'. Pass such rows in X, and their "
-            "scores in teacher_scores."
-        )
-
     frozen = isinstance(teacher, FrozenEstimator)
     if frozen:
         teacher = teacher.estimator
@@ -302,7 +295,19 @@ def teacher_response(
     if precomputed:
         name = "teacher_scores"
         given = as_array(teacher_scores, input_name=name, estimator_name=estimator_name)
-        ready = _Teacher(name, lambda rows: _Answer(given), None, fitted_here=False)
+        # Asked in this order.
+        sizes = [_num_samples(rows) for rows in (X, *transfers)]
+        if transfers and len(given) != sum(sizes):
+            raise ValueError(
+                f"With teacher='precomputed', {estimator_name} has no teacher to ask "
+                "about the rows of X_unlabelled or 'augment'. The scores of those of "
+                "X_unlabelled must follow those of X in teacher_scores, "
+                f"{sum(sizes)} rows in all. Got {len(given)}."
+            )
+        parts = iter(np.split(given, np.cumsum(sizes)[:-1]))
+        ready = _Teacher(
+            name, lambda rows: _Answer(next(parts)), None, fitted_here=False
+        )
     else:
         ready = _ready(
             teacher,

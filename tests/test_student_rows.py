@@ -563,11 +563,29 @@ def test_rows_without_labels_of_other_features_are_refused(y):
         )
 
 
-def test_precomputed_scores_leave_rows_without_labels_unanswered(y):
+def test_precomputed_scores_of_too_few_rows_without_labels_raise(y):
     X = np.random.RandomState(0).randn(80, 4)
     clf = BDistilClassifier("precomputed", **SMALL)
-    with raises("precomputed", "X_unlabelled", "teacher_scores"):
+    with raises("precomputed", "X_unlabelled", "teacher_scores", "160 rows", "Got 80"):
         clf.fit(X, y, teacher_scores=np.zeros((80, 2)), X_unlabelled=X)
+
+
+@pytest.mark.parametrize("weight", [None, np.arange(80) % 3])
+def test_precomputed_scores_of_rows_without_labels_are_as_if_asked(y, weight):
+    X = np.random.RandomState(0).randn(160, 4)
+    teacher = LogisticRegression().fit(X[:80], y)
+    proba = 0.999 * teacher.predict_proba(X) + 5e-4
+    fitted = [
+        BDistilClassifier(taught_by, **SMALL).fit(
+            X[:80], y, weight, teacher_scores=scores, X_unlabelled=X[80:]
+        )
+        for taught_by, scores in (
+            (FrozenEstimator(teacher), None),
+            ("precomputed", np.log(proba)),
+        )
+    ]
+    asked, given = (clf.predict_proba(X) for clf in fitted)
+    assert_allclose(given, asked, atol=1e-4)
 
 
 # Weights of classes

@@ -106,6 +106,7 @@ class Boosting:
             return
         n_before = len(self.rounds)
         self.progress.start(n_before)
+        tasks = self.progress.tasks
         failed = None
         try:
             losses = self._losses_held_out()
@@ -113,18 +114,23 @@ class Boosting:
             for seed in seeds[n_before:].tolist():
                 began = time.perf_counter()
                 number = len(self.rounds) + 1
+                tasks.begin("round", self._n_trainings(refine))
                 reason = self._play(number, seed)
                 if reason is not None:
+                    tasks.end()
                     failed = number, reason
                     break
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
                 self.progress.report(self.game, time.perf_counter() - began)
+                stops = tasks.end(usable=True)
                 losses += self._losses_held_out()
                 late = _since_lowest(losses)
                 if losses and late == 0:
                     best = self._states()
                 elif late == _PATIENCE:
+                    break
+                if stops:
                     break
             if late := _since_lowest(losses):
                 del self.rounds[-late:]
@@ -148,6 +154,14 @@ class Boosting:
                     f"{len(self.rounds)} finished student(s) are kept."
                 )
             )
+
+    def _n_trainings(self, refine):
+        """Number of trainings in the next round; None where that is not known."""
+        n_classes = len(self.search.ladder)
+        if self.rounds:
+            n_classes -= self.rounds[-1].position
+        n_attempts = n_classes * self.search.max_attempts
+        return n_attempts + (refine == "rounds") if n_attempts == 1 else None
 
     def _play(self, number, seed):
         """Play one round; returns why no weak learner was found, if none was."""
@@ -265,6 +279,7 @@ class Boosting:
 
         Returns whether they were trained; `history`, a list, is extended.
         """
+        self.progress.tasks.begin("refinement", epochs)
         before = self._states()
         self.ensemble.unfreeze()
         # What is held is about to be out of date.
@@ -300,6 +315,7 @@ class Boosting:
                     "students stay as they were before it. Lower 'learning_rate'."
                 )
             )
+        self.progress.tasks.end(usable=finished)
         return finished
 
 

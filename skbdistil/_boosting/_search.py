@@ -103,7 +103,7 @@ class WeakLearnerSearch:
         first : int
             Where in the ladder to begin.
         seed : int
-        bar : tqdm or None
+        bar : Epochs or None
 
         Returns
         -------
@@ -119,11 +119,13 @@ class WeakLearnerSearch:
             best = None
             for attempt in range(self.max_attempts):
                 if bar is not None:
-                    bar.reset()
+                    bar.begin_attempt()
                 attempt_seed = derive_seed(seed, position, attempt)
                 learner = self._attempt(
                     ensemble, game, rows, valid, position, attempt_seed, bar
                 )
+                if bar is not None:
+                    bar.end_attempt()
                 if learner is None:
                     n_diverged += 1
                     continue

@@ -65,14 +65,22 @@ class _Net(NeuralNet):
         return {"loss": loss}
 
 
+class _Stop(KeyboardInterrupt):
+    """Ends a training: what skorch's callbacks raise, told from Ctrl-C by its class."""
+
+
 class _Progress(Callback):
-    """Tell a progress bar that an epoch is over."""
+    """Tell those who look at the fit of its epochs, and stop when one of them asks."""
 
     def __init__(self, bar):
         self.bar = bar
 
+    def on_epoch_begin(self, net, **kwargs):
+        self.bar.begin_epoch()
+
     def on_epoch_end(self, net, **kwargs):
-        self.bar.update()
+        if self.bar.end_epoch():
+            raise _Stop
 
 
 _OWN_PARAMETERS = {
@@ -191,8 +199,8 @@ class Trainer:
             Rows that are only looked at.
         max_epochs : int
         seed : int
-        bar : tqdm or None
-            Progress bar, updated once an epoch.
+        bar : Epochs or None
+            Told of each epoch.
 
         Returns
         -------
@@ -361,6 +369,8 @@ def _is_scheduler(callback):
 
 def _raised_by_callback(stop):
     """Whether a callback raised this, rather than Ctrl-C."""
+    if isinstance(stop, _Stop):
+        return True
     # One that can: those that are always there only compute.
     trace = stop.__traceback__
     while trace.tb_next is not None:
