@@ -4,6 +4,7 @@
     python -m benchmarks.bench_deferral promise  # how often the promise is broken
     python -m benchmarks.bench_deferral start    # where a selective sequence begins
     python -m benchmarks.bench_deferral monitor  # false alarms, and delay after a drift
+    python -m benchmarks.bench_deferral weights  # when the bets of a monitor begin
     python -m benchmarks.bench_deferral tables   # CSV files for the documentation
 
 Results are lines of JSON in --output; what is in the file is not run again. ``trade``
@@ -29,7 +30,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from benchmarks.check_guarantee import N_ROWS, N_TEST, N_TRAINING, STUDENTS, allowed
-from skbdistil import BDistilClassifier
+from skbdistil import BDistilClassifier, monitoring
 from skbdistil._exit_calibration import (
     certified_point,
     exit_path,
@@ -368,6 +369,45 @@ def monitor(lines, n_runs):
         )
 
 
+def weights(lines, n_runs):
+    """Delay after a drift by the weights of the rows that bets begin with."""
+    horizon, max_drop = 2000, 0.05
+    kept, lost = monitoring._log_factors(max_drop)
+    row = np.arange(1, horizon + 1)
+    begins = {
+        "j ** -1.2": row**-monitoring._DECAY / monitoring._ZETA,
+        "1 / (j (j + 1))": 1 / (row * (row + 1.0)),
+        "first row": (row == 1).astype(float),
+    }
+    rng = np.random.default_rng(0)
+    for drift_at, after in ((0, 0.1), (1000, 0.1), (1000, 0.2)):
+        risks = np.where(row <= drift_at, 0.03, after)
+        losses = rng.random((n_runs, horizon)) < risks
+        for name, weight in begins.items():
+            if lines.has(run="weights", begins=name, drift_at=drift_at, after=after):
+                continue
+            wealth = np.full((n_runs, len(kept)), -np.inf)
+            alarms = np.full(n_runs, np.inf)
+            with np.errstate(divide="ignore"):
+                log_weight = np.log(weight)
+            for number in range(horizon):
+                factors = np.where(losses[:, number, np.newaxis], lost, kept)
+                wealth = np.logaddexp(wealth, log_weight[number]) + factors
+                evidence = np.logaddexp.reduce(wealth, axis=1) - np.log(len(kept))
+                is_alarm = (evidence >= -np.log(DELTA)) & np.isinf(alarms)
+                alarms[is_alarm] = number + 1
+            delays = alarms[alarms > drift_at] - drift_at
+            lines.add(
+                run="weights",
+                begins=name,
+                drift_at=drift_at,
+                after=after,
+                runs=n_runs,
+                median_delay=np.median(delays),
+                found=np.isfinite(delays).mean(),
+            )
+
+
 # Tables of the documentation
 
 
@@ -428,11 +468,11 @@ def write(file, head, table):
         csv.writer(text, lineterminator="\n").writerows([head.split(","), *table])
 
 
+SIMULATIONS = {"start": start, "monitor": monitor, "weights": weights}
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what", choices=["trade", "promise", "start", "monitor", "tables"]
-    )
+    parser.add_argument("what", choices=["trade", "promise", "tables", *SIMULATIONS])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument(
@@ -448,6 +488,4 @@ if __name__ == "__main__":
     elif args.what == "tables":
         tables(known, Path("docs"))
     else:
-        {"promise": promise, "start": start, "monitor": monitor}[args.what](
-            known, args.draws
-        )
+        {"promise": promise, **SIMULATIONS}[args.what](known, args.draws)

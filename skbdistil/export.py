@@ -326,12 +326,13 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
       ``scores_t`` of its stage and ``scaled``, as the stages do;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
       no row leaves), `temperatures`, cumulative `costs` of the stages in `unit` (None
-      for the unit of a callable), the `mean_cost` on the calibration rows, and
-      `deferral`: None, or the `threshold` below which a row that has seen all stages
-      goes to a final model (None where all do), the `cost` of a row that does, that of
-      the stages included, the `share` of the calibration rows that did, and `target`,
-      `risk`, `max_drop` and `delta` of the promise. The final model is not exported,
-      and the `schema_version` is 2, which versions that would not ask it refuse.
+      for the unit of a callable), and the `mean_cost` on the calibration rows. Where
+      rows are deferred, also `deferral`: the `threshold` below which a row that has
+      seen all stages goes to a final model (None where all do), the `cost` of a row
+      that does, that of the stages included, the `share` of the calibration rows that
+      did, and `target`, `risk`, `max_drop` and `delta` of the promise. The final model
+      is not exported, and `schema_version` is 2, which versions that would not ask it
+      refuse.
 
     Examples
     --------
@@ -477,7 +478,7 @@ def _manifest(parts, rows):
     deferral = None
     if early is not None:
         early_exit = _stored_rule(early)
-        deferral = early_exit["deferral"]
+        deferral = early_exit.get("deferral")
     return {
         "schema_version": 1 if deferral is None else DEFERRING_SCHEMA,
         "package_version": __version__,
@@ -540,15 +541,15 @@ def _stored_rule(early):
             "max_drop": float(early.max_drop),
             "delta": None if early.delta is None else float(early.delta),
         }
-    return {
+    stored = {
         "rule": early.rule_,
         "thresholds": thresholds,
         "temperatures": early.temperatures_.tolist(),
         "costs": costs,
         "unit": early.cost if isinstance(early.cost, str) else None,
         "mean_cost": float(early.path_.costs[early.best_index_]),
-        "deferral": deferral,
     }
+    return stored if deferral is None else {**stored, "deferral": deferral}
 
 
 # The rows

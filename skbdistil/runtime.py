@@ -1101,8 +1101,7 @@ def _parse_rule(entry, n_stages):
 
 
 def _parse_deferral(rule):
-    # Older manifests lack it.
-    if "deferral" not in rule or rule.get("deferral", "an object or null") is None:
+    if "deferral" not in rule:
         return None
     entry = rule.entry("deferral")
     threshold = entry.get("threshold", "a finite number or null")
