@@ -785,9 +785,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _is_deferred(self, stages):
         return stages > len(self.temperatures_)
 
-    def _labels(self, X, stages, response):
-        """Labels, the deferred ones by the final model."""
-        final, labels = self._final(), response("predict")
+    def _labels(self, final, X, stages, response):
+        """Labels, the deferred ones by the final model if there is one."""
+        labels = response("predict")
         if final is None:
             return labels
         take = partial(_take, X)
@@ -849,8 +849,8 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
-        self._final()
-        return self._labels(X, *self._exits(X))
+        final = self._final()
+        return self._labels(final, X, *self._exits(X))
 
     @available_if(_scores_are_answers)
     def predict_proba(self, X):
@@ -928,9 +928,9 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
-        self._final()
+        final = self._final()
         stages, response = self._exits(X)
-        return self._labels(X, stages, response), self.costs_[stages - 1]
+        return self._labels(final, X, stages, response), self.costs_[stages - 1]
 
     def audit(self, X, monitor, y=None):
         """Most likely class of each row, and whether the promise still holds.
@@ -1031,12 +1031,12 @@ class EarlyExitClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         _check_method(method)
         if method != "predict":
             _scores_are_answers(self)
-        self._final()
+        final = self._final()
         runs, stages, response = self._begin(X)
 
         def deferred():
-            if self._defers() and self._is_deferred(stages).any():
-                yield self._labels(X, stages, response)
+            if final is not None and self._is_deferred(stages).any():
+                yield self._labels(final, X, stages, response)
 
         # Begun here, so that rows which are no input raise here.
         return _anytime(list(runs), partial(response, method), deferred())

@@ -97,6 +97,9 @@ class DeferralMonitor:
     begin late have lost nothing before, so that a drift after a long time is still
     found soon [2]_.
 
+    `interval` is a confidence sequence by the same bets [3]_. It is about a risk that
+    stays the same, where `drift_` allows any risks of at most `max_drop`.
+
     Several threads may use one monitor. It can be pickled.
 
     References
@@ -267,7 +270,7 @@ class DeferralMonitor:
     def interval(self):
         """Confidence interval of the risk, which holds at all times together.
 
-        A confidence sequence [3]_: the probability that it ever misses a risk that
+        A confidence sequence: the probability that it ever misses a risk that
         stays the same is at most `delta`.
 
         Returns
