@@ -30,6 +30,7 @@ _SUBMODULES = [
     "latency",
     "metrics",
     "model_selection",
+    "monitoring",
     "objectives",
     "persistence",
     "precomputed",

@@ -19,9 +19,7 @@ from skbdistil._boosting._scaling import check_scores
 from skbdistil._calibrated import CalibratedEstimator, take
 from skbdistil._dataset_rows import as_views, with_labels
 from skbdistil._exit_calibration import (
-    best_point,
-    certified_point,
-    cheapest_point,
+    chosen_point,
     exit_path,
     rows_needed,
 )
@@ -114,22 +112,69 @@ class BaseEarlyExit(CalibratedEstimator):
         """What `_judged` needs of the labels."""
         return None
 
-    def _candidates(self, estimator, scores, label, order, tested):
+    def _final_given(self):
+        """The final model that rows are deferred to, before the fit; None for none."""
+        return None
+
+    def _defers(self):
+        """Whether it has been fitted with a final model."""
+        return False
+
+    def _final(self):
+        """The final model of the fit."""
+        return None
+
+    def _final_columns(self, final, X, estimator):
+        """What `_judged` needs of the answers of the final model."""
+        return None
+
+    def _path_costs(self, costs):
+        """Cumulative costs of all stages, that of the final model as the last."""
+        return costs
+
+    def _answers(self, X, stages, response):
+        """Predictions of all rows, those that are deferred by the final model."""
+        return response("predict")
+
+    def _deferred(self, X, stages, response):
+        """Yield the predictions again, if there are rows to defer."""
+        return iter(())
+
+    def _candidates(self, estimator, scores, labels, order, tested):
         """Fitted attributes, what `_judged` returns, and the thresholds to try.
 
         Rows `order` may be looked at for the thresholds, rows `tested` may not.
         """
         raise NotImplementedError
 
-    def _judged(self, estimator, scores, label):
+    def _judged(self, estimator, scores, labels):
         """Values of the rule, whether a row is right, and whether the exit loses it.
 
-        Of shapes (T - 1, n), (T, n) and (T, n).
+        Of shapes (T - 1, n), (T, n) and (T, n). A final model is the last of T stages.
         """
         raise NotImplementedError
 
+    def _point(self, path, path_on_order, n_tested):
+        """The chosen point of the path, and what is wrong with it, or None.
+
+        `path_on_order` gives the path on the rows that order the thresholds.
+        """
+        allowed = getattr(self, self._allowed)
+        point = chosen_point(path, n_tested, allowed, self.max_cost, self.delta)
+        if self.delta is None or point or not path.thresholds.shape[1]:
+            return point, None
+        return point, (
+            f"can guarantee no early exit with {self._allowed}={allowed:g} and delta="
+            f"{self.delta:g} on {n_tested} calibration rows: all rows will use the "
+            "full ensemble."
+        )
+
+    def _n_stages(self):
+        """Number of stages that were calibrated."""
+        return len(self.costs_)
+
     def _stage_temperatures(self):
-        return np.ones(len(self.costs_))
+        return np.ones(self._n_stages())
 
     def _response(self, final, scores, stages):
         """Function from a method to its response, read from these arrays."""
@@ -147,7 +192,7 @@ class BaseEarlyExit(CalibratedEstimator):
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or targets. Needed where the estimator needs them, and by a
-            classifier for ``target="accuracy"`` and a temperature.
+            classifier for ``target="accuracy"`` or "error" and a temperature.
 
         **params : dict
             Passed to the `fit` of the estimator; arrays with one item per row are cut
@@ -170,6 +215,7 @@ class BaseEarlyExit(CalibratedEstimator):
         -----
         NothingCertifiedWarning
             If no early exit can be guaranteed; all rows then use the full ensemble.
+            With a final model, if no local answer can be; all rows are then deferred.
         """
         estimator_name = type(self).__name__
         X, y = with_labels(X, y)
@@ -184,7 +230,7 @@ class BaseEarlyExit(CalibratedEstimator):
         if y is not None:
             self._check_y(y)
         rng = check_random_state(self.random_state)
-        estimator, x, scores, label = self._calibration_rows(
+        estimator, x, scores, labels = self._calibration_rows(
             X, y, rng, params, estimator_name
         )
         if not np.isfinite(scores).all():
@@ -194,35 +240,28 @@ class BaseEarlyExit(CalibratedEstimator):
             )
         self._check_fitted(estimator)
         costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
-        costs = costs[: len(scores)]
+        costs = self._path_costs(costs[: len(scores)])
 
         n_samples = scores.shape[1]
         order = tested = np.arange(n_samples)
         if self.delta is not None:
             order, tested = np.split(rng.permutation(n_samples), [n_order(n_samples)])
         fitted, judged, thresholds = self._candidates(
-            estimator, scores, label, order, tested
+            estimator, scores, labels, order, tested
         )
-        values, correct, losses = judged
-        path = exit_path(
-            thresholds, values[:, tested], losses[:, tested], correct[:, tested], costs
-        )
-        allowed = getattr(self, self._allowed)
-        if self.max_cost is not None:
-            point = best_point(path, self.max_cost)
-        elif self.delta is None:
-            point = cheapest_point(path, allowed)
-        else:
-            point = certified_point(path, len(tested), allowed, self.delta)
-            if point == 0 and len(scores) > 1:
-                warnings.warn(
-                    f"{estimator_name} can guarantee no early exit with "
-                    f"{self._allowed}={allowed:g} and delta={self.delta:g} on "
-                    f"{len(tested)} calibration rows: all rows will use the full "
-                    "ensemble.",
-                    NothingCertifiedWarning,
-                    stacklevel=3,  # the caller of fit
-                )
+
+        def path_on(rows):
+            values, correct, losses = (part[:, rows] for part in judged)
+            return exit_path(thresholds, values, losses, correct, costs)
+
+        path = path_on(tested)
+        point, problem = self._point(path, lambda: path_on(order), len(tested))
+        if problem is not None:
+            warnings.warn(
+                f"{estimator_name} {problem}",
+                NothingCertifiedWarning,
+                stacklevel=3,  # the caller of fit
+            )
 
         self.estimator_ = estimator
         self.rule_ = self.rule
@@ -246,7 +285,7 @@ class BaseEarlyExit(CalibratedEstimator):
             return (
                 self.estimator,
                 X,
-                *self._scored(self.estimator, X, known),
+                *self._scored(self.estimator, X, known, self._final_given()),
             )
         fitted = partial(self._fitted_clone, X, y, params)
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
@@ -258,7 +297,7 @@ class BaseEarlyExit(CalibratedEstimator):
             return (
                 estimator,
                 x,
-                *self._scored(estimator, x, take(known, held_out)),
+                *self._scored(estimator, x, take(known, held_out), self._final_given()),
             )
         if self.delta is not None:
             raise ValueError(
@@ -273,16 +312,21 @@ class BaseEarlyExit(CalibratedEstimator):
         for trained, held_out in splitter.split(X, y, groups):
             x, fold = take(X, held_out), fitted(trained)
             self._check_fold(fold, estimator)
-            scores, label = self._scored(fold, x, take(known, held_out))
+            scores, labels = self._scored(
+                fold, x, take(known, held_out), self._final_given()
+            )
             scores = self._comparable(scores, fold, estimator)
             # Where boosting stopped early, the last stage is that of all later ones.
             stages = np.minimum(np.arange(n_stages), len(scores) - 1)
-            folds.append((scores[stages], label))
+            folds.append((scores[stages], labels))
         if not folds:
             raise ValueError(f"The 'cv' parameter of {estimator_name} has no folds.")
         scores, labels = zip(*folds, strict=True)
-        label = None if known is None else np.concatenate(labels)
-        return estimator, X, np.concatenate(scores, axis=1), label
+        labels = tuple(
+            None if parts[0] is None else np.concatenate(parts)
+            for parts in zip(*labels, strict=True)
+        )
+        return estimator, X, np.concatenate(scores, axis=1), labels
 
     def _distilled(self, estimator):
         """The estimator with the stages in a fitted one."""
@@ -296,11 +340,16 @@ class BaseEarlyExit(CalibratedEstimator):
             )
         return final
 
-    def _scored(self, estimator, X, y):
-        """Scores of all stages, shape (T, n, L), and what is needed of the labels."""
-        final = self._distilled(estimator)
-        scores = final._stage_scores(_transformed(estimator, X))
-        return scores, None if y is None else self._columns_of(y, estimator)
+    def _scored(self, estimator, X, y, final):
+        """Scores of all stages, and what `_judged` needs of y and of the final model.
+
+        The scores are of shape (T, n, L). What there is not is None.
+        """
+        scores = self._distilled(estimator)._stage_scores(_transformed(estimator, X))
+        return scores, (
+            None if y is None else self._columns_of(y, estimator),
+            None if final is None else self._final_columns(final, X, estimator),
+        )
 
     def _indexable(self, X, y):
         X, y = indexable(as_views(X), y)
@@ -325,9 +374,9 @@ class BaseEarlyExit(CalibratedEstimator):
                 "chosen. They, and what they guarantee, do not hold for it: fit it "
                 "again."
             )
-        if final._n_stages_used() != len(self.costs_):
+        if final._n_stages_used() != self._n_stages():
             raise NotFittedError(
-                f"This {type(self).__name__} was calibrated with {len(self.costs_)} "
+                f"This {type(self).__name__} was calibrated with {self._n_stages()} "
                 f"stages, and its estimator now has {final._n_stages_used()}: fit it "
                 "again."
             )
@@ -335,9 +384,10 @@ class BaseEarlyExit(CalibratedEstimator):
 
     # Predicting
 
-    def _check_response(self, method):
+    def _check_response(self, method, *, asks_final):
+        """Refuse a method that the estimator, or its final model, does not have."""
         _check_method(method)
-        if not hasattr(self, method):
+        if method != "predict" and not is_classifier(self):
             raise ValueError(f"{type(self).__name__} has no {method!r}.")
 
     def _begin(self, X):
@@ -388,7 +438,8 @@ class BaseEarlyExit(CalibratedEstimator):
         Returns
         -------
         stages : ndarray of shape (n_samples,)
-            From 1 to the number of stages.
+            From 1 to the number of stages, and one more for rows that are deferred;
+            the final model is not asked about them.
         """
         check_is_fitted(self)
         stages, _ = self._exits(X)
@@ -408,11 +459,18 @@ class BaseEarlyExit(CalibratedEstimator):
             As of `predict`.
 
         costs : ndarray of shape (n_samples,)
-            Cost of the stages that were run for each row, from `costs_`.
+            Cost of the stages that were run for each row, from `costs_`, and of the
+            final model where it was asked.
+
+        Raises
+        ------
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
+        self._final()  # that there is one, before anything is run
         stages, response = self._exits(X)
-        return response("predict"), self.costs_[stages - 1]
+        return self._answers(X, stages, response), self.costs_[stages - 1]
 
     def anytime(self, X, method="predict"):
         """Predictions that get better while there is time.
@@ -431,7 +489,8 @@ class BaseEarlyExit(CalibratedEstimator):
         predictions : iterator of ndarray
             One array per stage, of what is best for each row by then; ends when all
             rows have left. May be abandoned at any moment. All come from what was
-            fitted at the call.
+            fitted at the call. With a final model, one more with its answers if there
+            are rows to defer.
 
         Raises
         ------
@@ -439,17 +498,20 @@ class BaseEarlyExit(CalibratedEstimator):
             If `method` is none of these, or not one of the estimator.
         """
         check_is_fitted(self)
-        self._check_response(method)
-        runs, _, response = self._begin(X)
+        self._check_response(method, asks_final=True)
+        self._final()
+        runs, stages, response = self._begin(X)
+        last = self._deferred(X, stages, response)
         # Begun here, so that rows which are no input raise here.
-        return _anytime(list(runs), partial(response, method))
+        return _anytime(list(runs), partial(response, method), last)
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
 
         All rows get the first stage, however long it takes. Further stages are run
         chunk by chunk of the rows, as long as the time of the next one, expected from
-        the last, is left.
+        the last, is left. A final model, whose time is not known, is not asked: its
+        rows are answered locally, and there is no promise about them.
 
         Parameters
         ----------
@@ -475,12 +537,12 @@ class BaseEarlyExit(CalibratedEstimator):
         """
         began = time.perf_counter()
         check_is_fitted(self)
-        self._check_response(method)
+        self._check_response(method, asks_final=False)
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         runs, _, response = self._begin(X)
-        macs = _final_estimator(self.estimator_).stage_costs_.macs[: len(self.costs_)]
-        run_within(list(runs), macs, seconds, began)
+        macs = _final_estimator(self.estimator_).stage_costs_.macs
+        run_within(list(runs), macs[: self._n_stages()], seconds, began)
         return response(method)
 
     def exit_path(self, X, y=None):
@@ -498,7 +560,8 @@ class BaseEarlyExit(CalibratedEstimator):
         Returns
         -------
         path : ExitPath
-            As `path_`, whatever the `target` was.
+            As `path_`, whatever the `target` was; but with `y` and a final model, which
+            is asked about all rows, losses are those of the `target`.
 
         Examples
         --------
@@ -511,18 +574,19 @@ class BaseEarlyExit(CalibratedEstimator):
         check_is_fitted(self)
         X, y = self._indexable(X, y)
         self._calibrated()
-        scores, label = self._scored(self.estimator_, X, y)
-        values, correct, losses = self._judged(self.estimator_, scores, label)
+        scores, labels = self._scored(self.estimator_, X, y, self._final())
+        values, correct, losses = self._judged(self.estimator_, scores, labels)
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)
 
 
-def _anytime(runs, response):
+def _anytime(runs, response, last):
     while any(run.n_left for run in runs):
         for run in runs:
             if run.n_left:
                 run.step()
                 run.write()
         yield response()
+    yield from last
 
 
 def n_order(n_samples):

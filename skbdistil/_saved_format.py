@@ -82,8 +82,9 @@ CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
 PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
-#: Parameters that JSON cannot hold. A folder to write to is not for a file to choose.
-NOT_SAVED = {"checkpoint", "memory", "net", "steps"}
+#: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,
+#: nor is a model to ask.
+NOT_SAVED = {"checkpoint", "final", "memory", "net", "steps"}
 
 # With what an entry in the directory of a zip archive begins; those of archives that
 # are stored in this one count, too.

@@ -29,7 +29,7 @@ __all__ = ["Writer"]
 
 # Fitted attributes that follow from others.
 _DERIVED = {"ensemble_", "input_shape_", "n_estimators_"}
-_DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "n_features_in_"}
+_DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "final_", "n_features_in_"}
 
 _NO_SKOPS = (
     "cannot be saved. Torch modules cannot, since their code is the caller's, nor can "

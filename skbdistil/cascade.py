@@ -25,13 +25,7 @@ from sklearn.utils.validation import (
 
 from skbdistil._calibrated import params_of_rows, take
 from skbdistil._exit_base import check_enough, hold_out, n_order
-from skbdistil._exit_calibration import (
-    best_point,
-    certified_point,
-    cheapest_point,
-    exit_path,
-    shared_thresholds,
-)
+from skbdistil._exit_calibration import chosen_point, exit_path, shared_thresholds
 from skbdistil._exit_runs import ExitRun
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
@@ -553,12 +547,10 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
             correct[:, tested],
             costs,
         )
-        if self.max_cost is not None:
-            return path, best_point(path, self.max_cost)
-        if self.delta is None:
-            return path, cheapest_point(path, self.max_drop)
-        point = certified_point(path, len(tested), self.max_drop, self.delta)
-        if point == 0 and len(tiers) > 1:
+        point = chosen_point(
+            path, len(tested), self.max_drop, self.max_cost, self.delta
+        )
+        if self.delta is not None and point == 0 and len(tiers) > 1:
             warnings.warn(
                 f"{name} can guarantee no threshold with max_drop={self.max_drop:g} "
                 f"and delta={self.delta:g} on {len(tested)} calibration rows: all rows "

@@ -5,11 +5,14 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import (
+    BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
     is_classifier,
     is_regressor,
 )
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     assert_all_finite,
@@ -18,10 +21,17 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from skbdistil._calibrated import take
+from skbdistil._deferral import answers, audited, check_final, with_final
 from skbdistil._exit_base import BaseEarlyExit
 from skbdistil._exit_calibration import (
     ExitPath,
+    answered,
+    best_point,
     calibration_error,
+    certified_point,
+    cheapest_point,
+    first_point,
     fit_temperatures,
     shared_thresholds,
     stage_thresholds,
@@ -35,9 +45,24 @@ from skbdistil._exit_rules import (
     label_probabilities,
     rule_values,
 )
-from skbdistil._sklearn_compat import Interval, StrOptions
+from skbdistil._sklearn_compat import (
+    Interval,
+    StrOptions,
+    _is_fitted,
+    _num_samples,
+)
 
 __all__ = ["EarlyExitClassifier", "EarlyExitRegressor", "ExitPath"]
+
+
+def _scores_are_answers(early):
+    """Whether no rows are deferred, whose final answers are labels only."""
+    if early.final is not None or early._defers():
+        raise AttributeError(
+            f"This {type(early).__name__} has a final model, whose answers are labels "
+            "only. Scores of the students are those of its estimator_."
+        )
+    return True
 
 
 class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
@@ -70,13 +95,19 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
           array of logits of shape (t, n_rows, n_classes), and returns one value per
           row.
 
-    target : {"agreement", "accuracy"}, default="agreement"
+    target : {"agreement", "accuracy", "error"}, default="agreement"
         What a drop is measured in: agreement with the labels of the full ensemble, for
-        which the rows need no labels, or accuracy.
+        which the rows need no labels, or accuracy. With `final`, that takes the place
+        of the full ensemble, and a loss is a row that is answered locally and
+
+        - "agreement": otherwise than by `final`;
+        - "accuracy": wrong, where `final` is right;
+        - "error": wrong, whatever `final` says. Only with `final`.
 
     max_drop : float, default=0.01
         Largest drop of the target against the full ensemble, from 0 to less than 1.
-        The thresholds of the smallest mean cost within it are chosen.
+        The thresholds of the smallest mean cost within it are chosen. With `final`,
+        largest `risk`, the mean loss.
 
     max_cost : float or None, default=None
         Largest mean cost per row, in the unit of `cost`: the thresholds of the best
@@ -111,6 +142,22 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     random_state : int, RandomState instance or None, default=None
         Draws the rows that are held out, and those that order the thresholds.
 
+    final : estimator, callable or None, default=None
+        Model, such as the teacher, that rows go to of which no stage is sure:
+        ``FrozenEstimator(fitted)``, or ``final(rows)`` that returns one label per row,
+        all of them known to the estimator. It gets the rows in the form of the caller,
+        all that are deferred in one call, and must not have been trained on the
+        calibration rows, about all of which `fit` asks it. A fitted estimator that is
+        not frozen is used as it is, but :func:`~sklearn.base.clone`, and with it a
+        search, would forget its fit.
+
+    final_cost : float or None, default=None
+        Price of asking `final` about a row, in the unit of `cost`. Needed with `final`.
+
+    risk : {"marginal", "selective"}, default="marginal"
+        With `final`, what `max_drop` bounds: the probability that a row is answered
+        locally and is a loss, or that of a loss given that it is answered locally [8]_.
+
     Attributes
     ----------
     estimator_ : estimator
@@ -122,8 +169,13 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     rule_ : str or callable
         Rule that the thresholds are for.
 
-    thresholds_ : ndarray of shape (n_stages - 1,)
-        Values of the rule from which on a row leaves; infinite where none does.
+    thresholds_ : ndarray of shape (n_stages - 1,) or (n_stages,)
+        Values of the rule from which on a row leaves; infinite where none does. With
+        `final` there is a last one, and rows that do not reach it are deferred.
+
+    final_ : estimator, callable or None
+        What they are deferred to. None after loading from a file; then `final` is,
+        which ``set_params(final=...)`` gives again.
 
     temperatures_ : ndarray of shape (n_stages,)
         1 without `temperature`.
@@ -132,15 +184,16 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         Expected calibration error of each stage, in 15 bins, before and after the
         temperature; None without.
 
-    costs_ : ndarray of shape (n_stages,)
-        Cumulative costs of the stages.
+    costs_ : ndarray of shape (n_stages,) or (n_stages + 1,)
+        Cumulative costs of the stages, that of `final` as the last.
 
     path_ : ExitPath
         All thresholds that were tried, from careful to cheap: `thresholds` of shape
         (n_points, n_stages - 1), mean `costs`, `scores` and `losses` of shape
         (n_points,) on the calibration rows, and the share of these that leave at each
         stage, `exits` of shape (n_points, n_stages). A loss is a row that the full
-        ensemble has right, by the target, and the early answer wrong.
+        ensemble has right, by the target, and the early answer wrong. With `final`,
+        which counts as a stage, see `target`.
 
     best_index_ : int
         The chosen one of these.
@@ -188,6 +241,8 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
        Networks", ICML 2017.
     .. [7] Y. Geifman, R. El-Yaniv, "Selective Classification for Deep Neural Networks",
        section 4, NeurIPS 2017.
+    .. [8] R. El-Yaniv, Y. Wiener, "On the Foundations of Noise-free Selective
+       Classification", Journal of Machine Learning Research 11, 2010.
 
     Examples
     --------
@@ -206,13 +261,28 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     >>> labels, costs = early.predict_with_cost(X)
     >>> bool(costs.mean() < early.costs_[-1])
     True
+
+    Rows that are not sure go to the teacher, which here is fitted to other rows:
+
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> teacher = LogisticRegression(max_iter=1000).fit(X[:600], y[:600])
+    >>> deferring = EarlyExitClassifier(
+    ...     FrozenEstimator(clf.fit(X[:600], y[:600])), final=FrozenEstimator(teacher),
+    ...     final_cost=10_000, max_drop=0.05, delta=0.1, random_state=0,
+    ... ).fit(X[600:1200])
+    >>> stages = deferring.exit_stages(X[1200:])  # 4 are the deferred ones
+    >>> bool(0 < (stages == 4).mean() < 1)
+    True
     """
 
     _parameter_constraints = {
         **BaseEarlyExit._parameter_constraints,
-        "target": [StrOptions({"agreement", "accuracy"})],
+        "target": [StrOptions({"agreement", "accuracy", "error"})],
         "max_drop": [Interval(Real, 0, 1, closed="left")],
         "temperature": ["boolean"],
+        "final": "no_validation",
+        "final_cost": [Interval(Real, 0, None, closed="left"), None],
+        "risk": [StrOptions({"marginal", "selective"})],
     }
 
     # The parameter that bounds the mean loss.
@@ -232,6 +302,9 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         cost="macs",
         cv=0.2,
         random_state=None,
+        final=None,
+        final_cost=None,
+        risk="marginal",
     ):
         self.estimator = estimator
         self.rule = rule
@@ -244,14 +317,48 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         self.cost = cost
         self.cv = cv
         self.random_state = random_state
+        self.final = final
+        self.final_cost = final_cost
+        self.risk = risk
 
     def _check_parameters(self, y):
         estimator_name = type(self).__name__
         check_rule(self.rule, RULES, estimator_name)
+        self._check_deferral(estimator_name)
         if y is None and self._calibrates_on_y():
             raise ValueError(
                 f"{estimator_name} requires y to be passed, but the target y is None. "
-                "It is needed for target='accuracy' and for a temperature."
+                "It is needed for target='accuracy' and 'error' and for a temperature."
+            )
+
+    def _check_deferral(self, estimator_name):
+        """Refuse parameters that do not go with a final model, or with none."""
+        if self.final is None:
+            for name, default in (("final_cost", None), ("risk", "marginal")):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"The {name!r} parameter of {estimator_name} is for rows that "
+                        "are deferred, and there is no 'final' to defer them to. Got "
+                        f"{name}={getattr(self, name)!r}."
+                    )
+            if self.target == "error":
+                raise ValueError(
+                    f"target='error' of {estimator_name} needs a 'final' model: "
+                    "without one, all errors are local."
+                )
+            return
+        check_final(self.final, estimator_name)
+        if isinstance(self.final, BaseEstimator) and not _is_fitted(self.final):
+            raise NotFittedError(
+                f"The 'final' parameter of {estimator_name} must be fitted. Got "
+                f"{self.final!r}, which is not: clones, as of a search, forget their "
+                "fit. Pass sklearn.frozen.FrozenEstimator(fitted)."
+            )
+        if self.final_cost is None:
+            raise ValueError(
+                f"{estimator_name} needs 'final_cost', the price of asking 'final' "
+                f"about a row in the unit of cost={self.cost!r}; state it in other "
+                "units by a callable 'cost'."
             )
 
     def _indexable(self, X, y):
@@ -270,7 +377,7 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         return is_classifier(final)
 
     def _calibrates_on_y(self):
-        return self.target == "accuracy" or self.temperature
+        return self.target != "agreement" or self.temperature
 
     def _check_fitted(self, estimator):
         final = self._distilled(estimator)
@@ -302,7 +409,19 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
             )
         return np.searchsorted(estimator.classes_, y)
 
-    def _candidates(self, estimator, scores, label, order, tested):
+    def _final_given(self):
+        return self.final
+
+    def _final_columns(self, final, X, estimator):
+        return answers(final, X, _num_samples(X), estimator.classes_)
+
+    def _path_costs(self, costs):
+        if self.final is None:
+            return costs
+        return np.append(costs, costs[-1] + self.final_cost)
+
+    def _candidates(self, estimator, scores, labels, order, tested):
+        label, final_label = labels
         temperatures = np.ones(len(scores))
         errors = None
         if self.temperature:
@@ -318,9 +437,11 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
             )
         judged = _judged(
             scores,
-            label if self.target == "accuracy" else None,
+            None if self.target == "agreement" else label,
             self.rule,
             temperatures,
+            final_label,
+            self.target,
         )
         values, _, losses = judged
         if self.thresholds == "shared":
@@ -331,14 +452,90 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
             "classes_": estimator.classes_,
             "temperatures_": temperatures,
             "calibration_errors_": errors,
+            "final_": self.final,
         }
         return fitted, judged, thresholds
 
-    def _judged(self, estimator, scores, label):
-        return _judged(scores, label, self.rule_, self.temperatures_)
+    def _judged(self, estimator, scores, labels):
+        label, final_label = labels
+        return _judged(
+            scores, label, self.rule_, self.temperatures_, final_label, self.target
+        )
+
+    def _point(self, path, path_on_order, n_tested):
+        if self.final is None:
+            return super()._point(path, path_on_order, n_tested)
+        # Nothing is lost where nothing is answered.
+        shares = np.maximum(answered(path, self.risk), 1 / n_tested)
+        if self.max_cost is not None:
+            point = best_point(path, self.max_cost)
+            bound = f"max_cost={self.max_cost:g}"
+        elif self.delta is None:
+            point = cheapest_point(path, self.max_drop, drops=path.losses / shares)
+            bound = f"max_drop={self.max_drop:g}"
+        else:
+            first = 1
+            if self.risk == "selective":
+                first = first_point(path_on_order(), n_tested, self.max_drop, self.risk)
+            point = certified_point(
+                path, n_tested, self.max_drop, self.delta, risk=self.risk, first=first
+            )
+            bound = f"max_drop={self.max_drop:g} and delta={self.delta:g}"
+        # Other points than the first may answer no row either.
+        if path.exits[point, :-1].any():
+            return point, None
+        return 0, (
+            f"can certify no local answer with {bound} on {n_tested} calibration rows: "
+            "all rows will go to the final model."
+        )
+
+    def _n_stages(self):
+        return len(self.temperatures_)
 
     def _stage_temperatures(self):
         return self.temperatures_
+
+    # The final model
+
+    def _defers(self):
+        fitted = vars(self)
+        return "thresholds_" in fitted and (
+            len(self.thresholds_) == len(self.temperatures_)
+        )
+
+    def _final(self):
+        if not self._defers():
+            return None
+        final = self.final if self.final_ is None else self.final_
+        if final is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} defers rows to a final model, which is no "
+                "part of the file that it was loaded from. Give it by "
+                "set_params(final=...)."
+            )
+        check_final(final, type(self).__name__)
+        return final
+
+    def _check_response(self, method, *, asks_final):
+        super()._check_response(method, asks_final=asks_final)
+        if asks_final and method != "predict":
+            _scores_are_answers(self)
+
+    def _is_deferred(self, stages):
+        return stages > self._n_stages()
+
+    def _answers(self, X, stages, response):
+        labels, final = response("predict"), self._final()
+        if final is None:
+            return labels
+        rows = partial(take, X)
+        return with_final(final, rows, labels, self._is_deferred(stages), self.classes_)
+
+    def _deferred(self, X, stages, response):
+        if self._defers() and self._is_deferred(stages).any():
+            yield self._answers(X, stages, response)
+
+    # Predicting
 
     def _response(self, final, scores, stages):
         return partial(_response, scores, stages, self.classes_, self.temperatures_)
@@ -354,11 +551,17 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+
+        Raises
+        ------
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers.
         """
         check_is_fitted(self)
-        _, response = self._exits(X)
-        return response("predict")
+        self._final()  # that there is one, before anything is run
+        return self._answers(X, *self._exits(X))
 
+    @available_if(_scores_are_answers)
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
 
@@ -376,6 +579,7 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         _, response = self._exits(X)
         return response("predict_proba")
 
+    @available_if(_scores_are_answers)
     def decision_function(self, X):
         """Logits at the stage where each row leaves.
 
@@ -393,27 +597,105 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         _, response = self._exits(X)
         return response("decision_function")
 
+    def audit(self, X, monitor, y=None):
+        """Most likely class of each row, and whether the promise still holds.
+
+        As `predict`, but a random share of the rows goes to the final model in any
+        case, and the monitor is told whether the local answers to these were losses.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        monitor : :class:`~skbdistil.monitoring.DeferralMonitor`
+            Keeps the counts, which is why nothing of this estimator changes. Of the
+            same `risk`.
+
+        y : array-like of shape (n_samples,), default=None
+            Labels, needed for ``target="accuracy"`` and "error". Those of rows that are
+            not audited are not looked at.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Those of the final model for all rows that it was asked about.
+
+        Raises
+        ------
+        ValueError
+            If there is no final model, the monitor is for another risk, or labels are
+            needed.
+
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers, and the monitor counts
+            none of the rows.
+
+        Warns
+        -----
+        DriftWarning
+            If the monitor finds that the promise does not hold any more.
+
+        Examples
+        --------
+        With the teacher as the final model of `early`::
+
+            monitor = DeferralMonitor(early.max_drop, early.delta, audit=0.02)
+            labels = early.audit(X, monitor)
+            monitor.drift_
+        """
+        check_is_fitted(self)
+        final = self._final()
+        if final is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no final model to audit with."
+            )
+
+        def passed():
+            stages, response = self._exits(X)
+            return response("predict"), self._is_deferred(stages)
+
+        return audited(
+            monitor,
+            passed,
+            final,
+            partial(take, X),
+            self.classes_,
+            n_rows=_num_samples(X),
+            target=self.target,
+            risk=self.risk,
+            y=y,
+        )
+
 
 def _response(scores, stages, classes, temperatures, method):
     """Response to a method, from the scores and stages with which rows leave."""
     if method == "predict":
         return classes[scores.argmax(axis=1)]
     if method == "predict_proba":
+        # Rows that would be deferred have the scores of the last stage.
+        stages = np.minimum(stages, len(temperatures))
         temperatures = temperatures.astype(scores.dtype)[stages - 1]
         return label_probabilities(scores / temperatures[:, np.newaxis])
     # A copy, since further stages may be written to it.
     return as_decision(scores.copy())
 
 
-def _judged(scores, label, rule, temperatures):
+def _judged(scores, label, rule, temperatures, final_label=None, target="accuracy"):
     """Values of the rule, whether a row is right, and whether the exit loses it.
 
-    Right is, without labels, what the full ensemble says.
+    Right is, without labels, what the full ensemble says, or the final model.
     """
-    values = _values(rule, scores, temperatures)
     labels = scores.argmax(axis=2)
+    if final_label is not None:
+        labels = np.vstack([labels, final_label])
+    values = _values(rule, scores, temperatures, len(labels) - 1)
     correct = labels == (labels[-1] if label is None else label)
-    return values, correct, correct[-1] & ~correct
+    if final_label is None or label is None or target == "accuracy":
+        return values, correct, correct[-1] & ~correct
+    losses = ~correct if target == "error" else labels != labels[-1]
+    losses[-1] = False  # is not answered locally
+    return values, correct, losses
 
 
 def _several_labels(estimator_name):
@@ -646,7 +928,7 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
             where=varies,
         )
 
-    def _candidates(self, estimator, scores, label, order, tested):
+    def _candidates(self, estimator, scores, labels, order, tested):
         final = self._distilled(estimator)
         tolerance = self._tolerance(final)
         judged = _changes(scores, self.rule, tolerance, final.target_scale_)
@@ -661,7 +943,7 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
         never = np.full((len(thresholds), n_skipped), np.inf)
         return {"tolerance_": tolerance}, judged, np.hstack([never, thresholds])
 
-    def _judged(self, estimator, scores, label):
+    def _judged(self, estimator, scores, labels):
         scale = self._distilled(estimator).target_scale_
         return _changes(scores, self.rule_, self.tolerance_, scale)
 
@@ -694,16 +976,16 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
 
 def _changes(scores, rule, tolerance, scale):
     """Values of the rule, whether a row is within the tolerance, and whether not."""
-    values = _values(rule, scores, np.ones(len(scores)))
+    values = _values(rule, scores, np.ones(len(scores)), len(scores) - 1)
     lost = (np.abs(scores - scores[-1]) * scale > tolerance).any(axis=2)
     return values, ~lost, lost
 
 
-def _values(rule, scores, temperatures):
-    """Values of the rule at each stage but the last, shape (T - 1, n)."""
+def _values(rule, scores, temperatures, n_stages):
+    """Values of the rule at the first stages, shape (n_stages, n)."""
     return np.array(
         [
             rule_values(rule, scores[:stage], temperatures[stage - 1])
-            for stage in range(1, len(scores))
+            for stage in range(1, n_stages + 1)
         ]
-    ).reshape(len(scores) - 1, scores.shape[1])
+    ).reshape(n_stages, scores.shape[1])

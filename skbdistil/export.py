@@ -28,7 +28,7 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
-from skbdistil.runtime import _SCHEMA_VERSION
+from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
 from skbdistil.stages import _wrapped_estimator
 
@@ -330,7 +330,12 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
       no row leaves), `temperatures`, which are 1 of a regressor, cumulative `costs` of
       the stages in `unit` (None for the unit of a callable), and the `mean_cost` on the
-      calibration rows.
+      calibration rows. Where rows are deferred, also `deferral`: the `threshold` below
+      which a row that has seen all stages goes to a final model (None where all do),
+      the `cost` of a row that does, that of the stages included, the `share` of the
+      calibration rows that did, and `target`, `risk`, `max_drop` and `delta` of the
+      promise. The final model is not exported, and `schema_version` is 2, which
+      versions that would not ask it refuse.
 
     Examples
     --------
@@ -474,10 +479,12 @@ def _manifest(parts, rows):
             "scale": final.target_scale_.tolist(),
             "single_output": final.single_output_,
         }
+    deferral = None
     if early is not None:
         early_exit = _stored_rule(early)
+        deferral = early_exit.get("deferral")
     return {
-        "schema_version": _SCHEMA_VERSION,
+        "schema_version": 1 if deferral is None else _DEFERRING_SCHEMA,
         "package_version": __version__,
         "kind": _kind(final),
         "classes": classes,
@@ -528,18 +535,32 @@ def _stored_rule(early):
             "exported. Use the name of a rule, or export the estimator_ of this "
             f"{needed_by}, which has no early exit."
         )
-    return {
+    # JSON has no infinity.
+    thresholds = [
+        None if threshold == np.inf else threshold
+        for threshold in early.thresholds_.tolist()
+    ]
+    costs = early.costs_.tolist()
+    deferral = None
+    if early._defers():
+        deferral = {
+            "threshold": thresholds.pop(),
+            "cost": costs.pop(),
+            "share": float(early.path_.exits[early.best_index_, -1]),
+            "target": early.target,
+            "risk": early.risk,
+            "max_drop": float(early.max_drop),
+            "delta": None if early.delta is None else float(early.delta),
+        }
+    stored = {
         "rule": early.rule_,
-        # JSON has no infinity.
-        "thresholds": [
-            None if threshold == np.inf else threshold
-            for threshold in early.thresholds_.tolist()
-        ],
+        "thresholds": thresholds,
         "temperatures": early._stage_temperatures().tolist(),
-        "costs": early.costs_.tolist(),
+        "costs": costs,
         "unit": early.cost if isinstance(early.cost, str) else None,
         "mean_cost": float(early.path_.costs[early.best_index_]),
     }
+    return stored if deferral is None else {**stored, "deferral": deferral}
 
 
 # The rows

@@ -138,7 +138,10 @@ def save(estimator, path, *, include_teacher=False):
     `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
     is the default; `net`, an instance as `random_state`, an object as `cv` or
     `teacher_cv`, a function as `augment`, and the `memory` of a pipeline, its steps and
-    the teacher have their defaults.
+    the teacher have their defaults. The `final` model that an
+    :class:`~skbdistil.early_exit.EarlyExitClassifier` defers rows to is None after
+    loading, and predictions raise :class:`~sklearn.exceptions.NotFittedError` until
+    ``set_params(final=...)`` gives it again.
 
     The students are built again by calling what `student` was: a class of
     :mod:`skbdistil.students`, a class or function of your own that is defined at the
@@ -761,12 +764,15 @@ def _set_exits(estimator, fitted):
     inner = fitted["estimator_"]
     final = _final_estimator(inner)
     thresholds = np.asarray(fitted["thresholds_"])
+    # A final model that rows are deferred to is a stage of the path.
     n_stages = len(thresholds) + 1
     is_classifying = is_classifier(estimator)
+    n_students = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
     require(
         type(final) is (BDistilClassifier if is_classifying else BDistilRegressor)
         and not getattr(final, "multilabel_", False)
-        and n_stages <= len(final),
+        and n_students <= len(final)
+        and n_students in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
         "its stages are not those of its estimator.",
     )
     n_points = len(fitted["path_"].costs)
@@ -790,8 +796,8 @@ def _set_exits(estimator, fitted):
     }
     if is_classifying:
         expected |= {
-            "temperatures_": ("f", (n_stages,)),
-            "calibration_errors_": [type(None), ("f", (2, n_stages))],
+            "temperatures_": ("f", (n_students,)),
+            "calibration_errors_": [type(None), ("f", (2, n_students))],
         }
     else:
         expected["tolerance_"] = ("f", (final.ensemble_.n_outputs,))
@@ -802,6 +808,8 @@ def _set_exits(estimator, fitted):
     # Neither is NaN.
     for name in fitted.keys() & {"temperatures_", "tolerance_"}:
         require((fitted[name] > 0).all(), f"{name!r} is not positive.")
+    if is_classifying:
+        fitted["final_"] = None
     vars(estimator).update(fitted)
     for name in ("classes_", "n_features_in_", "feature_names_in_"):
         if hasattr(inner, name):
