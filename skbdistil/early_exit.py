@@ -532,8 +532,16 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
         return with_final(final, rows, labels, self._is_deferred(stages), self.classes_)
 
     def _deferred(self, X, stages, response):
-        if self._defers() and self._is_deferred(stages).any():
-            yield self._answers(X, stages, response)
+        # Those of the call, whatever is fitted before the last answer is asked for.
+        final, classes, n_stages = self._final(), self.classes_, self._n_stages()
+
+        def again():
+            is_deferred = stages > n_stages
+            if final is not None and is_deferred.any():
+                labels = response("predict")
+                yield with_final(final, partial(take, X), labels, is_deferred, classes)
+
+        return again()
 
     # Predicting
 

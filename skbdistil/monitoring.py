@@ -118,7 +118,7 @@ class DeferralMonitor:
     >>> import numpy as np
     >>> from skbdistil.monitoring import DeferralMonitor
     >>> monitor = DeferralMonitor(max_drop=0.05, on_drift="defer")
-    >>> monitor.update(np.zeros(200, dtype=bool))
+    >>> monitor.update(np.zeros(400, dtype=bool))
     >>> monitor.drift_
     False
     >>> low, high = monitor.interval()

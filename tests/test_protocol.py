@@ -16,8 +16,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 import skbdistil
 from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil._bdistil import _in_units
-from skbdistil._exit_rules import as_decision
+from skbdistil._exit_rules import as_decision, in_units
 from skbdistil._protocol import StagedEstimator, shallow_copy
 
 METHODS = {
@@ -71,7 +70,7 @@ def test_scores_are_those_of_every_stage_in_use(fit, n_outputs, n_stages):
         staged, output = (
             estimator.staged_predict,
             partial(
-                _in_units,
+                in_units,
                 mean=estimator.target_mean_,
                 scale=estimator.target_scale_,
                 single_output=estimator.single_output_,
