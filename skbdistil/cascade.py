@@ -376,6 +376,11 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
             )
         X, y = indexable(X, y)
         if y is not None:
+            if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+                raise ValueError(
+                    f"{name} takes one label per row. Got y of shape {np.shape(y)}; "
+                    "for several, use sklearn.multioutput.MultiOutputClassifier."
+                )
             y = column_or_1d(y, warn=True)
             assert_all_finite(y, input_name="y", estimator_name=name)
             check_classification_targets(y)
@@ -739,6 +744,12 @@ def _common_classes(tiers, name):
     classes = tiers[0][0].classes_
     for number, tier in enumerate(tiers, start=1):
         for position, member in enumerate(tier, start=1):
+            if isinstance(member.classes_, list):
+                raise ValueError(
+                    f"{name} takes members with one label per row. tier{number}_"
+                    f"{position}, a {type(member).__name__}, predicts "
+                    f"{len(member.classes_)} outputs."
+                )
             if not np.array_equal(member.classes_, classes):
                 raise ValueError(
                     f"The members of {name} must know the same classes. tier1_1 knows "

@@ -6,7 +6,7 @@ from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import RegressorMixin
+from sklearn.base import RegressorMixin, is_regressor
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, indexable
@@ -160,9 +160,14 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
             If a parameter or the input is unusable.
 
         TypeError
-            If the estimator has no stages.
+            If the estimator is no regressor, or has no stages.
         """
         estimator_name = type(self).__name__
+        if not is_regressor(self.estimator):
+            raise TypeError(
+                f"The 'estimator' parameter of {estimator_name} must be a regressor. "
+                f"Got {self.estimator!r}."
+            )
         if y is None:
             raise ValueError(
                 f"{estimator_name} requires y to be passed, but the target y is None."

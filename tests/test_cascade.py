@@ -516,3 +516,15 @@ def test_saving_says_what_to_do(tiers, digits, tmp_path):
     cascade = CascadeClassifier(tiers[::2]).fit(digits[0])
     with raises("CascadeClassifier cannot be saved", "joblib", error=TypeError):
         save(cascade, tmp_path / "cascade.skb")
+
+
+def test_several_labels_per_row_raise():
+    rng = np.random.RandomState(0)
+    X = rng.randn(40, 3)
+    Y = (X > 0).astype(int)
+    cascade = CascadeClassifier([DecisionTreeClassifier(), LogisticRegression()])
+    with pytest.raises(ValueError, match="takes one label per row"):
+        cascade.fit(X, Y)
+    several = FrozenEstimator(DecisionTreeClassifier().fit(X, Y))
+    with pytest.raises(ValueError, match=r"tier1_1, a .* predicts 3 outputs"):
+        CascadeClassifier([several, LogisticRegression()]).fit(X, Y[:, 0])

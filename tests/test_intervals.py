@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common import raises
-from skbdistil import BDistilRegressor
+from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitRegressor
 from skbdistil.exceptions import InfiniteIntervalWarning
 from skbdistil.intervals import SplitConformalRegressor
@@ -232,3 +232,8 @@ def test_bad_input_of_fit_raises(fitted):
         SplitConformalRegressor(LinearRegression()).fit(X, y)
     with raises("not fitted yet", error=NotFittedError):
         SplitConformalRegressor(STUDENTS).predict_interval(X)
+
+
+def test_classifier_raises():
+    with pytest.raises(TypeError, match="must be a regressor"):
+        SplitConformalRegressor(BDistilClassifier()).fit(np.eye(4), [0, 1, 0, 1])
