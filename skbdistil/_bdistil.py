@@ -5,6 +5,7 @@ import warnings
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -536,6 +537,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 f"With 'checkpoint', the 'random_state' of {name} must be an int: a "
                 "fit that goes on draws the numbers again. Got "
                 f"{self.random_state!r}."
+            )
+        if Path(self.checkpoint).exists() and not Path(self.checkpoint).is_dir():
+            raise ValueError(
+                f"The 'checkpoint' of {name} must be a folder, which need not be there "
+                f"yet. Got {self.checkpoint!r}, a file."
             )
         if self.refine == "only":
             raise ValueError(

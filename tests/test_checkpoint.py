@@ -211,6 +211,14 @@ def test_random_state_that_is_no_int_raises(random_state, tmp_path):
         distilled(checkpoint=tmp_path, random_state=random_state).fit(X, y)
 
 
+def test_file_in_place_of_a_folder_raises(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="must be a folder"):
+        distilled(checkpoint=path).fit(X, y)
+    assert path.read_text() == "precious"
+
+
 def test_joint_training_without_rounds_raises(tmp_path):
     with pytest.raises(ValueError, match="has no rounds"):
         distilled(checkpoint=tmp_path, refine="only").fit(X, y)
