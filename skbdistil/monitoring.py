@@ -45,8 +45,8 @@ class DeferralMonitor:
         before they are answered, and whatever the answer.
 
     on_drift : {"warn", "defer"}, default="warn"
-        What an alarm does: a warning, or a warning and from then on all rows go to the
-        final model.
+        What an alarm does: a warning, or a warning and from then on all rows that are
+        passed to `audit` go to the final model.
 
     random_state : int or None, default=None
         Draws the audited rows.
@@ -100,7 +100,9 @@ class DeferralMonitor:
     `interval` is a confidence sequence by the same bets [3]_. It is about a risk that
     stays the same, where `drift_` allows any risks of at most `max_drop`.
 
-    Several threads may use one monitor. It can be pickled.
+    Several threads may use one monitor. It can be pickled; copies draw the same rows,
+    and each has a `delta` of its own. A call in which the final model fails is not
+    counted: the promise is tested on the calls that succeed.
 
     References
     ----------
@@ -259,7 +261,7 @@ class DeferralMonitor:
                 f"promised: {self.n_losses_} losses in {self.n_audited_} audited rows "
                 f"(probability of a false alarm at most {self.delta:g}). "
                 + (
-                    "All rows go to the final model from now on."
+                    "All rows passed to audit go to the final model from now on."
                     if self.on_drift == "defer"
                     else "Calibrate again, on rows of now."
                 ),
