@@ -14,6 +14,7 @@ from skbdistil import costs
 from skbdistil._arrays import SparseRows, stack_rows, take_rows
 from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
@@ -196,7 +197,9 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     )
 
 
-def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
+def set_up(
+    estimator, plan, ensemble, train, valid, *, device, progress, ranks=ONE_RANK
+):
     """The boosting loop, with its game, rows and search, ready to run.
 
     Parameters
@@ -205,9 +208,12 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
     plan : Plan
     ensemble : ProgressiveEnsemble
     train : FitData
+        All rows, whatever the ranks.
     valid : FitData or None
     device : torch.device
     progress : Progress
+    ranks : OneRank
+        Each keeps its share of the rows.
 
     Returns
     -------
@@ -223,8 +229,11 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
         centres=not regression,
         combine=plan.combine,
+        ranks=ranks,
     )
-    n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
+    n_rows = len(train.x)
+    # Of the largest share.
+    n_held = held_bytes(plan.ladder, ensemble, n_students) * -(-n_rows // ranks.size)
     holds = n_held <= _MAX_HELD_BYTES and not trainer.changes_rows
 
     def row_data(data, residuals, game=None):
@@ -241,10 +250,17 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             label=_label_tensor(label, dtype if regression else None),
             device=device,
             cache=FeatureCache(ensemble, n_students) if holds else None,
+            ranks=ranks,
         )
 
+    if ranks.size > 1:
+        first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
+        train = train.take(slice(first, end))
+
     residuals = Residuals(train.scores)
-    game = BoostingGame(residuals, eta=plan.eta, sample_weight=train.sample_weight)
+    game = BoostingGame(
+        residuals, eta=plan.eta, sample_weight=train.sample_weight, ranks=ranks
+    )
     return Boosting(
         ensemble,
         game,
@@ -265,6 +281,7 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         joint_loss=_JointLoss(plan.objective, regression),
         progress=progress,
         estimator_name=type(estimator).__name__,
+        ranks=ranks,
     )
 
 

@@ -15,6 +15,7 @@ from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
 from skbdistil._boosting._combination import Combination
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._rows import BatchIterator
 from skbdistil._seeding import seeded
 
@@ -109,6 +110,11 @@ def check_net(net, estimator_name):
             f"NeuralNet, for example NeuralNet(None, criterion=None, ...). Got {net!r} "
             "instead."
         )
+    if hasattr(net, "accelerator"):
+        raise ValueError(
+            f"The 'net' parameter of {estimator_name} has an accelerator, which would "
+            "share the rows a second time. Use skbdistil.parallel.DataParallelNet."
+        )
     blank = NeuralNet(None, criterion=None)
     for name, ours in _OWN_PARAMETERS.items():
         if getattr(net, name) != getattr(blank, name):
@@ -148,10 +154,21 @@ class Trainer:
         so a distillation term leaves it undetermined; the game does see it.
     combine : {"mean", "sum", "learned"}
         How a student is combined with the earlier ones.
+    ranks : OneRank
+        Where the rows are.
     """
 
     def __init__(
-        self, net, *, batch_size, learning_rate, device, patience, centres, combine
+        self,
+        net,
+        *,
+        batch_size,
+        learning_rate,
+        device,
+        patience,
+        centres,
+        combine,
+        ranks=ONE_RANK,
     ):
         self.net = net
         self.batch_size = batch_size
@@ -160,6 +177,7 @@ class Trainer:
         self.patience = patience
         self.centres = centres
         self.combine = combine
+        self.ranks = ranks
 
     @property
     def changes_rows(self):
@@ -283,9 +301,11 @@ class Trainer:
             device=str(self.device),
             verbose=0,
             warm_start=False,
-            iterator_train=_iterator(net, "iterator_train", shuffle=True),
-            iterator_valid=_iterator(net, "iterator_valid", shuffle=False),
+            iterator_train=self._iterator(net, "iterator_train", shuffle=True),
+            iterator_valid=self._iterator(net, "iterator_valid", shuffle=False),
         )
+        if self.ranks is not ONE_RANK:
+            net.ranks_ = self.ranks
         if not scheduled:
             # An iterator of the template may give another number of batches.
             steps = len(net.get_iterator(data, training=True))
@@ -300,6 +320,19 @@ class Trainer:
         # Printing and timing would only cost; the losses are what we report.
         unused = ["print_log", "epoch_timer"] + ["valid_loss"] * (valid is None)
         return net.set_params(**{f"callbacks__{name}": None for name in unused})
+
+    def _iterator(self, net, name, *, shuffle):
+        """The iterator of a template, or ours where it leaves skorch's as it is."""
+        iterator = getattr(net, name)
+        options = [key for key in vars(net) if key.startswith(f"{name}__")]
+        if iterator is DataLoader:
+            if set(options) <= {f"{name}__shuffle"}:
+                iterator = partial(BatchIterator, shuffle=shuffle, ranks=self.ranks)
+            elif not any(key.endswith("sampler") for key in options):
+                # With workers, pinned memory and the like, which only a DataLoader
+                # knows.
+                iterator = partial(DataLoader, shuffle=shuffle)
+        return partial(_PreparedBatches, iterator=iterator)
 
 
 class _PreparedBatches:
@@ -322,19 +355,6 @@ class _PreparedBatches:
 
     def __iter__(self):
         return map(self.dataset.prepared, self.batches)
-
-
-def _iterator(net, name, *, shuffle):
-    """The iterator of a template, or ours where it leaves skorch's as it is."""
-    iterator = getattr(net, name)
-    options = [key for key in vars(net) if key.startswith(f"{name}__")]
-    if iterator is DataLoader:
-        if set(options) <= {f"{name}__shuffle"}:
-            iterator = partial(BatchIterator, shuffle=shuffle)
-        elif not any(key.endswith("sampler") for key in options):
-            # With workers, pinned memory and the like, which only a DataLoader knows.
-            iterator = partial(DataLoader, shuffle=shuffle)
-    return partial(_PreparedBatches, iterator=iterator)
 
 
 def _one_cycle(optimizer, **options):
