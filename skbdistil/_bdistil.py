@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
 
 from skbdistil import _perceptrons, costs
 from skbdistil._arrays import as_tensor, from_torch, in_form_of, stack_rows
+from skbdistil._boosting._group import ranks_of
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -283,9 +284,17 @@ class _BaseBDistil(BaseEstimator):
         # the warning points at the line that called fit.
         notes = []
         try:
-            return self._fit(
-                X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes
-            )
+            with ranks_of(self.net, type(self).__name__) as ranks:
+                self._fit(
+                    X,
+                    y,
+                    sample_weight,
+                    teacher_scores,
+                    X_unlabelled,
+                    groups,
+                    notes,
+                    ranks,
+                )
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
@@ -294,8 +303,19 @@ class _BaseBDistil(BaseEstimator):
         finally:
             for note in notes:
                 warnings.warn(note, stacklevel=3)
+        return self
 
-    def _fit(self, X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes):
+    def _fit(
+        self,
+        X,
+        y,
+        sample_weight,
+        teacher_scores,
+        X_unlabelled,
+        groups,
+        notes,
+        ranks,
+    ):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
@@ -324,8 +344,9 @@ class _BaseBDistil(BaseEstimator):
             )
         )
         random_state = check_random_state(self.random_state)
-        teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
-        seeds = draw_seeds(random_state, self.n_estimators)
+        drawn = ranks.of_first(draw_seeds(random_state, 2 + self.n_estimators))
+        teacher_seed, split_seed = drawn[:2].tolist()
+        seeds = drawn[2:]
         train_rows, valid_rows = self._split_rows(_num_samples(checked), y, split_seed)
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
@@ -359,6 +380,7 @@ class _BaseBDistil(BaseEstimator):
                 teacher_scores=teacher_scores,
                 random_state=teacher_seed,
                 notes=notes,
+                ranks=ranks,
             )
 
             # What is left open is decided, once.
@@ -377,6 +399,7 @@ class _BaseBDistil(BaseEstimator):
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
+            ranks.check_same("The training rows", _contents(train))
             self._check_in_range(x, ensemble)
             if transfers:
                 self._check_in_range(x_transfers, ensemble)
@@ -398,7 +421,8 @@ class _BaseBDistil(BaseEstimator):
                 train,
                 valid,
                 device=device,
-                progress=self._progress(),
+                progress=self._progress(ranks),
+                ranks=ranks,
             )
             if earlier is not None:
                 played = zip(
@@ -434,7 +458,6 @@ class _BaseBDistil(BaseEstimator):
             if problem:
                 notes.append(CostsUnknownWarning(problem))
             self.teacher_costs_ = teacher_costs
-        return self
 
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
@@ -505,7 +528,7 @@ class _BaseBDistil(BaseEstimator):
         return made
 
     def _ask_teacher(
-        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, **options
+        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, ranks, **options
     ):
         """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
@@ -526,6 +549,11 @@ class _BaseBDistil(BaseEstimator):
             **options,
         )
         notes += doubts
+        # A teacher that computes in threads may differ in the last bits.
+        shared = {"scores": ranks.of_first(response.scores)}
+        if transfers:
+            shared["transfer_scores"] = ranks.of_first(response.transfer_scores)
+        response = response._replace(**shared)
         scores, transfer_scores, label = self._encode(response, y, weight)
         # The others are NaN throughout. All of them need no copy.
         was_asked = ~np.isnan(scores[:, 0])
@@ -867,9 +895,9 @@ class _BaseBDistil(BaseEstimator):
             rows = self._as_input(x[start : start + n_rows], ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
-    def _progress(self):
+    def _progress(self, ranks):
         return Progress(
-            self.verbose,
+            self.verbose if ranks.rank == 0 else 0,
             type(self).__name__,
             self.n_estimators,
             self._agreement,
