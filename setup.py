@@ -91,8 +91,12 @@ setup(
             "skbdistil[deploy,examples]",
             "numpydoc",
             "pydata-sphinx-theme",
+            "selenium",
             "sphinx",
+            "sphinx-copybutton",
+            "sphinx-design",
             "sphinx-gallery",
+            "sphinx-mathjax-offline",
         ],
         "dev": [
             "skbdistil[test]",

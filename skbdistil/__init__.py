@@ -17,6 +17,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = [
     "augmentation",
+    "cascade",
     "costs",
     "datasets",
     "distillation",
@@ -25,11 +26,14 @@ _SUBMODULES = [
     "exceptions",
     "export",
     "inspection",
+    "intervals",
     "latency",
     "metrics",
     "model_selection",
+    "monitoring",
     "objectives",
     "persistence",
+    "precomputed",
     "precision",
     "runtime",
     "stages",

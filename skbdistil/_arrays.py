@@ -8,6 +8,13 @@ import torch
 from scipy import sparse
 from sklearn.utils import check_array
 
+from skbdistil._sklearn_compat import _safe_indexing
+
+# Kept as they come, and converted batch by batch.
+INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
+INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
+READY_DTYPES = frozenset(map(np.dtype, INPUT_DTYPES))
+
 
 def as_array(array, *, input_name="X", estimator_name=None):
     """Anything that holds numbers as a NumPy array.
@@ -28,14 +35,16 @@ def as_array(array, *, input_name="X", estimator_name=None):
 
     Returns
     -------
-    array : ndarray of shape (n_samples, ...)
-        May hold values that are not finite.
+    array : ndarray or LazyRows of shape (n_samples, ...)
+        May hold values that are not finite. Lazy rows are returned as they are.
 
     Raises
     ------
     ValueError
         If these are no numbers.
     """
+    if isinstance(array, LazyRows):
+        return array
     return check_array(
         from_torch(array),
         ensure_2d=False,
@@ -46,7 +55,34 @@ def as_array(array, *, input_name="X", estimator_name=None):
     )
 
 
-class SparseRows:
+class LazyRows:
+    """Rows that become an array when they are indexed, as arrays are.
+
+    A subclass has `shape`, `dtype`, `__len__`, `__getitem__`, which takes a slice, a
+    list, an array or a tensor and gives an ndarray, and `take`, which gives some rows
+    in the same form.
+    """
+
+    # Whether training sees other rows than those that are indexed.
+    changes_rows = False
+
+    @property
+    def ndim(self):
+        """Number of axes, with that of the rows."""
+        return len(self.shape)
+
+    def chunks(self, n_rows):
+        """Yield all rows in order: a slice, and an array of these rows.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of a chunk.
+        """
+        return _chunks(self, n_rows)
+
+
+class SparseRows(LazyRows):
     """Rows of a sparse matrix, which become dense when some of them are taken.
 
     Parameters
@@ -54,8 +90,6 @@ class SparseRows:
     matrix : sparse matrix or array of shape (n_samples, n_features)
         In CSR format.
     """
-
-    ndim = 2
 
     def __init__(self, matrix):
         self.matrix = matrix
@@ -76,20 +110,57 @@ class SparseRows:
             index = index.numpy()
         return self.matrix[index].toarray()
 
+    def take(self, rows):
+        """Some rows, in the same form."""
+        return SparseRows(self.matrix[rows])
 
-def take_rows(x, rows):
-    """Some rows of an array or of :class:`SparseRows`, in the same form.
+
+def row_chunks(x, n_rows):
+    """Yield rows in order, some at a time: a slice, and these rows.
 
     Parameters
     ----------
-    x : ndarray or SparseRows
+    x : ndarray, torch.Tensor or LazyRows
+    n_rows : int
+        Rows of a chunk.
+    """
+    return x.chunks(n_rows) if isinstance(x, LazyRows) else _chunks(x, n_rows)
+
+
+def _chunks(x, n_rows):
+    for start in range(0, len(x), n_rows):
+        rows = slice(start, min(start + n_rows, len(x)))
+        yield rows, x[rows]
+
+
+def take_rows(x, rows):
+    """Some rows of an array or of :class:`LazyRows`, in the same form.
+
+    Parameters
+    ----------
+    x : ndarray or LazyRows
     rows : ndarray
 
     Returns
     -------
-    x : ndarray or SparseRows
+    x : ndarray or LazyRows
     """
-    return SparseRows(x.matrix[rows]) if isinstance(x, SparseRows) else x[rows]
+    return x.take(rows) if isinstance(x, LazyRows) else x[rows]
+
+
+def take_samples(X, rows):
+    """Some rows of what a user passed, or of :class:`LazyRows`, in the same form.
+
+    Parameters
+    ----------
+    X : array-like or LazyRows
+    rows : ndarray
+
+    Returns
+    -------
+    X : array-like or LazyRows
+    """
+    return X.take(rows) if isinstance(X, LazyRows) else _safe_indexing(X, rows)
 
 
 def stack_rows(parts):

@@ -2,12 +2,14 @@
 
 import copy
 import warnings
+from functools import partial
 from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.special import log_softmax, softmax
+from scipy.special import log_expit, log_softmax, softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -17,15 +19,25 @@ from sklearn.base import (
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
 )
+from torch.utils.data import DataLoader
 
 from skbdistil import _perceptrons, costs
-from skbdistil._arrays import as_tensor, from_torch, in_form_of, stack_rows
+from skbdistil._arrays import (
+    READY_DTYPES,
+    as_tensor,
+    from_torch,
+    in_form_of,
+    row_chunks,
+    stack_rows,
+    take_samples,
+)
+from skbdistil._boosting._checkpoint import Checkpoint, fingerprint
 from skbdistil._boosting._group import ranks_of
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
@@ -36,8 +48,9 @@ from skbdistil._boosting._plan import (
     set_up,
     split_rows,
 )
-from skbdistil._boosting._progress import Progress
+from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import draw_seeds
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
     all_finite,
@@ -47,11 +60,14 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
-from skbdistil._exit_rules import as_decision
+from skbdistil._dataset_rows import DatasetRows, with_labels
+from skbdistil._decoding import CLASSES, LABELS
+from skbdistil._exit_rules import in_units
 from skbdistil._protocol import shallow_copy
 from skbdistil._repr_html import visual_block
 from skbdistil._seeding import seeded
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     _check_sample_weight,
@@ -61,7 +77,6 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
 )
 from skbdistil._student_rows import (
-    READY_DTYPES,
     check_rows,
     fit_transform_rows,
     rows_like,
@@ -84,10 +99,13 @@ from skbdistil.stages import stage_cost
 _AUTO_LABEL_MIX = 0.5
 _JUDGED_SHARE = 0.2
 
+# By scipy, and so to the bit what these have been since the first version.
+_CLASSES = CLASSES._replace(probabilities=partial(softmax, axis=1))
+
 _AUGMENTATIONS = {"munge": Munge, "spunge": Spunge}
 
 
-class _BaseBDistil(BaseEstimator):
+class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     """What the classifier and the regressor share."""
 
     _parameter_constraints = {
@@ -126,6 +144,7 @@ class _BaseBDistil(BaseEstimator):
         "input_scaling": [StrOptions({"standard"}), None],
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean"],
+        "checkpoint": [str, PathLike, None],
         "dtype": [StrOptions({"float32", "float64"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -160,6 +179,7 @@ class _BaseBDistil(BaseEstimator):
         input_scaling="standard",
         n_stages=None,
         warm_start=False,
+        checkpoint=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -190,6 +210,7 @@ class _BaseBDistil(BaseEstimator):
         self.input_scaling = input_scaling
         self.n_stages = n_stages
         self.warm_start = warm_start
+        self.checkpoint = checkpoint
         self.dtype = dtype
         self.device = device
         self.random_state = random_state
@@ -225,11 +246,16 @@ class _BaseBDistil(BaseEstimator):
             float16, float32, float64, uint8, int8, int16, int32 and int64 are used as
             they are; other dtypes are converted to `dtype`. Sparse rows become dense
             batch by batch. A table may hold NaN where the teacher takes it; see
-            `student_transform`.
+            `student_transform`. Or a map-style :class:`torch.utils.data.Dataset`, whose
+            rows are read when they are needed, or :class:`~skbdistil.datasets.Views` of
+            one, to train on augmented rows.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or targets. None is allowed where the teacher needs none to be
-            fitted and, in classification, brings its classes.
+            Labels or targets. Several labels per row are an indicator matrix of 0 and
+            1, dense or sparse. None takes those of a dataset whose items hold some,
+            which are read in one pass. Otherwise it is allowed where the teacher needs
+            none to be fitted and, in classification, brings its classes; rows then have
+            one label.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Not negative. Weighs rows in the loss, and gives the initial distribution
@@ -240,7 +266,9 @@ class _BaseBDistil(BaseEstimator):
             With ``teacher="precomputed"``: logits, or values for regression. Rows of
             NaN are those that the teacher was not asked about: students learn their
             labels, and without y these rows are left out. Columns are in the order of
-            the sorted labels; without y, classes are the numbers of the columns.
+            the sorted labels; without y, classes are the numbers of the columns. Where
+            rows have several labels, log-odds in the order of the columns of y. Rows of
+            `X_unlabelled` follow those of `X`.
 
         X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
             Further training rows, like those of `X`, of which y says nothing. The
@@ -279,6 +307,8 @@ class _BaseBDistil(BaseEstimator):
             If the scores of the teacher look like something else than is said, or if
             it knows the rows by heart.
         """
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        tasks = FitTasks(self, self._n_tasks(), X=X, y=y, metadata=metadata)
         before = dict(vars(self))
         # What the user should be told is collected on the way and said here, so that
         # the warning points at the line that called fit.
@@ -293,6 +323,7 @@ class _BaseBDistil(BaseEstimator):
                     X_unlabelled,
                     groups,
                     notes,
+                    tasks,
                     ranks,
                 )
         except BaseException:
@@ -303,6 +334,8 @@ class _BaseBDistil(BaseEstimator):
         finally:
             for note in notes:
                 warnings.warn(note, stacklevel=3)
+        # Not above: a callback that fails here takes nothing from what is fitted.
+        tasks.finish()
         return self
 
     def _fit(
@@ -314,25 +347,34 @@ class _BaseBDistil(BaseEstimator):
         X_unlabelled,
         groups,
         notes,
+        tasks,
         ranks,
     ):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
         earlier = self if self._goes_on() else None
         connection = _check_connection(self.connection, estimator_name, auto=True)
+        check_net(self.net, estimator_name)
+        X, y = with_labels(X, y, self.net)
+        y = self._validate_y(y)
         objective = _check_objective(
             self._default_objective if self.objective == "auto" else self.objective,
             regression=regression,
+            multilabel=self._multilabel,
             has_labels=y is not None,
             estimator_name=estimator_name,
         )
-        check_net(self.net, estimator_name)
         self._check_n_stages()
+        self._check_checkpoint()
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
-        y = None if y is None else self._validate_y(y)
         checked = check_rows(self, X, reset=earlier is None)
+        if ranks is not ONE_RANK:
+            self._check_shared_rows(checked, tasks)
+        if isinstance(checked, DatasetRows):
+            self._check_dataset_goes_with(X_unlabelled)
+            X = checked
         if y is not None:
             check_consistent_length(checked, y)
         if earlier is not None:
@@ -344,9 +386,9 @@ class _BaseBDistil(BaseEstimator):
             )
         )
         random_state = check_random_state(self.random_state)
-        drawn = ranks.of_first(draw_seeds(random_state, 2 + self.n_estimators))
-        teacher_seed, split_seed = drawn[:2].tolist()
-        seeds = drawn[2:]
+        drawn = draw_seeds(random_state, 2)
+        teacher_seed, split_seed = ranks.of_first(drawn).tolist()
+        seeds = ranks.of_first(draw_seeds(random_state, self.n_estimators))
         train_rows, valid_rows = self._split_rows(_num_samples(checked), y, split_seed)
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
@@ -364,7 +406,7 @@ class _BaseBDistil(BaseEstimator):
             input_shape = x.shape[1:]
             self._check_input_shape(input_shape, earlier, notes)
             transfers, x_transfers = self._transfer_rows(
-                X if train_rows is None else _safe_indexing(X, train_rows),
+                X if train_rows is None else take_samples(X, train_rows),
                 X_unlabelled,
                 x,
                 split_seed,
@@ -399,7 +441,7 @@ class _BaseBDistil(BaseEstimator):
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
-            ranks.check_same("The training rows", _contents(train))
+            ranks.check_same("The training rows", train.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
                 self._check_in_range(x_transfers, ensemble)
@@ -421,7 +463,7 @@ class _BaseBDistil(BaseEstimator):
                 train,
                 valid,
                 device=device,
-                progress=self._progress(ranks),
+                progress=self._progress(tasks, ranks),
                 ranks=ranks,
             )
             if earlier is not None:
@@ -433,35 +475,121 @@ class _BaseBDistil(BaseEstimator):
                 )
                 boosting.rounds.extend(map(Round._make, played))
                 boosting.replay()
+            checkpoint = None
+            if self.checkpoint is not None:
+                earlier_states = [
+                    played.student.state_dict() for played in boosting.rounds
+                ]
+                checkpoint = Checkpoint(
+                    self.checkpoint,
+                    fingerprint(
+                        self, plan, train, valid, earlier=earlier_states, device=device
+                    ),
+                )
+            tasks.prefix = lambda: self._prefix_attributes(
+                boosting, plan, x, teacher_costs
+            )
             boosting.run(
                 seeds[: self._round_limit],
                 refine=self.refine,
                 refine_epochs=plan.refine_epochs,
+                checkpoint=checkpoint,
             )
             notes += boosting.notes
 
-            self.ensemble_ = ensemble.eval()
-            self.n_estimators_ = len(ensemble)
-            self.input_shape_ = ensemble.input_shape
-            self.interrupted_ = boosting.interrupted
-            self.ladder_positions_ = [played.position for played in boosting.rounds]
-            self.training_history_ = [played.history for played in boosting.rounds]
-            self.student_edges_ = boosting.game.student_edges
-            self.certificate_ = self._certificate(boosting.game)
-            for name, value in plan._asdict().items():
-                setattr(self, f"{name}_", value)
-            self.idle_features_ = idle_features(ensemble, x)
-            notes += self._idle_note()
-            self.stage_costs_, problem = costs._count_stages(
-                ensemble, ensemble.example()
+            fitted, problem = self._fitted_attributes(
+                ensemble.eval(), boosting, plan, x, teacher_costs
             )
+            vars(self).update(fitted)
+            notes += self._idle_note()
             if problem:
                 notes.append(CostsUnknownWarning(problem))
-            self.teacher_costs_ = teacher_costs
+
+    def _fitted_attributes(self, ensemble, boosting, plan, x, teacher_costs):
+        """What the rounds so far give, and what is not known of the costs, or None."""
+        stage_costs, problem = costs._count_stages(ensemble, ensemble.example())
+        return {
+            "ensemble_": ensemble,
+            "n_estimators_": len(ensemble),
+            "input_shape_": ensemble.input_shape,
+            "interrupted_": boosting.interrupted,
+            "ladder_positions_": [played.position for played in boosting.rounds],
+            "training_history_": [played.history for played in boosting.rounds],
+            "student_edges_": boosting.game.student_edges,
+            "certificate_": self._certificate(boosting.game),
+            **{f"{name}_": value for name, value in plan._asdict().items()},
+            "idle_features_": idle_features(ensemble, x),
+            "stage_costs_": stage_costs,
+            "teacher_costs_": teacher_costs,
+        }, problem
+
+    def _prefix_attributes(self, boosting, plan, x, teacher_costs):
+        """Fitted attributes of the students so far, for callbacks to keep."""
+        ensemble = copy.deepcopy(boosting.ensemble).eval()
+        return self._fitted_attributes(ensemble, boosting, plan, x, teacher_costs)[0]
+
+    def _n_tasks(self):
+        """Largest number of rounds that a fit plays, and of refinements at the end."""
+        n_rounds = self.n_estimators
+        if self._round_limit is not None:
+            n_rounds = min(n_rounds, self._round_limit)
+        if self._goes_on():
+            n_rounds = max(0, n_rounds - self.n_estimators_)
+        if self.refine == "only":
+            return min(n_rounds, 1)
+        return n_rounds + (self.refine == "final" and n_rounds > 0)
+
+    def _check_dataset_goes_with(self, X_unlabelled):
+        """Refuse what needs all rows of a dataset in memory."""
+        given = {"augment": self.augment, "X_unlabelled": X_unlabelled}
+        for name in [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{type(self).__name__} takes no {name!r} where X is a dataset. Pass "
+                "skbdistil.datasets.Views(clean, train) for augmented rows, and a "
+                "dataset that holds all rows."
+            )
 
     def _student_weights(self, y, sample_weight):
         """Weights of the rows for the students, of mean 1, or None."""
         return None if sample_weight is None else _mean_1(sample_weight)
+
+    def _check_checkpoint(self):
+        """Refuse fits that could not go on with the same numbers."""
+        if self.checkpoint is None:
+            return
+        name = type(self).__name__
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"With 'checkpoint', the 'random_state' of {name} must be an int: a "
+                "fit that goes on draws the numbers again. Got "
+                f"{self.random_state!r}."
+            )
+        if self.refine == "only":
+            raise ValueError(
+                f"With refine='only', {name} has no rounds, and 'checkpoint' nothing "
+                "to write."
+            )
+
+    def _check_shared_rows(self, checked, tasks):
+        """Refuse what is not supported where rows are shared among processes."""
+        iterators = [
+            name
+            for name, value in vars(self.net).items()
+            if name.startswith("iterator_") and value is not DataLoader
+        ]
+        refused = {
+            "early_stopping=True": self.early_stopping,
+            "a checkpoint": self.checkpoint is not None,
+            "callbacks of scikit-learn": tasks.any_callbacks,
+            "a dataset as X": isinstance(checked, DatasetRows),
+            "the optimizer LBFGS": issubclass(self.net.optimizer, torch.optim.LBFGS),
+            **{f"{name} in the template": True for name in iterators},
+        }
+        for what in [what for what, given in refused.items() if given]:
+            raise ValueError(
+                f"The 'net' parameter of {type(self).__name__} is a DataParallelNet, "
+                f"which does not support {what}."
+            )
 
     def _folds(self):
         """The parameter `teacher_cv`, with folds that can be read more than once."""
@@ -540,6 +668,7 @@ class _BaseBDistil(BaseEstimator):
             cv=cv,
             groups=groups,
             regression=regression,
+            multilabel=self._multilabel,
             # A teacher of the user's is fitted as the user would fit it.
             sample_weight=weight if self.teacher is None else sample_weight,
             transfers=transfers,
@@ -572,6 +701,7 @@ class _BaseBDistil(BaseEstimator):
                 self.teacher_score_,
                 y[known],
                 own_weight,
+                scores=scores[known],
                 estimator_name=type(self).__name__,
             )
             notes += [] if doubt is None else [doubt]
@@ -650,7 +780,7 @@ class _BaseBDistil(BaseEstimator):
         regression = not is_classifier(self)
         train, test = split_rows(
             len(label),
-            None if regression else label,
+            None if regression or self._multilabel else label,
             _JUDGED_SHARE,
             random_state,
             type(self).__name__,
@@ -663,6 +793,7 @@ class _BaseBDistil(BaseEstimator):
             "n_stages": None,
             "early_stopping": False,
             "warm_start": False,
+            "checkpoint": None,
             "random_state": random_state,
             "verbose": 0,
         }
@@ -699,8 +830,7 @@ class _BaseBDistil(BaseEstimator):
                     for values in found
                 ]
             else:
-                columns = np.arange(scores.shape[1])
-                of_stages = [log_loss(truth, p, labels=columns) for p in found]
+                of_stages = [self._log_loss(truth, p) for p in found]
             losses.append(float(np.mean(of_stages)))
         return losses
 
@@ -709,7 +839,7 @@ class _BaseBDistil(BaseEstimator):
         if not self.early_stopping:
             return None, None
         label = None
-        if y is not None and is_classifier(self):
+        if y is not None and is_classifier(self) and not self._multilabel:
             _, label = np.unique(y, return_inverse=True)
         return split_rows(
             n_samples, label, self.validation_fraction, seed, type(self).__name__
@@ -765,27 +895,6 @@ class _BaseBDistil(BaseEstimator):
                 f"The 'n_stages' parameter of {type(self).__name__} must be at most "
                 f"n_estimators={self.n_estimators}. Got {self.n_stages} instead."
             )
-
-    def _validate_y(self, y):
-        regression = not is_classifier(self)
-        shape, kind = np.asarray(y).shape, np.asarray(y).dtype.kind
-        if regression and kind in "SU":
-            raise ValueError(
-                f"{type(self).__name__} needs targets that are numbers. Got y of "
-                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
-                "BDistilClassifier."
-            )
-        if not regression and len(shape) == 2 and shape[1] > 1:
-            raise ValueError(
-                f"{type(self).__name__} takes one label per row. Got y of shape "
-                f"{shape}. Several labels per row are several problems: use "
-                "sklearn.multioutput.MultiOutputClassifier around it."
-            )
-        y = _check_y(y, multi_output=regression, y_numeric=regression, estimator=self)
-        if not regression:
-            check_classification_targets(y)
-            y = column_or_1d(y)
-        return y
 
     def _check_input_shape(self, input_shape, earlier, notes):
         if earlier is not None and input_shape != self.input_shape_:
@@ -856,16 +965,22 @@ class _BaseBDistil(BaseEstimator):
         if len(used) == n_samples:
             return X, checked, y, sample_weight, teacher_scores, groups, cv
         if teacher_scores is not None:
-            check_consistent_length(checked, teacher_scores)
+            n_scores = _num_samples(teacher_scores)
+            if n_scores < n_samples:
+                check_consistent_length(checked, teacher_scores)
+            # Those of X_unlabelled are the last.
+            kept = np.concatenate([used, np.arange(n_samples, n_scores)])
+            teacher_scores = _safe_indexing(teacher_scores, kept)
         if isinstance(cv, list):
             # Folds are given by the numbers of rows.
             is_used = sample_weight > 0
             positions = np.cumsum(is_used) - 1
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
-        parts = X, checked, y, sample_weight, teacher_scores, groups
-        return *(
-            None if part is None else _safe_indexing(part, used) for part in parts
-        ), cv
+        X, checked, y, sample_weight, groups = (
+            None if part is None else take_samples(part, used)
+            for part in (X, checked, y, sample_weight, groups)
+        )
+        return X, checked, y, sample_weight, teacher_scores, groups, cv
 
     def _new_ensemble(self, data, connection, device, notes):
         """An ensemble without students, for rows and scores of these shapes."""
@@ -890,18 +1005,21 @@ class _BaseBDistil(BaseEstimator):
 
     def _check_in_range(self, x, ensemble):
         """Refuse rows that the students could not compute with."""
-        n_rows = chunk_rows(x.shape[1:])
-        for start in range(0, len(x), n_rows):
-            rows = self._as_input(x[start : start + n_rows], ensemble)
+        for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
+            rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
-    def _progress(self, ranks):
+    # Whether the labels of a row do not exclude each other.
+    _multilabel = False
+
+    def _progress(self, tasks, ranks):
         return Progress(
             self.verbose if ranks.rank == 0 else 0,
             type(self).__name__,
             self.n_estimators,
             self._agreement,
             self._agreement_name,
+            tasks,
         )
 
     # Predicting
@@ -943,12 +1061,10 @@ class _BaseBDistil(BaseEstimator):
         is_ready = self._is_ready(X)
         x = X if is_ready else self._validated(X)
         ensemble = self._ready_ensemble()
-        n_rows = chunk_rows(self.input_shape_)
-        for start in range(0, len(x), n_rows):
-            rows = slice(start, min(start + n_rows, len(x)))
+        for rows, chunk in row_chunks(x, chunk_rows(self.input_shape_)):
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
-                inputs = self._as_input(x[rows], ensemble)
+                inputs = self._as_input(chunk, ensemble)
                 state = _perceptrons.start(ensemble, inputs, n_ahead)
                 if not all_finite(state.x):
                     if is_ready:
@@ -1044,7 +1160,8 @@ class _BaseBDistil(BaseEstimator):
         Yields
         ------
         score : float
-            Accuracy for a classifier, R^2 for a regressor.
+            Accuracy for a classifier, of whole rows where these have several labels;
+            R^2 for a regressor.
         """
         check_is_fitted(self)
         metric = accuracy_score if is_classifier(self) else r2_score
@@ -1186,7 +1303,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         - a list of teachers, whose probabilities are averaged: by how much better than
           a constant they are where all are asked out of fold, else alike.
 
-        Its `predict_proba` is preferred to its `decision_function`.
+        Its `predict_proba` is preferred to its `decision_function`. Where rows have
+        several labels, it must say something of each of them: probabilities of shape
+        (n_samples, n_labels), a list of arrays as forests return it, or log-odds.
 
     teacher_cv : None, int, splitter, iterable or "auto", default="auto"
         Whether students learn what a teacher that is fitted here says of rows that it
@@ -1224,7 +1343,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         for the students, as of
         :func:`~sklearn.utils.class_weight.compute_sample_weight`. A teacher has its
         own; that of ``teacher=None`` gets these, too. Rows without labels have a weight
-        of 1.
+        of 1. Where rows have several labels, no dict: ``"balanced"`` is the product
+        over them.
 
     student : "auto", type, callable or list of these, default="auto"
         Backbone of the students: a class or factory called with the shape of a row,
@@ -1268,10 +1388,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         (:class:`~skbdistil.ensemble.Lateral`), where the objective looks at the student
         alone, and with ``refine="only"``; else ``"learned"``.
 
-    objective : {"auto", "kl+barrier", "kl", "squared_error+barrier", \
-            "squared_error", "barrier"} or \
+    objective : {"auto", "kl+barrier", "kl", "bce+barrier", "bce", \
+            "squared_error+barrier", "squared_error", "barrier"} or \
             :class:`~skbdistil.objectives.DistillationObjective`, default="auto"
-        What a student minimises. ``"auto"`` is ``kl+barrier``.
+        What a student minimises. ``"auto"`` is ``kl+barrier``, and ``bce+barrier``
+        where rows have several labels; ``kl`` is not for these, ``bce`` for no others.
 
     eta : float or "auto", default="auto"
         Step of the boosting game, not negative. ``"auto"`` is
@@ -1349,6 +1470,15 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values.
 
+    checkpoint : str, path-like or None, default=None
+        Folder in which the rounds of a fit are kept, in one file that is replaced
+        after each round. A fit that was killed, when it is begun again with the same
+        data and parameters, goes on after the last finished round and gives the same
+        bits. The teacher is asked again, and `random_state` must be an int. Other fits
+        have other files, so that those of a search may share the folder; remove it
+        when all is done. Each fit reads all of its rows once for it. The file holds no
+        code, and its path is not saved with the estimator.
+
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights and of what is predicted.
 
@@ -1367,7 +1497,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted; those of the teacher where it brings its own.
+        Labels, sorted; those of the teacher where it brings its own. The numbers of the
+        columns of y where rows have several labels.
+
+    multilabel_ : bool
+        Whether y was an indicator matrix of several labels per row.
 
     n_features_in_ : int
         Number of features seen in `fit`; for rows of more than one axis, the length
@@ -1449,7 +1583,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     teacher_score_ : float or None
         Accuracy of the teacher on the training rows that it was asked about; None
-        without y. Out of fold where `teacher_score_kind_` says so.
+        without y. Where rows have several labels, the share of rows of which all are
+        right, as of `score`. Out of fold where `teacher_score_kind_` says so.
 
     teacher_score_kind_ : {"in-sample", "out-of-fold", "unknown", "mixed"}
         Whether the teacher had seen these rows when it was fitted. ``"unknown"`` for
@@ -1473,6 +1608,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     Notes
     -----
     The classification of two classes has two outputs, like any other number of them.
+
+    With an indicator matrix as y, of shape (n_samples, n_labels) and values 0 and 1,
+    rows have several labels. Scores are then the log-odds of each label, their
+    probabilities are independent sigmoids, and n_classes below is the number of labels.
 
     References
     ----------
@@ -1508,7 +1647,18 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     }
 
     _agreement_name = "agreement with the teacher"
-    _default_objective = "kl+barrier"
+
+    @property
+    def _multilabel(self):
+        return getattr(self, "multilabel_", False)
+
+    @property
+    def _decoding(self):
+        return LABELS if self.multilabel_ else _CLASSES
+
+    @property
+    def _default_objective(self):
+        return "bce+barrier" if self.multilabel_ else "kl+barrier"
 
     def __init__(
         self,
@@ -1539,6 +1689,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         input_scaling="standard",
         n_stages=None,
         warm_start=False,
+        checkpoint=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -1570,6 +1721,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             input_scaling=input_scaling,
             n_stages=n_stages,
             warm_start=warm_start,
+            checkpoint=checkpoint,
             dtype=dtype,
             device=device,
             random_state=random_state,
@@ -1577,8 +1729,40 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         )
         self.class_weight = class_weight
 
+    def _validate_y(self, y):
+        estimator_name = type(self).__name__
+        goes_on, multilabel = self._goes_on(), _has_columns(y)
+        if goes_on and multilabel != self.multilabel_:
+            raise ValueError(
+                f"With warm_start=True, the y of {estimator_name} must be of the kind "
+                "of the earlier fit, with one label per row or an indicator matrix of "
+                f"several. Got y of shape {np.shape(y)}."
+            )
+        self.multilabel_ = multilabel
+        if y is None:
+            return None
+        if not multilabel:
+            y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+            check_classification_targets(y)
+            return column_or_1d(y)
+        y = _check_y(y, multi_output=True, y_numeric=False, estimator=self)
+        y = y.toarray() if sparse.issparse(y) else y
+        kind = type_of_target(y, input_name="y")
+        if kind != "multilabel-indicator" or not np.isin(y, [0, 1]).all():
+            raise ValueError(
+                f"{estimator_name} takes one label per row, or for several an "
+                "indicator matrix of 0 and 1, as of sklearn.preprocessing."
+                f"MultiLabelBinarizer. Got y of shape {y.shape} with other values "
+                f"({kind}). Several columns of classes are several problems: use "
+                "sklearn.multioutput.MultiOutputClassifier around it."
+            )
+        return y.astype(np.int64)
+
     def _encode(self, response, y, sample_weight):
-        """Scores in the order of the classes, those of transfers, labels as indices."""
+        """Scores in the order of the classes, those of transfers, labels as indices.
+
+        With several labels per row, these are 0 and 1.
+        """
         classes, order = np.unique(response.classes, return_index=True)
         if self._goes_on() and not np.array_equal(classes, self.classes_):
             raise ValueError(
@@ -1591,7 +1775,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             scores = np.ascontiguousarray(scores[:, order])
             if transfer_scores is not None:
                 transfer_scores = transfer_scores[:, order]
-        label = None if y is None else np.searchsorted(classes, y)
+        if y is None or self.multilabel_:
+            label = y
+        else:
+            label = np.searchsorted(classes, y)
         return scores, transfer_scores, label
 
     def _output_scaling(self):
@@ -1603,6 +1790,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
                 raise ValueError(
                     "The 'class_weight' parameter of BDistilClassifier requires y, but "
                     "the target y is None."
+                )
+            if self.multilabel_ and isinstance(self.class_weight, dict):
+                raise ValueError(
+                    "The 'class_weight' parameter of BDistilClassifier must be "
+                    "'balanced' or None where rows have several labels. Got "
+                    f"{self.class_weight!r}."
                 )
             of_classes = compute_sample_weight(self.class_weight, y)
             if not (np.isfinite(of_classes) & (of_classes > 0)).all():
@@ -1616,16 +1809,22 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     def _certificate(self, game):
         return game.certificate()
 
-    @staticmethod
-    def _agreement(teacher, mean):
-        return np.mean(teacher.argmax(1) == mean.argmax(1))
+    def _agreement(self, teacher, mean):
+        return np.mean(self._predicted(teacher) == self._predicted(mean))
 
     def _teacher_score(self, scores, y, sample_weight):
         if y is None:
             return None
-        return accuracy_score(
-            y, self.classes_[scores.argmax(1)], sample_weight=sample_weight
-        )
+        return accuracy_score(y, self._predicted(scores), sample_weight=sample_weight)
+
+    def _log_loss(self, label, proba):
+        """Mean cross-entropy of labels as numbers; of several, of each of them."""
+        if self.multilabel_:
+            return log_loss(label.ravel(), proba.ravel(), labels=[0, 1])
+        return log_loss(label, proba, labels=np.arange(proba.shape[1]))
+
+    def _predicted(self, scores):
+        return self._decoding.predict(scores, self.classes_)
 
     def decision_function(self, X):
         """Logits of the ensemble.
@@ -1639,10 +1838,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
             Centred logits like the teacher's, in the order of `classes_`; for two
-            classes, the log-odds of the second one.
+            classes, the log-odds of the second one. Where rows have several labels,
+            the log-odds of each, also of two.
         """
         check_is_fitted(self)
-        return as_decision(self._last_scores(X))
+        return self._decoding.decision(self._last_scores(X))
 
     def staged_decision_function(self, X):
         """Logits after each stage.
@@ -1658,11 +1858,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             As of :meth:`decision_function`.
         """
         check_is_fitted(self)
+        decision = self._decoding.decision
         for scores in self._stage_scores(X):
-            yield as_decision(scores)
+            yield decision(scores)
 
     def predict(self, X):
-        """Most likely class of each row.
+        """Most likely class of each row, or all labels that are more likely than not.
 
         Parameters
         ----------
@@ -1672,10 +1873,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
+            Where rows have several labels, an indicator matrix (n_samples, n_labels).
         """
         check_is_fitted(self)
-        scores = self._last_scores(X)
-        return self.classes_[scores.argmax(axis=1)]
+        return self._predicted(self._last_scores(X))
 
     def staged_predict(self, X):
         """Most likely class of each row after each stage.
@@ -1690,11 +1891,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Yields
         ------
         labels : ndarray of shape (n_samples,)
+            As of :meth:`predict`.
         """
         check_is_fitted(self)
-        classes = self.classes_  # of this fit, should another one come in between
+        # Of this fit, should another one come in between.
+        predict, classes = self._decoding.predict, self.classes_
         for scores in self._stage_scores(X):
-            yield classes[scores.argmax(axis=1)]
+            yield predict(scores, classes)
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -1707,10 +1910,11 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`. Where rows have several labels, the probability
+            of each of them; their sum is not 1.
         """
         check_is_fitted(self)
-        return softmax(self._last_scores(X), axis=1)
+        return self._decoding.probabilities(self._last_scores(X))
 
     def staged_predict_proba(self, X):
         """Probabilities of the classes after each stage.
@@ -1725,8 +1929,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
+        probabilities = self._decoding.probabilities
         for scores in self._stage_scores(X):
-            yield softmax(scores, axis=1)
+            yield probabilities(scores)
 
     def predict_log_proba(self, X):
         """Logarithms of the probabilities of the classes.
@@ -1741,7 +1946,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         log_probabilities : ndarray of shape (n_samples, n_classes)
         """
         check_is_fitted(self)
-        return log_softmax(self._last_scores(X), axis=1)
+        scores = self._last_scores(X)
+        return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class BDistilRegressor(RegressorMixin, _BaseBDistil):
@@ -1926,6 +2137,15 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values.
 
+    checkpoint : str, path-like or None, default=None
+        Folder in which the rounds of a fit are kept, in one file that is replaced
+        after each round. A fit that was killed, when it is begun again with the same
+        data and parameters, goes on after the last finished round and gives the same
+        bits. The teacher is asked again, and `random_state` must be an int. Other fits
+        have other files, so that those of a search may share the folder; remove it
+        when all is done. Each fit reads all of its rows once for it. The file holds no
+        code, and its path is not saved with the estimator.
+
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights; predictions are float64 in any case.
 
@@ -2077,6 +2297,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
 
+    def _validate_y(self, y):
+        if y is None:
+            return None
+        if np.asarray(y).dtype.kind in "SU":
+            raise ValueError(
+                f"{type(self).__name__} needs targets that are numbers. Got y of "
+                f"strings, such as {np.ravel(y)[0]!r}; for labels, use "
+                "BDistilClassifier."
+            )
+        return _check_y(y, multi_output=True, y_numeric=True, estimator=self)
+
     def _encode(self, response, y, sample_weight):
         """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
@@ -2153,7 +2384,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         """
         check_is_fitted(self)
         scores = self._last_scores(X)
-        return _in_units(
+        return in_units(
             scores, self.target_mean_, self.target_scale_, self.single_output_
         )
 
@@ -2174,7 +2405,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         check_is_fitted(self)
         units = self.target_mean_, self.target_scale_, self.single_output_
         for scores in self._stage_scores(X):
-            yield _in_units(scores, *units)
+            yield in_units(scores, *units)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -2182,10 +2413,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         return tags
 
 
-def _in_units(scores, mean, scale, single_output):
-    """Targets in their own units, from standardised ones."""
-    targets = scores.astype(np.float64) * scale + mean
-    return targets[:, 0] if single_output else targets
+def _has_columns(y):
+    """Whether y has several columns, so that a row has several labels."""
+    shape = y.shape if hasattr(y, "shape") else np.asarray(y).shape
+    return len(shape) == 2 and shape[1] > 1
 
 
 def _indexable(X):

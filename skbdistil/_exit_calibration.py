@@ -1,7 +1,8 @@
 """Choice of thresholds for early exit, from staged scores of rows held out.
 
 Rows are described by the values of the rule at each stage but the last, shape
-(T - 1, n), and by their loss at every stage, shape (T, n).
+(T - 1, n), and by their loss at every stage, shape (T, n). A final model that rows are
+deferred to is the last of the T stages.
 """
 
 import math
@@ -150,20 +151,24 @@ def exit_path(thresholds, values, losses, correct, costs):
     )
 
 
-def cheapest_point(path, max_drop):
+def cheapest_point(path, max_drop, *, drops=None):
     """Point of the smallest mean cost with a score within `max_drop` of the first.
 
     Parameters
     ----------
     path : ExitPath
     max_drop : float
+    drops : ndarray of shape (n_points,), default=None
+        What is to be within `max_drop` in place of the drop of the score.
 
     Returns
     -------
     point : int
     """
+    if drops is None:
+        drops = path.scores[0] - path.scores
     # Rounding must not shut out a drop of exactly `max_drop`.
-    allowed = path.scores[0] - path.scores <= max_drop + 1e-12
+    allowed = drops <= max_drop + 1e-12
     return int(np.where(allowed, path.costs, np.inf).argmin())
 
 
@@ -193,11 +198,59 @@ def best_point(path, max_cost):
     return int(np.lexsort((path.costs, -np.where(allowed, path.scores, -np.inf)))[0])
 
 
-def certified_point(path, n_samples, max_drop, delta):
+def answered(path, risk):
+    """Share of the rows that a risk is a mean over.
+
+    Parameters
+    ----------
+    path : ExitPath
+    risk : {"marginal", "selective"}
+        Over all rows, or over those that do not reach the last stage.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_points,)
+    """
+    if risk == "marginal":
+        return np.ones(len(path.exits))
+    return path.exits[:, :-1].sum(axis=1)
+
+
+def first_point(path, n_samples, max_drop, risk):
+    """Point that a sequence of tests begins with.
+
+    The selective risk of careful points, at which few rows are answered, cannot be
+    certified even without any loss, and a sequence that begins there ends there. It
+    begins with the point whose expected numbers of answers and losses would be the
+    surest to pass.
+
+    Parameters
+    ----------
+    path : ExitPath
+        On rows that take no part in the tests.
+    n_samples : int
+        Number of the rows that do.
+    max_drop : float
+    risk : {"marginal", "selective"}
+
+    Returns
+    -------
+    point : int
+        At least 1.
+    """
+    if risk == "marginal":
+        return 1
+    n_answered = np.floor(answered(path, risk) * n_samples)
+    n_losses = np.ceil(path.losses * n_samples)
+    return 1 + int(binom.cdf(n_losses, n_answered, max_drop)[1:].argmin())
+
+
+def certified_point(path, n_samples, max_drop, delta, *, risk="marginal", first=1):
     """Last point of the path that a fixed sequence of tests certifies.
 
     Each point is tested for a mean loss above `max_drop` by the binomial tail, at level
-    `delta`, from the first on until one is not rejected [1]_.
+    `delta`, from the first on until one is not rejected [1]_. The number of rows that
+    are answered is random; given this number, their losses are binomial.
 
     Parameters
     ----------
@@ -208,6 +261,10 @@ def certified_point(path, n_samples, max_drop, delta):
         Number of these rows.
     max_drop : float
     delta : float
+    risk : {"marginal", "selective"}, default="marginal"
+        What the mean is taken over, as for :func:`answered`.
+    first : int, default=1
+        Point that the sequence begins with, chosen without these rows.
 
     Returns
     -------
@@ -221,10 +278,37 @@ def certified_point(path, n_samples, max_drop, delta):
        arXiv:2110.01052.
     """
     n_losses = np.rint(path.losses * n_samples)
-    rejected = binom.cdf(n_losses, n_samples, max_drop) <= delta
+    n_answered = np.rint(answered(path, risk) * n_samples)
+    rejected = binom.cdf(n_losses, n_answered, max_drop) <= delta
     # The first point is without loss, and needs no test.
-    rejected[0] = True
-    return len(rejected) - 1 if rejected.all() else int(rejected.argmin()) - 1
+    rejected[:first] = True
+    last = len(rejected) - 1 if rejected.all() else int(rejected.argmin()) - 1
+    return last if last >= first else 0
+
+
+def chosen_point(path, n_samples, max_drop, max_cost, delta):
+    """Point of a path that the parameters of an estimator choose.
+
+    Parameters
+    ----------
+    path : ExitPath
+    n_samples : int
+        Number of rows of the path.
+    max_drop : float
+    max_cost : float or None
+        None for the cheapest one within `max_drop`.
+    delta : float or None
+        None for no guarantee.
+
+    Returns
+    -------
+    point : int
+    """
+    if max_cost is not None:
+        return best_point(path, max_cost)
+    if delta is None:
+        return cheapest_point(path, max_drop)
+    return certified_point(path, n_samples, max_drop, delta)
 
 
 def rows_needed(max_drop, delta):

@@ -1,17 +1,20 @@
 """When a row may leave: rules on the scores of the stages so far. NumPy only.
 
 A rule looks at the running means ``F_1, ..., F_t`` of the rows that are left, logits of
-shape (t, n, L), and returns one value per row. A row leaves at the first stage whose
-value reaches the threshold of that stage, and at the last one in any case.
+shape (t, n, L), or standardised targets, and returns one value per row. A row leaves at
+the first stage whose value reaches the threshold of that stage, and at the last one in
+any case.
 """
 
 import numpy as np
 
 __all__ = [
+    "REGRESSION_RULES",
     "RULES",
     "as_decision",
     "check_rule",
     "exit_stages",
+    "in_units",
     "label_probabilities",
     "rule_values",
 ]
@@ -56,6 +59,16 @@ def agreement(stages):
     return votes.mean(axis=0)
 
 
+def change(stages):
+    """Minus the change by the last stage, of the output that changed most.
+
+    Minus infinity at the first stage, which is no change.
+    """
+    if len(stages) == 1:
+        return np.full(stages.shape[1], -np.inf)
+    return -np.abs(stages[-1] - stages[-2]).max(axis=1)
+
+
 # Functions of the probabilities of the last stage, shape (n, L).
 _OF_PROBABILITIES = {
     "confidence": top_probability,
@@ -64,16 +77,20 @@ _OF_PROBABILITIES = {
 }
 
 # Functions of the logits of all stages so far, shape (t, n, L).
-_OF_STAGES = {"patience": patience, "agreement": agreement}
+_OF_STAGES = {"patience": patience, "agreement": agreement, "change": change}
 
-RULES = [*_OF_PROBABILITIES, *_OF_STAGES]
+# Of regressors, and of classifiers.
+REGRESSION_RULES = ["change"]
+RULES = [
+    rule for rule in (*_OF_PROBABILITIES, *_OF_STAGES) if rule not in REGRESSION_RULES
+]
 
 
-def check_rule(rule, estimator_name):
-    """Refuse what is neither the name of a rule nor a callable."""
-    if not (callable(rule) or (isinstance(rule, str) and rule in RULES)):
+def check_rule(rule, rules, estimator_name):
+    """Refuse what is neither the name of one of the rules nor a callable."""
+    if not (callable(rule) or (isinstance(rule, str) and rule in rules)):
         raise ValueError(
-            f"The 'rule' parameter of {estimator_name} must be one of {sorted(RULES)} "
+            f"The 'rule' parameter of {estimator_name} must be one of {sorted(rules)} "
             f"or a callable. Got {rule!r} instead."
         )
 
@@ -148,3 +165,9 @@ def as_decision(scores):
     For two classes, the log-odds of the second one, of shape (n,).
     """
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+
+def in_units(scores, mean, scale, single_output):
+    """Targets in their own units, from standardised ones of shape (n, L)."""
+    targets = scores.astype(np.float64) * scale + mean
+    return targets[:, 0] if single_output else targets

@@ -26,7 +26,8 @@ class ExitRun:
     stages : ndarray of shape (n_samples,)
         Of all rows; the run writes to them what rows leave with.
     rule : str or callable
-    thresholds : ndarray of shape (T - 1,)
+    thresholds : ndarray of shape (T - 1,) or (T,)
+        With a last one, rows that do not reach it are deferred: their stage is T + 1.
     temperatures : ndarray of shape (T,)
 
     Attributes
@@ -57,11 +58,17 @@ class ExitRun:
             self.n_left = 0
             return
         threshold = self._thresholds[stage - 1]
-        if threshold == np.inf:
+        is_last = stage == len(self._temperatures)
+        if threshold == np.inf and not is_last:
             return
         values = rule_values(self._rule, self._history, self._temperatures[stage - 1])
         # Values of scores that have overflowed are NaN.
         leaves = values >= threshold
+        if is_last:
+            self.write()
+            self._stages[self._left] += ~leaves
+            self.n_left = 0
+            return
         n_leaves = np.count_nonzero(leaves)
         if not n_leaves:
             return

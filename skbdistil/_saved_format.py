@@ -32,7 +32,7 @@ from skbdistil._optional import required
 from skbdistil._untrusted import parse_json, require
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
@@ -41,6 +41,7 @@ __all__ = [
     "BACKBONES",
     "CONVOLUTIONAL",
     "DISTILLED",
+    "EARLY_EXITS",
     "ESTIMATORS",
     "JSON",
     "NOT_SAVED",
@@ -68,7 +69,8 @@ WEIGHTS = "weights.safetensors"
 SKOPS = re.compile(r"[0-9]{1,9}\.skops")
 
 DISTILLED = (BDistilClassifier, BDistilRegressor)
-SAVABLE = (*DISTILLED, EarlyExitClassifier, FrozenEstimator, Pipeline)
+EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor)
+SAVABLE = (*DISTILLED, *EARLY_EXITS, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
 ESTIMATORS = {
@@ -80,8 +82,9 @@ CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
 PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
-#: Parameters that JSON cannot hold. A folder to cache in is not for a file to choose.
-NOT_SAVED = {"memory", "net", "steps"}
+#: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,
+#: nor is a model to ask.
+NOT_SAVED = {"checkpoint", "final", "memory", "net", "steps"}
 
 # With what an entry in the directory of a zip archive begins; those of archives that
 # are stored in this one count, too.

@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 
 from skbdistil._saved_format import (
     DISTILLED,
+    EARLY_EXITS,
     ESTIMATORS,
     NOT_SAVED,
     PARTS,
@@ -23,13 +24,12 @@ from skbdistil._saved_format import (
 )
 from skbdistil._untrusted import ITEM_TYPES
 from skbdistil.augmentation import Munge, Spunge
-from skbdistil.early_exit import EarlyExitClassifier
 
 __all__ = ["Writer"]
 
 # Fitted attributes that follow from others.
 _DERIVED = {"ensemble_", "input_shape_", "n_estimators_"}
-_DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "n_features_in_"}
+_DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "final_", "n_features_in_"}
 
 _NO_SKOPS = (
     "cannot be saved. Torch modules cannot, since their code is the caller's, nor can "
@@ -130,7 +130,7 @@ class Writer:
                 if estimator.student_transform_ is None:
                     derived = _DERIVED | {"n_features_in_"}
                 node["fitted"] = self._fitted(estimator, derived)
-        elif cls is EarlyExitClassifier:
+        elif cls in EARLY_EXITS:
             if not isinstance(params["cv"], Real):
                 del params["cv"]
             if hasattr(estimator, "estimator_"):

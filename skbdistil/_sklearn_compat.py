@@ -1,8 +1,11 @@
-"""Private names of scikit-learn that the package uses, all imported here.
+"""Names of scikit-learn that are not the same in all of its releases.
 
-None of them has a public path from scikit-learn 1.6 on. They may move or change with
-any release, and what it takes to follow is done here.
+Most are private: none of these has a public path from scikit-learn 1.6 on. They may
+move or change with any release, and what it takes to follow is done here. Callbacks are
+public, and new in 1.9; on older releases the stand-ins do nothing.
 """
+
+from contextlib import nullcontext
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer
@@ -19,6 +22,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_params,
 )
+from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import (
     _check_method_params,
     _check_sample_weight,
@@ -32,11 +36,45 @@ try:
 except ImportError:  # scikit-learn 1.6
     from sklearn.utils._estimator_html_repr import _VisualBlock
 
+try:
+    from sklearn.callback import CallbackSupportMixin, ProgressBar
+except ImportError:  # scikit-learn 1.6 to 1.8
+    _fit_and_score_without_callbacks = _fit_and_score
+
+    def _fit_and_score(*args, caller, callback_ctx, **options):
+        return _fit_and_score_without_callbacks(*args, **options)
+
+    class CallbackSupportMixin:
+        """Gives a context without callbacks, and no `set_callbacks`."""
+
+        def _init_callback_context(self, **options):
+            return _NoCallbackContext()
+
+    class ProgressBar:
+        """Has no instances."""
+
+    class _NoCallbackContext:
+        def subcontext(self, **options):
+            return self
+
+        def call_on_fit_task_begin(self, **options):
+            return self
+
+        def call_on_fit_task_end(self, **options):
+            return False
+
+        def propagate_callback_context(self, sub_estimator):
+            return nullcontext()
+
+
 __all__ = [
     "BaseSearchCV",
+    "CallbackSupportMixin",
     "HasMethods",
     "Interval",
+    "ProgressBar",
     "StrOptions",
+    "_BaseComposition",
     "_MultimetricScorer",
     "_VisualBlock",
     "_check_method_params",

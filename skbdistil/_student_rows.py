@@ -12,6 +12,7 @@ from sklearn.utils.validation import (
 )
 
 from skbdistil._arrays import (
+    INPUT_DTYPES,
     SparseRows,
     as_tensor,
     from_torch,
@@ -19,27 +20,22 @@ from skbdistil._arrays import (
     take_rows,
 )
 from skbdistil._boosting._scaling import all_finite
+from skbdistil._dataset_rows import DatasetRows, dataset_rows, is_dataset
 from skbdistil._seeding import seeded_clone
 from skbdistil._sklearn_compat import _safe_indexing
 
 __all__ = [
-    "READY_DTYPES",
     "check_row_shape",
     "check_rows",
     "fit_transform_rows",
     "rows_like",
 ]
 
-# Kept as they come, and converted batch by batch.
-_INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
-_INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
-READY_DTYPES = frozenset(map(np.dtype, _INPUT_DTYPES))
-
 
 def _options(dtype):
     """How rows are validated; what has another dtype becomes that of the students."""
     return {
-        "dtype": [np.dtype(dtype).type, *_INPUT_DTYPES],
+        "dtype": [np.dtype(dtype).type, *INPUT_DTYPES],
         "order": "C",
         "allow_nd": True,
         "accept_sparse": "csr",
@@ -59,12 +55,25 @@ def check_rows(estimator, X, *, reset):
 
     Returns
     -------
-    X : ndarray or sparse matrix of shape (n_samples, ...)
+    X : ndarray, sparse matrix or DatasetRows of shape (n_samples, ...)
         May hold NaN where it is a table. With a `student_transform`, X itself.
     """
+    if is_dataset(X):
+        return _checked_dataset(estimator, X, reset=reset)
     if estimator.student_transform is not None:
         return validate_data(estimator, X, reset=reset, skip_check_array=True)
     return _checked(estimator, X, reset=reset, dtype=estimator.dtype)
+
+
+def _checked_dataset(estimator, X, *, reset):
+    """Rows of a dataset, which are checked when they are read."""
+    if estimator.student_transform is not None:
+        raise ValueError(
+            f"The 'student_transform' parameter of {type(estimator).__name__} needs "
+            "rows that are an array, and X is a dataset. Transform its items."
+        )
+    x = dataset_rows(X, estimator.net)
+    return validate_data(estimator, x, reset=reset, skip_check_array=True)
 
 
 def _checked(estimator, X, *, reset, dtype):
@@ -114,7 +123,7 @@ def fit_transform_rows(
     """
     estimator_name = type(estimator).__name__
     transform = estimator.student_transform
-    if transform is None and _has_missing(X):
+    if transform is None and not isinstance(X, DatasetRows) and _has_missing(X):
         # What is missing is for the teacher to see.
         transform = _imputer()
     if goes_on:
@@ -199,6 +208,10 @@ def rows_like(estimator, X, *, transform, input_shape, dtype):
     x : ndarray or SparseRows of shape (n_samples, *input_shape)
     """
     estimator_name = type(estimator).__name__
+    if is_dataset(X):
+        x = _checked_dataset(estimator, X, reset=False)
+        check_row_shape(x.shape, input_shape, estimator_name)
+        return x
     options = _options(dtype)
     # Before scikit-learn calls the first axis of a sequence or an image "features".
     if transform is None and len(input_shape) >= 2:

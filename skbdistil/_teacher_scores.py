@@ -21,7 +21,24 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 from skorch import NeuralNet
 from torch import nn
 
-from skbdistil._arrays import as_array, as_tensor, floating_dtype, home_device
+from skbdistil._arrays import (
+    LazyRows,
+    as_array,
+    as_tensor,
+    floating_dtype,
+    home_device,
+    row_chunks,
+)
+from skbdistil._boosting._rows import chunk_rows
+from skbdistil._label_scores import (
+    check_label_predictions,
+    doubted_label_logits,
+    label_columns,
+    label_logits,
+    odds_of_answers,
+    sure_of_labels,
+    tells_no_labels,
+)
 from skbdistil._seeding import seeded, seeded_clone
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
 from skbdistil.exceptions import DoubtfulTeacherWarning
@@ -53,7 +70,9 @@ class TeacherResponse(NamedTuple):
     Attributes
     ----------
     scores : ndarray of shape (n_samples, n_outputs)
-        Classification: logits, with a mean of 0 in every row. Regression: values of
+        Classification: logits, with a mean of 0 in every row. Several labels per row:
+        the log-odds of each label, of which `classes` are the numbers. Regression:
+        values of
         the targets, in their own units. NaN in the rows that `teacher_scores` leaves
         out. For a teacher that is asked about other rows than those that it is fitted
         to, these.
@@ -152,7 +171,8 @@ class _Answer(NamedTuple):
     module: nn.Module | None = None
     module_input: torch.Tensor | None = None
     macs: int | None = None
-    # Some rows, and the column of the label that the teacher predicts for each of them.
+    # Some rows, and the column of the label that the teacher predicts for each of them,
+    # or with several labels per row what it predicts.
     rows: np.ndarray | None = None
     predicted: np.ndarray | None = None
 
@@ -163,6 +183,7 @@ def teacher_response(
     y=None,
     *,
     regression,
+    multilabel=False,
     sample_weight=None,
     teacher_scores=None,
     X_asked=None,
@@ -201,6 +222,10 @@ def teacher_response(
 
     regression : bool
         Whether the teacher is a regressor.
+
+    multilabel : bool, default=False
+        Whether `y`, which must not be None, has several labels per row, and the teacher
+        says something of each of them.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights for the fit of the teacher. Left out where its `fit` does not take
@@ -286,13 +311,6 @@ def teacher_response(
             "teacher_scores can only be passed to the fit of "
             f"{estimator_name} with teacher='precomputed'. Got teacher={teacher!r}."
         )
-    if precomputed and transfers:
-        raise ValueError(
-            f"With teacher='precomputed', {estimator_name} has no teacher to ask about "
-            "the rows of X_unlabelled or 'augment'. Pass such rows in X, and their "
-            "scores in teacher_scores."
-        )
-
     frozen = isinstance(teacher, FrozenEstimator)
     if frozen:
         teacher = teacher.estimator
@@ -302,7 +320,19 @@ def teacher_response(
     if precomputed:
         name = "teacher_scores"
         given = as_array(teacher_scores, input_name=name, estimator_name=estimator_name)
-        ready = _Teacher(name, lambda rows: _Answer(given), None, fitted_here=False)
+        # Asked in this order.
+        sizes = [_num_samples(rows) for rows in (X, *transfers)]
+        if transfers and len(given) != sum(sizes):
+            raise ValueError(
+                f"With teacher='precomputed', {estimator_name} has no teacher to ask "
+                "about the rows of X_unlabelled or 'augment'. The scores of those of "
+                "X_unlabelled must follow those of X in teacher_scores, "
+                f"{sum(sizes)} rows in all. Got {len(given)}."
+            )
+        parts = iter(np.split(given, np.cumsum(sizes)[:-1]))
+        ready = _Teacher(
+            name, lambda rows: _Answer(next(parts)), None, fitted_here=False
+        )
     else:
         ready = _ready(
             teacher,
@@ -310,6 +340,7 @@ def teacher_response(
             y,
             frozen=frozen,
             regression=regression,
+            multilabel=multilabel,
             sample_weight=sample_weight,
             random_state=random_state,
             estimator_name=estimator_name,
@@ -345,7 +376,17 @@ def teacher_response(
     _check_finite(scores, name, estimator_name)
 
     classes = warning = None
-    if not regression:
+    if multilabel:
+        if (precomputed or of_torch) and not answer.proba:
+            warning = doubted_label_logits(scores, name, estimator_name)
+        if scores.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"The teacher of {estimator_name} must return one score for each of "
+                f"the {y.shape[1]} labels of y. Got {scores.shape[1]} columns from "
+                f"{name}."
+            )
+        classes = np.arange(scores.shape[1])
+    elif not regression:
         if (precomputed or of_torch) and not answer.proba:
             warning = _logits_warning(scores, name, estimator_name)
         scores = _class_columns(scores, answer.proba)
@@ -360,15 +401,19 @@ def teacher_response(
             # Not of a fold, which may hold some of the labels only.
             _check_meaning(classes, y_asked, scores, name, estimator_name)
         _check_predicted(answer, scores, name, estimator_name)
-    as_scores = partial(
-        _logits,
-        proba=answer.proba,
-        of=teacher,
-        name=name,
-        estimator_name=estimator_name,
-    )
-    if not regression:
+    naming = {"name": name, "estimator_name": estimator_name}
+    if regression:
+        as_scores = None
+    elif multilabel:
+        as_scores = partial(
+            label_logits, proba=answer.proba, smoothing=_SMOOTHING, **naming
+        )
+    else:
+        as_scores = partial(_logits, proba=answer.proba, of=teacher, **naming)
+    if as_scores is not None:
         scores = as_scores(scores)
+    if multilabel and answer.rows is not None:
+        check_label_predictions(answer.predicted, scores[answer.rows], **naming)
     sure = None
     if y_asked is not None and not precomputed:
         sure = _sure_share(scores, answer.proba, classes, y_asked)
@@ -385,8 +430,8 @@ def teacher_response(
         )
         part = part.reshape(len(part), -1)
         _check_finite(part, name, estimator_name)
-        if not regression:
-            part = as_scores(_class_columns(part, answer.proba))
+        if as_scores is not None:
+            part = as_scores(part if multilabel else _class_columns(part, answer.proba))
         n_calls += len(part)
         transfer_scores.append(part)
     return TeacherResponse(
@@ -426,21 +471,34 @@ def _sure_share(scores, proba, classes, y):
         with np.errstate(over="ignore"):
             is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
         return float(is_sure.all(axis=1).mean())
+    smoothing = _SMOOTHING if proba else 0.0
+    if y.ndim == 2:
+        bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / 2
+        return sure_of_labels(scores, y, bar)
     order = np.argsort(classes)
     columns = order[np.searchsorted(classes, y, sorter=order)]
     found = softmax(scores, axis=1)[np.arange(len(y)), columns]
-    smoothing = _SMOOTHING if proba else 0.0
     bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / len(classes)
     return float(np.mean(found >= bar))
 
 
 def _ready(
-    teacher, X, y, *, frozen, regression, sample_weight, random_state, estimator_name
+    teacher,
+    X,
+    y,
+    *,
+    frozen,
+    regression,
+    multilabel,
+    sample_weight,
+    random_state,
+    estimator_name,
 ):
     """A teacher that can be asked, fitted where it must be."""
     flat = teacher is None
     if flat:
-        teacher, X = _default_teacher(regression), _flat(X)
+        teacher = _default_teacher(regression)
+        X = X if isinstance(X, LazyRows) else _flat(X)
 
     if isinstance(teacher, TorchTeacher):
         name = f"TorchTeacher({type(teacher.module).__name__})"
@@ -460,6 +518,13 @@ def _ready(
 
     name = type(teacher).__name__
     model, labels = teacher, None
+    lazy = isinstance(X, LazyRows)
+    if lazy and not frozen:
+        raise ValueError(
+            f"The 'teacher' parameter of {estimator_name} is a {name}, which is fitted "
+            "to X, and X is a dataset. A teacher of a dataset comes trained: pass a "
+            "TorchTeacher, a FrozenEstimator, or 'precomputed' and teacher_scores."
+        )
     if frozen:
         check_is_fitted(
             teacher,
@@ -483,16 +548,28 @@ def _ready(
         return _flat(rows) if flat else rows
 
     def ask(rows):
+        chunks = [(None, rows)]
+        if lazy:
+            chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
         with _model_context(teacher, random_state):
-            return _ask_model(
-                model,
-                seen(rows),
-                labels,
-                frozen=frozen,
-                regression=regression,
-                name=name,
-                estimator_name=estimator_name,
-            )
+            answers = [
+                _ask_model(
+                    model,
+                    seen(some),
+                    labels,
+                    frozen=frozen,
+                    regression=regression,
+                    multilabel=multilabel,
+                    name=name,
+                    estimator_name=estimator_name,
+                )
+                for _, some in chunks
+            ]
+        # Its own labels are compared for rows of the first chunk.
+        if len(answers) == 1:
+            return answers[0]
+        values = np.concatenate([np.asarray(answer.values) for answer in answers])
+        return answers[0]._replace(values=values)
 
     def predict(rows):
         return model.predict(_net_input(model, seen(rows)))
@@ -507,7 +584,9 @@ def _flat(X):
     return as_array(X).reshape(_num_samples(X), -1)
 
 
-def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
+def teacher_score_warning(
+    response, score, y, sample_weight, *, scores=None, estimator_name
+):
     """Doubt a teacher that is no better on the rows than a constant.
 
     Only one that came trained: what is wrong is then most likely how it is used. A
@@ -521,6 +600,9 @@ def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Labels or targets.
     sample_weight : ndarray of shape (n_samples,) or None
+    scores : ndarray of shape (n_samples, n_labels), default=None
+        Needed for several labels per row, which the score does not judge: the most
+        frequent set of labels may well be right more often than a good teacher.
     estimator_name : str
         Name of the estimator, for messages.
 
@@ -532,7 +614,11 @@ def teacher_score_warning(response, score, y, sample_weight, *, estimator_name):
     labels, positions = np.unique(y, return_inverse=True)
     if response.fitted_here or len(labels) < 2:
         return None
-    if response.classes is None:
+    if response.classes is not None and y.ndim == 2:
+        if not tells_no_labels(scores, y):
+            return None
+        what = "scores that are no higher for the labels of a row than for others"
+    elif response.classes is None:
         if not score <= 0:
             return None
         what = f"an R^2 of {score:.3g}: the mean of y is no worse"
@@ -639,7 +725,9 @@ def _model_context(model, random_state):
         yield
 
 
-def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
+def _ask_model(
+    model, X, labels, *, frozen, regression, multilabel, name, estimator_name
+):
     """Ask a fitted scikit-learn estimator or skorch net."""
     module = module_input = classes = rows = predicted = None
     with _naming(name, X, estimator_name):
@@ -647,12 +735,22 @@ def _ask_model(model, X, labels, *, frozen, regression, name, estimator_name):
     method = _scoring_method(model, regression, estimator_name)
     with _naming(name, X, estimator_name):
         values = getattr(model, method)(_own(X))
-    if isinstance(values, list):
+    if multilabel:
+        if isinstance(values, list):
+            values = label_columns(values, getattr(model, "classes_", None))
+        if method == "predict":
+            values = odds_of_answers(values)
+        if hasattr(model, "predict") and _net_of(model) is None:
+            rows = _compared_rows(X)
+            with _naming(name, X, estimator_name):
+                predicted = np.asarray(model.predict(_safe_indexing(_own(X), rows)))
+    elif isinstance(values, list):
         raise ValueError(
             f"The 'teacher' parameter of {estimator_name} must be a classifier of "
-            f"a single output. Got a {name} that predicts {len(values)} outputs."
+            f"a single output. Got a {name} that predicts {len(values)} outputs. For "
+            "several labels per row, pass y as an indicator matrix."
         )
-    if not regression:
+    elif not regression:
         classes = getattr(model, "classes_", None)
         if method == "predict":
             # It says labels and nothing else.
@@ -737,7 +835,7 @@ def _fit_clone(teacher, X, y, sample_weight, random_state, regression):
     try:
         return clone(teacher).fit(X, y, **weights), None
     except Exception:
-        if not regression:
+        if not regression and y.ndim == 1:
             labels, numbers = np.unique(y, return_inverse=True)
             if not np.array_equal(labels, np.arange(len(labels))):
                 with suppress(Exception):
@@ -775,6 +873,13 @@ def _scoring_method(model, regression, estimator_name):
     )
 
 
+def _compared_rows(X):
+    """Rows on which the scores of a teacher are compared with what it predicts."""
+    n_samples = _num_samples(X)
+    n_rows = min(n_samples, _COMPARED_ROWS)
+    return np.linspace(0, n_samples - 1, n_rows).astype(int)
+
+
 def _predicted_columns(model, X, classes):
     """Some rows, and the column of the label that a classifier predicts for each.
 
@@ -783,11 +888,9 @@ def _predicted_columns(model, X, classes):
     """
     if classes is None or not hasattr(model, "predict") or _net_of(model) is not None:
         return None, None
-    n_samples = _num_samples(X)
-    n_rows = min(n_samples, _COMPARED_ROWS)
-    rows = np.linspace(0, n_samples - 1, n_rows).astype(int)
+    rows = _compared_rows(X)
     labels = np.asarray(model.predict(_safe_indexing(X, rows)))
-    if labels.size != n_rows:
+    if labels.size != len(rows):
         return None, None
     columns = {
         label: column for column, label in enumerate(np.asarray(classes).tolist())

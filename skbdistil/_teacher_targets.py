@@ -21,6 +21,7 @@ from sklearn.model_selection import (
     check_cv,
 )
 
+from skbdistil._decoding import as_pairs, of_pairs
 from skbdistil._sklearn_compat import _safe_indexing
 from skbdistil._teacher_scores import _SMOOTHING, teacher_response
 from skbdistil.exceptions import DoubtfulTeacherWarning
@@ -193,13 +194,13 @@ class _Folds:
         self.teacher, self.X, self.y = teacher, X, y
         self.options = {k: v for k, v in options.items() if k != "transfers"}
         self.sample_weight = self.options.pop("sample_weight", None)
-        regression = options["regression"]
+        regression, multilabel = options["regression"], options.get("multilabel")
         estimator_name = options["estimator_name"]
         self.problem, self.folds, self.responses = None, [], {}
         if isinstance(cv, Integral):
             # Rows may come sorted.
             shuffled = {"shuffle": True, "random_state": options["random_state"]}
-            if regression:
+            if regression or multilabel:
                 cv = KFold(cv, **shuffled) if groups is None else GroupKFold(cv)
             else:
                 kind = StratifiedKFold if groups is None else StratifiedGroupKFold
@@ -223,7 +224,8 @@ class _Folds:
                 f"{len(self.folds)} folds."
             )
             return
-        if regression:
+        # Of a label that is missing, or in all rows, a teacher says just that.
+        if regression or multilabel:
             return
         labels = set(y.tolist())
         for number, (train, _) in enumerate(self.folds, start=1):
@@ -322,6 +324,11 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
         if first.classes is None:
             return np.average(parts, axis=0, weights=weights).astype(first.scores.dtype)
         shares = np.log(np.maximum(weights, np.finfo(np.float64).tiny))[:, None, None]
+        if options.get("multilabel"):
+            pairs = logsumexp(
+                log_softmax([as_pairs(part) for part in parts], axis=2) + shares, axis=0
+            )
+            return of_pairs(pairs, len(first.classes)).astype(first.scores.dtype)
         scores = logsumexp(log_softmax(parts, axis=2) + shares, axis=0)
         scores -= scores.mean(axis=1, keepdims=True)
         return scores.astype(first.scores.dtype)
@@ -362,6 +369,15 @@ def _weights(responses, y, sample_weight):
             r2_score(y, response.scores, sample_weight=sample_weight)
             for response in responses
         ]
+    elif y.ndim == 2:
+        # Right about so many more labels than whoever says the same of all rows.
+        shares = np.average(y, axis=0, weights=sample_weight)
+        constant = np.maximum(shares, 1 - shares).mean()
+        gains = [
+            np.average((response.scores > 0) == y, axis=0, weights=sample_weight).mean()
+            - constant
+            for response in responses
+        ]
     else:
         _, label = np.unique(y, return_inverse=True)
         shares = np.bincount(label, weights=sample_weight)
@@ -380,6 +396,10 @@ def _weights(responses, y, sample_weight):
     return gains / gains.sum()
 
 
+def _is_indicator(label):
+    return label.ndim == 2 and label.dtype.kind == "i"
+
+
 def mixed_with_labels(scores, label, share):
     """Targets that are partly what the teacher says, partly what is true.
 
@@ -388,9 +408,10 @@ def mixed_with_labels(scores, label, share):
     Parameters
     ----------
     scores : ndarray of shape (n_samples, n_outputs)
-        Centred logits, or standardised values.
+        Centred logits, log-odds of labels, or standardised values.
     label : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-        Positions of classes, or targets in the units of the scores.
+        Positions of classes, labels as integers 0 and 1, or targets in the units of the
+        scores.
     share : float
         The share m, in [0, 1).
 
@@ -398,6 +419,9 @@ def mixed_with_labels(scores, label, share):
     -------
     scores : ndarray of shape (n_samples, n_outputs)
     """
+    if _is_indicator(label):
+        pairs = mixed_with_labels(as_pairs(scores), label.ravel(), share)
+        return of_pairs(pairs, label.shape[1])
     if label.ndim == 2:
         return (1 - share) * scores + share * label
     logarithm = log_softmax(scores, axis=1) + math.log1p(-share)
@@ -412,7 +436,8 @@ def scores_of_labels(label, known):
     Parameters
     ----------
     label : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-        Positions of classes, or targets in the units of the scores.
+        Positions of classes, labels as integers 0 and 1, or targets in the units of the
+        scores.
     known : ndarray of shape (n_known, n_outputs)
         Scores of other rows. Logits are no larger than the largest of these, which
         decides the step of the game.
@@ -421,6 +446,9 @@ def scores_of_labels(label, known):
     -------
     scores : ndarray of shape (n_samples, n_outputs)
     """
+    if _is_indicator(label):
+        pairs = scores_of_labels(label.ravel(), as_pairs(known))
+        return of_pairs(pairs, label.shape[1])
     if label.ndim == 2:
         return label
     # As probabilities of 0 and 1 become scores.

@@ -1,4 +1,4 @@
-"""Simulated data that one small network cannot fit and several can."""
+"""Datasets with views for training, and simulated data for several small networks."""
 
 from numbers import Integral, Real
 
@@ -6,10 +6,110 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils import shuffle as shuffle_rows
 from sklearn.utils.random import sample_without_replacement
+from torch.utils.data import Dataset, IterableDataset
 
 from skbdistil._sklearn_compat import Interval, validate_params
 
-__all__ = ["make_cube", "make_ellipsoid"]
+__all__ = ["Views", "make_cube", "make_ellipsoid"]
+
+
+class Views(Dataset):
+    """A dataset, and the views of its rows that training sees.
+
+    Students train on random views: crops, flips, noise. Everything else reads the clean
+    rows: input scaling, the game, the teacher, early stopping, and predictions.
+
+    Arrays and slices of row numbers give the views of these rows, so that scikit-learn
+    can split them. An integer gives an item of `clean`.
+
+    Parameters
+    ----------
+    clean : torch.utils.data.Dataset
+        Map-style: with a length and an index. An item is a row, or a tuple of a row and
+        its label. A row is the same each time that it is read.
+
+    train : torch.utils.data.Dataset, default=None
+        Views of the rows of `clean`, with the same length, order, shape and dtype. May
+        draw from the global generators of torch, NumPy and Python, which are seeded for
+        each item by the `random_state` of the fit, the epoch and the number of the row.
+        Its labels are not read. `None` trains on the clean rows.
+
+    Raises
+    ------
+    TypeError
+        If a dataset has no length or no index.
+
+    ValueError
+        If the lengths differ.
+
+    Notes
+    -----
+    What a student is to learn of a view are the teacher's scores of the clean row. A
+    generator that the dataset holds, such as ``np.random.default_rng(0)``, is not
+    seeded: views then depend on the number of workers.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import Dataset, TensorDataset
+    >>> from skbdistil.datasets import Views
+    >>> clean = TensorDataset(torch.rand(100, 1, 8, 8), torch.arange(100) % 2)
+    >>> class Flipped(Dataset):
+    ...     def __len__(self):
+    ...         return len(clean)
+    ...
+    ...     def __getitem__(self, index):
+    ...         image, label = clean[index]
+    ...         return image.flip(-1) if torch.rand(()) < 0.5 else image, label
+    >>> views = Views(clean, Flipped())
+    >>> len(views), len(views[:10])
+    (100, 10)
+    """
+
+    def __init__(self, clean, train=None):
+        for dataset in (clean, train):
+            if dataset is not None:
+                _check_map_style(dataset)
+        if train is not None and len(train) != len(clean):
+            raise ValueError(
+                f"The 'train' parameter of Views must have the {len(clean)} rows of "
+                f"'clean'. Got {len(train)}."
+            )
+        self.clean = clean
+        self.train = train
+        self.indices = np.arange(len(clean))
+
+    @property
+    def shape(self):
+        """Number of rows, as a tuple, by which scikit-learn knows what has an index."""
+        return (len(self),)
+
+    def __len__(self):
+        """Number of rows."""
+        return len(self.indices)
+
+    def __getitem__(self, rows):
+        """Views of some rows, or an item of the clean dataset."""
+        if isinstance(rows, tuple):
+            rows = rows[0]  # X[rows, ...] of scikit-learn
+        indices = self.indices[rows]
+        if np.ndim(indices) == 0:
+            return self.clean[int(indices)]
+        taken = Views(self.clean, self.train)
+        taken.indices = indices
+        return taken
+
+
+def _check_map_style(dataset):
+    """Refuse a dataset that has no length or no index."""
+    if isinstance(dataset, IterableDataset) or not (
+        hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    ):
+        raise TypeError(
+            "A dataset needs a length and an index. Got a "
+            f"{type(dataset).__name__}, which lacks them: the game weighs every row "
+            "anew in each round, and has to find it again. Use a map-style dataset."
+        )
 
 
 @validate_params(

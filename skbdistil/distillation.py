@@ -15,8 +15,8 @@ from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
 )
-from sklearn.metrics import log_loss, root_mean_squared_error
-from sklearn.model_selection import train_test_split
+from sklearn.metrics import log_loss, roc_auc_score, root_mean_squared_error
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import check_array, check_consistent_length, check_random_state
@@ -29,12 +29,14 @@ from skbdistil._bdistil import (
     _AUTO_LABEL_MIX,
     BDistilClassifier,
     BDistilRegressor,
+    _mean_1,
 )
 from skbdistil._boosting._plan import _sample
 from skbdistil._boosting._random import draw_seeds
 from skbdistil._sklearn_compat import (
     Interval,
     StrOptions,
+    _check_sample_weight,
     _num_samples,
     _safe_indexing,
     check_matplotlib_support,
@@ -72,12 +74,14 @@ _HEADERS = {
     "name": "",
     "accuracy": "accuracy",
     "accuracy_se": "+-",
+    "roc_auc": "ROC AUC",
     "log_loss": "log loss",
     "calibration_error": "calibr. error",
     "r2": "R^2",
     "r2_se": "+-",
     "rmse": "RMSE",
     "retention": "retention",
+    "roc_auc_retention": "of AUC",
     "macs": "MACs",
     "microseconds": "us a row",
     "microseconds_batch": "us in batches",
@@ -87,8 +91,8 @@ _HEADERS = {
 # How the numbers of a column are printed, where they are not given four digits.
 _STYLES = {
     **dict.fromkeys(("accuracy", "accuracy_se", "r2", "r2_se"), ".3f"),
-    **dict.fromkeys(("log_loss", "calibration_error"), ".3f"),
-    "retention": ".1%",
+    **dict.fromkeys(("roc_auc", "log_loss", "calibration_error"), ".3f"),
+    **dict.fromkeys(("retention", "roc_auc_retention"), ".1%"),
     **dict.fromkeys(("macs", "parameters", "weight_bytes", "activation_bytes"), ".0f"),
     **dict.fromkeys(("microseconds", "microseconds_batch", "price_per_million"), ".3g"),
 }
@@ -108,13 +112,19 @@ class DistillationReport:
 
         - ``name``: what the row is about;
         - ``accuracy`` or ``r2``: the score, and ``accuracy_se`` or ``r2_se``, its
-          standard error over the test rows;
+          standard error over the test rows, or over their groups;
+        - ``roc_auc`` of a classifier: :func:`~sklearn.metrics.roc_auc_score`, for
+          several classes the mean of each against the rest [1]_. NaN where a class has
+          no test row;
         - ``log_loss`` and :func:`calibration_error \
           <skbdistil.metrics.calibration_error>` of a classifier. The teacher's
           probabilities are those that students are shown, in which a thousandth of the
           uniform distribution is mixed;
         - ``rmse`` of a regressor, in the units of the targets;
-        - ``retention``: the score as a share of the teacher's;
+        - ``retention``: the score as a share of the teacher's. NaN where the teacher's
+          is not positive;
+        - ``roc_auc_retention`` of a classifier: the same of ``2 * roc_auc - 1``, the
+          Gini coefficient [1]_, so that guessing is a share of 0;
         - the cost, under the name of its unit; "cost" for a callable;
         - ``microseconds``: median time of ``predict`` for one row in a call of its own,
           on one thread, and ``microseconds_batch``: the same for one of 256 rows in a
@@ -137,14 +147,29 @@ class DistillationReport:
     advice : str
         What the figures say about whether distilling is worth it, one finding a line.
         A difference counts if it is more than two standard errors over the test rows,
-        row by row.
+        row by row, or group by group where there are `groups`.
 
     training_rows, validation_rows, test_rows : ndarray of int
         Numbers of the rows that models were fitted to, that chose, and that judged.
+        Rows of weight 0 are in none.
+
+    n_unlabelled : int
+        Number of further rows that the candidates were fitted to, `X_unlabelled`.
+
+    weighted : bool
+        Whether `sample_weight` was passed. All scores are weighted by it then.
+
+    n_test_groups : int or None
+        Number of groups of the test rows. None without `groups`.
 
     See Also
     --------
     distil : Makes it.
+
+    References
+    ----------
+    .. [1] T. Fawcett, "An introduction to ROC analysis", Pattern Recognition Letters
+       27(8), 2006, sections 7 and 9.2.
 
     Examples
     --------
@@ -159,17 +184,30 @@ class DistillationReport:
     training_rows: np.ndarray
     validation_rows: np.ndarray
     test_rows: np.ndarray
+    n_unlabelled: int
+    weighted: bool
+    n_test_groups: int | None
 
     def __str__(self):
         chosen = _stage_name(self.stage)
         columns = [_column(name, self.table[name]) for name in self.table]
         marks = ["*" if name == chosen else " " for name in self.table["name"]]
         lines = [" ".join(cells) for cells in zip([" ", *marks], *columns, strict=True)]
+        unlabelled = (
+            f" and {self.n_unlabelled} without labels" if self.n_unlabelled else ""
+        )
         parts = [
-            f"{len(self.training_rows)} rows to fit, {len(self.validation_rows)} to "
-            f"choose, {len(self.test_rows)} to judge: the table is about the last",
+            f"{len(self.training_rows)} rows to fit{unlabelled}, "
+            f"{len(self.validation_rows)} to choose, {len(self.test_rows)} to judge: "
+            "the table is about the last",
             "\n".join(lines),
-            "* chosen; +- is one standard error",
+            "* chosen; +- is one standard error"
+            + (
+                ""
+                if self.n_test_groups is None
+                else f" over {self.n_test_groups} groups of test rows"
+            )
+            + ("; rows are weighted" if self.weighted else ""),
         ]
         if self.left_out:
             parts.append("\n  ".join(["Left out:", *self.left_out]))
@@ -226,6 +264,9 @@ class DistillationReport:
 @validate_params(
     {
         "y": ["array-like"],
+        "sample_weight": ["array-like", None],
+        "X_unlabelled": ["array-like", "sparse matrix", None],
+        "groups": ["array-like", None],
         "task": [StrOptions({"classification", "regression"}), None],
         "time_limit": [Interval(Real, 0, None, closed="neither"), None],
         "max_cost": [Interval(Real, 0, None, closed="neither"), None],
@@ -250,6 +291,9 @@ def distil(
     test_size=0.2,
     validation_size=0.2,
     teacher_scores=None,
+    sample_weight=None,
+    X_unlabelled=None,
+    groups=None,
     random_state=None,
     **params,
 ):
@@ -306,10 +350,26 @@ def distil(
         predictions. None leaves it out.
 
     test_size, validation_size : float, default=0.2
-        Shares of all rows. Rows of each class are parted in proportion.
+        Shares of all rows. Rows of each class are parted in proportion. With `groups`
+        a part is one of ``round(1 / size)`` folds, so shares are met about.
 
     teacher_scores : array-like of shape (n_samples, n_outputs), default=None
-        With ``teacher="precomputed"``: logits, or values for regression.
+        With ``teacher="precomputed"``: logits, or values for regression. Rows of
+        `X_unlabelled` follow those of `X`.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Not negative. Weighs rows in all fits, in the choice and in all figures; rows of
+        weight 0 are left out. Passed on to a teacher that is fitted here and takes it.
+
+    X_unlabelled : array-like of shape (n_unlabelled, ...), default=None
+        Further rows for the fits of the candidates, like those of `X`, of which y says
+        nothing. They choose and judge nothing.
+
+    groups : array-like of shape (n_samples,), default=None
+        Rows that belong together, such as those of one patient. All rows of a group are
+        in one part, and in one fold where the teacher is asked out of fold. Standard
+        errors are over groups [1]_. There must be at least 2 groups in each part; of
+        fewer than about 40, standard errors tend to be too small.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the parts, of a teacher that is fitted here, of the students and of
@@ -335,8 +395,9 @@ def distil(
     Raises
     ------
     ValueError
-        If a parameter is out of its range, there are too few rows, a target is
-        constant, no stage is within `max_cost`, or the teacher is unusable.
+        If a parameter is out of its range, there are too few rows or groups, a target
+        is constant, no stage is within `max_cost`, no candidate can be fitted, or the
+        teacher is unusable.
 
     Warns
     -----
@@ -353,6 +414,17 @@ def distil(
     on rows of one axis only. The network of labels is an ordinary one: a single student
     of at most the cost of the chosen stage, trained like the others, but to the labels.
     If you passed a `student`, it is as many of these, trained one after the other.
+
+    A candidate that cannot be fitted is left out and named in the report, as are those
+    that an interrupt (Ctrl-C) prevents. The first one must be finished.
+
+    The teacher is asked once, so `augment` cannot be passed. Pass the rows that it
+    would make as `X_unlabelled`.
+
+    References
+    ----------
+    .. [1] A. C. Cameron, D. L. Miller, "A Practitioner's Guide to Cluster-Robust
+       Inference", Journal of Human Resources 50(2), 2015, section II.
 
     Examples
     --------
@@ -373,17 +445,27 @@ def distil(
     ['teacher', 'stage 1', 'gradient boosting', 'labels only']
     """
     began = perf_counter()
-    X = from_torch(X)
-    if not hasattr(X, "shape"):
-        X = np.asarray(X)
-    check_consistent_length(X, y, teacher_scores)
+    X, X_unlabelled = _indexable(X), _indexable(X_unlabelled)
+    check_consistent_length(X, y, groups)
     regression = _is_regression(task, teacher, y)
     y = _checked_targets(y, regression)
+    X, y, sample_weight, groups, teacher_scores, used = _rows_that_count(
+        X, y, sample_weight, groups, teacher_scores
+    )
     classes = None if regression else np.unique(y)
+    if classes is not None and len(classes) < 2:
+        raise ValueError(
+            f"distil needs rows of at least 2 classes. Got {classes[0]!s} only."
+        )
     if "n_stages" in params:
         raise ValueError(
             "distil chooses 'n_stages', so it cannot be passed. To limit the cost, "
             "pass 'max_cost'."
+        )
+    if params.get("augment") is not None:
+        raise ValueError(
+            "distil asks the teacher once, so 'augment' cannot be passed. Pass the "
+            "rows that it would make as 'X_unlabelled'."
         )
     split_seed, teacher_seed, student_seed, boosting_seed = draw_seeds(
         check_random_state(random_state), 4
@@ -393,9 +475,15 @@ def distil(
         "precomputed", random_state=student_seed, **params
     )
     ladder = _ladder(X.shape[1:], max_cost, params)
-    parts = _parts(y, classes, test_size, validation_size, split_seed)
+    parts = _parts(y, classes, groups, test_size, validation_size, split_seed)
     training, validation, test = [
-        _Rows(_safe_indexing(X, part), y[part]) for part in parts
+        _Rows(
+            *(
+                None if values is None else _safe_indexing(values, part)
+                for values in (X, y, sample_weight, groups)
+            )
+        )
+        for part in parts
     ]
 
     options = {
@@ -404,20 +492,35 @@ def distil(
         "dtype": np.float64 if regression else np.float32,
         "estimator_name": "distil",
     }
+    unlabelled = [] if X_unlabelled is None else [X_unlabelled]
     if teacher_scores is None and not isinstance(teacher, str):
+        weight = training.weight
         response, notes = teacher_targets(
             teacher,
-            *training,
+            training.X,
+            training.y,
             cv=teacher_cv,
-            transfers=[validation.X, test.X],
+            groups=training.groups,
+            # As in the fit of the estimators.
+            sample_weight=_mean_1(weight)
+            if teacher is None and weight is not None
+            else weight,
+            transfers=[validation.X, test.X, *unlabelled],
             **options,
         )
         scores = _in_order_of_labels(response, response.scores, classes, y)
         others = _in_order_of_labels(response, response.transfer_scores, classes, y)
-        test_scores = others[len(validation.y) :]
+        _, test_scores, others = np.split(
+            others, np.cumsum([len(validation.y), len(test.y)])
+        )
     else:
         response = teacher_response(
-            teacher, X, y, teacher_scores=teacher_scores, **options
+            teacher,
+            X,
+            y,
+            teacher_scores=teacher_scores,
+            transfers=unlabelled,
+            **options,
         )
         notes = [response.warning]
         scores = _in_order_of_labels(response, response.scores, classes, y)
@@ -426,13 +529,19 @@ def distil(
                 "distil needs 'teacher_scores' of all rows. Got rows of NaN."
             )
         scores, test_scores = scores[parts[0]], scores[parts[2]]
+        others = scores[:0]
+        if unlabelled:
+            others = _in_order_of_labels(response, response.transfer_scores, classes, y)
     if response.kind == "out-of-fold":
         # As the estimators try it. A network of the labels alone is among the rivals.
         template.set_params(**{"label_mix": _AUTO_LABEL_MIX, **params})
-    teacher_score = _row_scores(training.y, scores, classes).mean()
     notes.append(
         teacher_score_warning(
-            response, teacher_score, training.y, None, estimator_name="distil"
+            response,
+            training.mean(_row_scores(training, scores, classes)),
+            training.y,
+            training.weight,
+            estimator_name="distil",
         )
     )
     teacher_costs = None
@@ -448,9 +557,10 @@ def distil(
 
     search = _Search(
         training,
-        scores,
+        np.concatenate([scores, others]),
         validation,
         classes,
+        X_unlabelled=X_unlabelled,
         deadline=None if time_limit is None else began + time_limit,
         max_cost=max_cost,
         unit=unit,
@@ -477,13 +587,20 @@ def distil(
     ]
     if len(X.shape) == 2 and not sparse.issparse(X):
         boosting = _boosting(y, regression, boosting_seed)
+        weights = training.weights
         if template.student_transform is not None:
             # It may not take the rows as they are.
             boosting = make_pipeline(clone(template.student_transform), boosting)
-        boosting.fit(*training)
+            weights = {f"{boosting.steps[-1][0]}__{k}": w for k, w in weights.items()}
+        boosting.fit(training.X, training.y, **weights)
         models.append(_Model.of(_BOOSTING, boosting, test.X, np.nan))
     network = _label_network(estimator, stage, classes, own="student" in params)
-    network.fit(*training, teacher_scores=_scores_of_labels(training.y, classes))
+    network.fit(
+        training.X,
+        training.y,
+        teacher_scores=_scores_of_labels(training.y, classes),
+        **training.weights,
+    )
     cost = _cost_if_known(network, unit, validation.X)[-1]
     models.append(_Model.of(_LABELS, network, test.X, cost))
 
@@ -491,21 +608,22 @@ def distil(
     estimator.set_params(teacher=teacher, teacher_cv=teacher_cv, n_stages=stage)
     estimator.teacher_costs_ = teacher_costs
     row_scores = np.array(
-        [_row_scores(test.y, model.predicted, classes) for model in models]
+        [_row_scores(test, model.predicted, classes) for model in models]
     )
     seconds = _seconds(models, test.X)
     names = [model.name for model in models]
     return estimator, DistillationReport(
-        table=_table(
-            models, row_scores, seconds, test.y, classes, unit, price_per_hour
-        ),
+        table=_table(models, row_scores, seconds, test, classes, unit, price_per_hour),
         stage=stage,
         candidates=search.table(),
         left_out=search.left_out,
-        advice=_advice(names, row_scores, seconds, stage),
-        training_rows=parts[0],
-        validation_rows=parts[1],
-        test_rows=parts[2],
+        advice=_advice(names, row_scores, seconds, stage, rows=test),
+        training_rows=used[parts[0]],
+        validation_rows=used[parts[1]],
+        test_rows=used[parts[2]],
+        n_unlabelled=len(others),
+        weighted=sample_weight is not None,
+        n_test_groups=None if groups is None else len(np.unique(test.groups)),
     )
 
 
@@ -513,10 +631,44 @@ def distil(
 
 
 class _Rows(NamedTuple):
-    """Rows of one part, and their labels or targets."""
+    """Rows of one part, and what is known of them."""
 
     X: object
     y: np.ndarray
+    weight: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    @property
+    def weights(self):
+        """Argument of a fit or a metric."""
+        return {} if self.weight is None else {"sample_weight": self.weight}
+
+    def mean(self, row_scores):
+        return np.average(row_scores, axis=-1, weights=self.weight)
+
+    def difference(self, first, second):
+        """Mean of what one is better by, row by row, and its standard error.
+
+        Influences of rows on the mean are independent, or those of groups.
+        """
+        difference = first - second
+        mean = self.mean(difference)
+        weight = np.ones(difference.shape[-1]) if self.weight is None else self.weight
+        influence = (difference - mean[..., None]) * (weight / weight.sum())
+        if self.groups is not None:
+            _, group = np.unique(self.groups, return_inverse=True)
+            influence = influence @ np.eye(group.max() + 1)[group]
+        n = influence.shape[-1]
+        return mean, np.sqrt((influence**2).sum(axis=-1) * n / (n - 1))
+
+
+def _indexable(X):
+    """Rows of which some can be taken."""
+    X = from_torch(X)
+    if sparse.issparse(X):
+        # Not all formats can.
+        return X.tocsr()
+    return X if X is None or hasattr(X, "shape") else np.asarray(X)
 
 
 def _is_regression(task, teacher, y):
@@ -533,11 +685,45 @@ def _is_regression(task, teacher, y):
 def _checked_targets(y, regression):
     if regression:
         return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        raise ValueError(
+            "distil takes one label per row. Got y of shape "
+            f"{np.shape(y)}. For several labels per row, fit a BDistilClassifier to "
+            "the indicator matrix, or distil each label. If these are targets of a "
+            "regression, pass task='regression'."
+        )
     check_classification_targets(y)
     return column_or_1d(y)
 
 
-def _parts(y, classes, test_size, validation_size, seed):
+def _rows_that_count(X, y, sample_weight, groups, teacher_scores):
+    """All of these without rows of weight 0, and the numbers of the others."""
+    n_rows = len(y)
+    used = np.arange(n_rows)
+    if teacher_scores is not None and _num_samples(teacher_scores) < n_rows:
+        check_consistent_length(X, teacher_scores)
+    if groups is not None:
+        groups = column_or_1d(groups)
+    if sample_weight is None:
+        return X, y, None, groups, teacher_scores, used
+    sample_weight = _check_sample_weight(
+        sample_weight, y, dtype=np.float64, ensure_non_negative=True
+    )
+    used = np.flatnonzero(sample_weight)
+    if len(used) == 0:
+        raise ValueError("sample_weight is zero for all rows; some must count.")
+    X, y, sample_weight, groups = (
+        None if values is None else _safe_indexing(values, used)
+        for values in (X, y, sample_weight, groups)
+    )
+    if teacher_scores is not None:
+        teacher_scores = np.asarray(from_torch(teacher_scores))
+        # Those of X_unlabelled are the last.
+        teacher_scores = np.concatenate([teacher_scores[used], teacher_scores[n_rows:]])
+    return X, y, sample_weight, groups, teacher_scores, used
+
+
+def _parts(y, classes, groups, test_size, validation_size, seed):
     """Numbers of the training, the validation and the test rows, each sorted."""
     n_test = int(np.ceil(test_size * len(y)))
     n_valid = int(np.ceil(validation_size * len(y)))
@@ -563,12 +749,7 @@ def _parts(y, classes, test_size, validation_size, seed):
     rest = np.arange(len(y))
     parts = []
     for size in (n_test, n_valid):
-        rest, part = train_test_split(
-            rest,
-            test_size=size,
-            random_state=seed,
-            stratify=None if classes is None else y[rest],
-        )
+        rest, part = _split(rest, y, classes, groups, size, seed)
         parts.insert(0, np.sort(part))
     parts.insert(0, np.sort(rest))
     for part, name in zip(parts, ("training", "validation", "test"), strict=True):
@@ -577,7 +758,53 @@ def _parts(y, classes, test_size, validation_size, seed):
                 f"y holds a target that is the same in all {name} rows: there is "
                 "nothing to be explained."
             )
+        n_groups = None if groups is None else len(np.unique(groups[part]))
+        if n_groups is not None and (n_groups < 2 or len(part) < _MIN_ROWS):
+            raise ValueError(
+                f"distil needs at least 2 groups and {_MIN_ROWS} rows to fit, to "
+                f"choose and to judge each. Got {len(np.unique(groups))} groups, which "
+                f"makes {n_groups} of {len(part)} {name} rows."
+            )
+    if classes is not None:
+        missing = np.setdiff1d(classes, y[parts[0]])
+        if len(missing):
+            raise ValueError(
+                "distil needs rows of each class to fit. Got none of class "
+                f"{missing[0]!s} among the training rows, since its rows are few"
+                + (" or in few groups." if groups is not None else ".")
+            )
     return parts
+
+
+def _split(rest, y, classes, groups, size, seed):
+    """Numbers of the rows that stay, and of about `size` others."""
+    strata = None if classes is None else y[rest]
+    if groups is None:
+        return train_test_split(
+            rest, test_size=size, random_state=seed, stratify=strata
+        )
+    n_folds = round(len(rest) / size)
+    if n_folds < 2:
+        raise ValueError(
+            "With groups, test_size and validation_size must be at most about half of "
+            f"the rows that they are taken of. Got {size} of {len(rest)} rows."
+        )
+    if strata is None:
+        strata = np.zeros(len(rest), dtype=int)
+    n_groups = len(np.unique(groups[rest]))
+    if n_groups < 2:
+        raise ValueError(
+            "distil needs at least 2 groups to fit, to choose and to judge each. Got "
+            f"{len(np.unique(groups))} groups."
+        )
+    folds = StratifiedGroupKFold(
+        min(n_folds, n_groups), shuffle=True, random_state=seed
+    )
+    with warnings.catch_warnings():
+        # A class of fewer rows than folds is looked for afterwards.
+        warnings.simplefilter("ignore", UserWarning)
+        stay, part = next(folds.split(rest, strata, groups[rest]))
+    return rest[stay], rest[part]
 
 
 def _in_order_of_labels(response, scores, classes, y):
@@ -644,7 +871,8 @@ class _Search:
     ----------
     training, validation : _Rows
     teacher_scores : ndarray
-        Of the training rows.
+        Of the training rows, and then those of `X_unlabelled`.
+    X_unlabelled : array-like or None
     classes : ndarray or None
         Sorted labels; None for regression.
     deadline : float or None
@@ -654,17 +882,29 @@ class _Search:
     """
 
     def __init__(
-        self, training, teacher_scores, validation, classes, *, deadline, max_cost, unit
+        self,
+        training,
+        teacher_scores,
+        validation,
+        classes,
+        *,
+        X_unlabelled,
+        deadline,
+        max_cost,
+        unit,
     ):
         self.training = training
         self.teacher_scores = teacher_scores
         self.validation = validation
+        self.X_unlabelled = X_unlabelled
         self.classes = classes
         self.deadline = deadline
         self.max_cost = np.inf if max_cost is None else max_cost
         self.unit = unit
         self.fitted = []
         self.left_out = []
+        self.failure = None
+        self.interrupted = False
 
     def climb(self, template, ladder):
         """Fit candidates of growing cost while that pays and may be done."""
@@ -674,11 +914,14 @@ class _Search:
             if problem is not None:
                 self._leave_out(names[position:], problem)
                 return
-            candidate = self._fit(name, clone(template).set_params(**ladder[name]))
+            candidate = self._try(name, clone(template).set_params(**ladder[name]))
+            if candidate is None:
+                continue
             cheapest = candidate.costs[0]
             if cheapest > self.max_cost:
                 if not self.fitted:
-                    raise ValueError(
+                    # Perhaps a cheaper one could not be fitted.
+                    raise self.failure or ValueError(
                         f"max_cost={self.max_cost} is below the cheapest stage, which "
                         f"costs {cheapest:.15g} in {self.unit!r}."
                     )
@@ -688,10 +931,12 @@ class _Search:
                 return
             self.fitted.append(candidate)
             best = [self._scores_within(fitted).max() for fitted in self.fitted]
-            if position > 0 and best[-1] <= max(best[:-1]):
+            if len(best) > 1 and best[-1] <= max(best[:-1]):
                 problem = f"{name} was no better than narrower students"
                 self._leave_out(names[position + 1 :], problem)
                 return
+        if not self.fitted:
+            raise self.failure
 
     def add_label_term(self):
         """Fit the best candidate again with a label term in its objective."""
@@ -703,9 +948,11 @@ class _Search:
             return
         distillation = "squared_error" if self.classes is None else "kl"
         objective = DistillationObjective(distillation, alpha=_ALPHA)
-        self.fitted.append(
-            self._fit(name, clone(best.estimator).set_params(objective=objective))
+        candidate = self._try(
+            name, clone(best.estimator).set_params(objective=objective)
         )
+        if candidate is not None:
+            self.fitted.append(candidate)
 
     def choice(self):
         """Candidate and number of the stage that is chosen."""
@@ -716,16 +963,21 @@ class _Search:
         ]
         scores = [candidate.scores[number - 1] for candidate, number in stages]
         spent = [candidate.costs[number - 1] for candidate, number in stages]
-        position = _cheapest_as_good(np.array(scores), np.array(spent))
+        position = _cheapest_as_good(
+            np.array(scores), np.array(spent), rows=self.validation
+        )
         return stages[position]
 
     def table(self):
         """Columns of what was compared."""
         rows = [
-            (candidate.name, stage, scores.mean(), cost, candidate.seconds)
+            (candidate.name, stage, mean, cost, candidate.seconds)
             for candidate in self.fitted
-            for stage, (scores, cost) in enumerate(
-                zip(candidate.scores, candidate.costs, strict=True), start=1
+            for stage, (mean, cost) in enumerate(
+                zip(
+                    self.validation.mean(candidate.scores), candidate.costs, strict=True
+                ),
+                start=1,
             )
         ]
         names = ("name", "stage", "score", "cost", "seconds")
@@ -737,7 +989,8 @@ class _Search:
     def _scores_within(self, candidate):
         """Mean scores of the stages within `max_cost`, which are the first ones."""
         # Costs that are not known are above no limit.
-        return candidate.scores.mean(axis=1)[~(candidate.costs > self.max_cost)]
+        means = self.validation.mean(candidate.scores)
+        return means[~(candidate.costs > self.max_cost)]
 
     def _leave_out(self, names, problem):
         self.left_out += [f"{name}: {problem}" for name in names]
@@ -752,7 +1005,7 @@ class _Search:
 
     def _no_time(self, seconds):
         """Why a fit of so many seconds is not begun; None for the first one."""
-        if self.fitted and self.fitted[-1].estimator.interrupted_:
+        if self.interrupted:
             return "the search was interrupted"
         if not self.fitted or self.deadline is None:
             return None
@@ -761,20 +1014,44 @@ class _Search:
             return None
         return f"{seconds:.2g} s or more, and {max(left, 0):.2g} s were left"
 
+    def _try(self, name, estimator):
+        """A candidate, or None where it cannot be fitted and why is noted."""
+        try:
+            candidate = self._fit(name, estimator)
+        except KeyboardInterrupt:
+            if not self.fitted:
+                raise
+            self.interrupted = True
+            self._leave_out([name], "the search was interrupted")
+            return None
+        except ValueError as error:
+            self.failure = self.failure or error
+            self._leave_out([name], f"it could not be fitted. {error}")
+            return None
+        self.interrupted = candidate.estimator.interrupted_
+        return candidate
+
     def _fit(self, name, estimator):
         began = perf_counter()
         with warnings.catch_warnings():
             # Said once, of the teacher by its name.
             warnings.simplefilter("ignore", DoubtfulTeacherWarning)
-            estimator.fit(*self.training, teacher_scores=self.teacher_scores)
+            training = self.training
+            estimator.fit(
+                training.X,
+                training.y,
+                teacher_scores=self.teacher_scores,
+                X_unlabelled=self.X_unlabelled,
+                **training.weights,
+            )
         seconds = perf_counter() - began
-        X, y = self.validation
+        X = self.validation.X
         if self.max_cost == np.inf:
             stage_costs = _cost_if_known(estimator, self.unit, X)
         else:
             stage_costs = stage_cost(estimator, self.unit, X=X)
         scores = [
-            _row_scores(y, predicted, self.classes)
+            _row_scores(self.validation, predicted, self.classes)
             for predicted in _staged(estimator, X)
         ]
         return _Candidate(
@@ -786,7 +1063,7 @@ class _Search:
         )
 
 
-def _cheapest_as_good(scores, stage_costs):
+def _cheapest_as_good(scores, stage_costs, *, rows):
     """Position of the cheapest within one standard error of the best.
 
     Parameters
@@ -794,18 +1071,13 @@ def _cheapest_as_good(scores, stage_costs):
     scores : ndarray of shape (n_candidates, n_rows)
     stage_costs : ndarray of shape (n_candidates,)
         NaN, which comes last, where it is not known.
+    rows : _Rows
+        What was scored.
     """
-    best = np.lexsort((stage_costs, -scores.mean(axis=1)))[0]
-    gap, error = _difference(scores[best], scores)
+    best = np.lexsort((stage_costs, -rows.mean(scores)))[0]
+    gap, error = rows.difference(scores[best], scores)
     (within,) = np.nonzero(gap <= error)
     return within[np.lexsort((gap[within], stage_costs[within]))[0]]
-
-
-def _difference(first, second):
-    """Mean of what one is better by, row by row, and its standard error."""
-    difference = first - second
-    error = difference.std(axis=-1, ddof=1) / np.sqrt(difference.shape[-1])
-    return difference.mean(axis=-1), error
 
 
 # Rivals
@@ -896,12 +1168,34 @@ def _cost_of_teacher(teacher_costs, unit):
     return np.nan if known is None else known
 
 
-def _row_scores(y, predicted, classes):
-    """One number per row, the mean of which is the accuracy or R^2."""
+def _row_scores(rows, predicted, classes):
+    """One number per row, the weighted mean of which is the accuracy or R^2."""
+    y = rows.y
     if classes is not None:
         return (classes[predicted.argmax(axis=1)] == y).astype(np.float64)
     y, predicted = y.reshape(len(y), -1), predicted.reshape(len(y), -1)
-    return 1 - ((y - predicted) ** 2 / y.var(axis=0)).mean(axis=1)
+    centred = y - np.average(y, axis=0, weights=rows.weight)
+    variance = np.average(centred**2, axis=0, weights=rows.weight)
+    return 1 - ((y - predicted) ** 2 / variance).mean(axis=1)
+
+
+def _roc_auc(rows, proba, classes):
+    """Area under the curve, of each class against the rest; NaN if one has no row."""
+    if not np.array_equal(np.unique(rows.y), classes) or len(classes) < 2:
+        return np.nan
+    if len(classes) == 2:
+        return roc_auc_score(rows.y == classes[1], proba[:, 1], **rows.weights)
+    return np.mean(
+        [
+            roc_auc_score(rows.y == label, column, **rows.weights)
+            for label, column in zip(classes, proba.T, strict=True)
+        ]
+    )
+
+
+def _share_of_first(values):
+    """Values as a share of that of the teacher; a share of nothing is not known."""
+    return values / values[0] if values[0] > 0 else np.full(len(values), np.nan)
 
 
 def _seconds(models, X):
@@ -932,29 +1226,31 @@ def _score_name(table):
     return "accuracy" if "accuracy" in table else "r2"
 
 
-def _table(models, row_scores, seconds, y, classes, unit, price_per_hour):
+def _table(models, row_scores, seconds, rows, classes, unit, price_per_hour):
     score = "r2" if classes is None else "accuracy"
-    means = row_scores.mean(axis=1)
-    _, errors = _difference(row_scores, 0.0)
+    means, errors = rows.difference(row_scores, 0.0)
     table = {
         "name": np.array([model.name for model in models]),
         score: means,
         f"{score}_se": errors,
     }
+    y, weights = rows.y, rows.weights
+    predicted = [model.predicted for model in models]
     if classes is None:
         table["rmse"] = np.array(
-            [root_mean_squared_error(y, model.predicted) for model in models]
+            [root_mean_squared_error(y, values, **weights) for values in predicted]
         )
     else:
-        proba = [model.predicted for model in models]
-        table["log_loss"] = np.array([log_loss(y, p, labels=classes) for p in proba])
-        table["calibration_error"] = np.array(
-            [calibration_error(y, p, classes=classes) for p in proba]
+        table["roc_auc"] = np.array([_roc_auc(rows, p, classes) for p in predicted])
+        table["log_loss"] = np.array(
+            [log_loss(y, p, labels=classes, **weights) for p in predicted]
         )
-    # A share of nothing, or of less, is no share.
-    table["retention"] = (
-        means / means[0] if means[0] > 0 else np.full(len(means), np.nan)
-    )
+        table["calibration_error"] = np.array(
+            [calibration_error(y, p, classes=classes, **weights) for p in predicted]
+        )
+    table["retention"] = _share_of_first(means)
+    if classes is not None:
+        table["roc_auc_retention"] = _share_of_first(2 * table["roc_auc"] - 1)
     cost = unit if isinstance(unit, str) else "cost"
     table[cost] = np.array([model.cost for model in models], dtype=np.float64)
     table["microseconds"], table["microseconds_batch"] = 1e6 * seconds.T
@@ -964,14 +1260,14 @@ def _table(models, row_scores, seconds, y, classes, unit, price_per_hour):
     return table
 
 
-def _advice(names, row_scores, seconds, stage):
+def _advice(names, row_scores, seconds, stage, *, rows):
     """What the figures say, one finding a line."""
     students = names.index(_stage_name(stage))
 
     def against(name):
         """How the students compare: words, and whether they are better or worse."""
         other = names.index(name)
-        gap, error = _difference(row_scores[students], row_scores[other])
+        gap, error = rows.difference(row_scores[students], row_scores[other])
         figures = f"{abs(gap):.3f} +- {error:.3f}"
         if gap > 2 * error:
             return f"worse than the students by {figures}", 1
@@ -1002,7 +1298,7 @@ def _advice(names, row_scores, seconds, stage):
                 f" A row takes {alone:.3g} times as long, and {in_batch:.3g} times in "
                 "batches: use it instead where that does not matter."
             )
-        gap, error = _difference(
+        gap, error = rows.difference(
             row_scores[names.index(_BOOSTING)], row_scores[names.index("teacher")]
         )
         if gap > 2 * error:

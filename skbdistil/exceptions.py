@@ -4,10 +4,15 @@ They derive from builtins only, so that modules which run on a device can import
 them without scikit-learn or torch.
 """
 
+from functools import partial
+
 __all__ = [
     "CostsUnknownWarning",
+    "DeferralError",
     "DoubtfulTeacherWarning",
+    "DriftWarning",
     "FitInterruptedWarning",
+    "InfiniteIntervalWarning",
     "InvalidFileError",
     "NothingCertifiedWarning",
     "WeakLearnerNotFoundWarning",
@@ -76,6 +81,8 @@ class FitInterruptedWarning(UserWarning):
 class NothingCertifiedWarning(UserWarning):
     """No early exit could be guaranteed, so every row uses the full ensemble.
 
+    With a final model, no local answer could be, so every row goes to that.
+
     Examples
     --------
     >>> import warnings
@@ -83,6 +90,70 @@ class NothingCertifiedWarning(UserWarning):
     >>> with warnings.catch_warnings():
     ...     warnings.simplefilter("error", NothingCertifiedWarning)
     """
+
+
+class InfiniteIntervalWarning(UserWarning):
+    """There are too few calibration rows for intervals that are finite.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import InfiniteIntervalWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", InfiniteIntervalWarning)
+    """
+
+
+class DriftWarning(UserWarning):
+    """Audited rows say that the risk is above what was promised.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from skbdistil.exceptions import DriftWarning
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", DriftWarning)
+    """
+
+
+class DeferralError(RuntimeError):
+    """The final model, which rows were deferred to, failed or gave unusable answers.
+
+    Parameters
+    ----------
+    message : str
+        What happened.
+
+    labels : ndarray of shape (n_samples,)
+        The local answers to all rows, also those that were not sure enough.
+
+    is_asked : ndarray of shape (n_samples,) of bool
+        Rows that the final model was asked about.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skbdistil.exceptions import DeferralError
+    >>> try:
+    ...     raise DeferralError(
+    ...         "The server is down.",
+    ...         labels=np.array(["cat", "dog"]),
+    ...         is_asked=np.array([False, True]),
+    ...     )
+    ... except DeferralError as error:
+    ...     sure = error.labels[~error.is_asked]
+    >>> print(sure)
+    ['cat']
+    """
+
+    def __init__(self, message, *, labels, is_asked):
+        super().__init__(message)
+        self.labels = labels
+        self.is_asked = is_asked
+
+    def __reduce__(self):
+        rebuild = partial(type(self), labels=self.labels, is_asked=self.is_asked)
+        return rebuild, self.args
 
 
 class InvalidFileError(ValueError):

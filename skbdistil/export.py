@@ -28,7 +28,7 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
-from skbdistil.runtime import _SCHEMA_VERSION
+from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
 from skbdistil.stages import _wrapped_estimator
 
@@ -51,8 +51,9 @@ def to_torch(estimator, n_stages=None, *, transformed=False):
         Fitted :class:`~skbdistil.BDistilClassifier` or
         :class:`~skbdistil.BDistilRegressor`. It may be the last step of a pipeline,
         inside :class:`~sklearn.frozen.FrozenEstimator` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier`, or the best one of a
-        search. The exit rule is no part of the module.
+        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`, or the best one of a search.
+        The exit rule is no part of the module.
 
     n_stages : int or None, default=None
         Number of students, from 1 to those there are. None for as many as the
@@ -232,8 +233,9 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ----------
     estimator : estimator
         Fitted :class:`~skbdistil.BDistilClassifier`,
-        :class:`~skbdistil.BDistilRegressor` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier`, whose rule is stored. It may
+        :class:`~skbdistil.BDistilRegressor`,
+        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`, whose rule is stored. It may
         be the last step of a pipeline, whose transforms are exported as described in
         the Notes. It may be inside :class:`~sklearn.frozen.FrozenEstimator`, or the
         best one of a search. Stages beyond `n_stages` of the estimator are not written.
@@ -309,7 +311,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ``manifest.json`` has the keys
 
     - `schema_version`, `package_version`;
-    - `kind`: "classifier" or "regressor";
+    - `kind`: "classifier", "multilabel_classifier", whose scores are the log-odds of
+      labels that do not exclude each other, or "regressor";
     - `classes`: `values` and their NumPy `dtype`; None for a regressor;
     - `targets`: `mean` and `scale` that bring the scores to the units of the targets,
       and whether predictions have one axis, `single_output`; None for a classifier;
@@ -325,8 +328,14 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
       `file_bytes`, by which the folder has grown. This graph takes ``x`` and gives
       ``scores_t`` of its stage and ``scaled``, as the stages do;
     - `early_exit`, or None: `rule`, `thresholds` of all stages but the last (None where
-      no row leaves), `temperatures`, cumulative `costs` of the stages in `unit` (None
-      for the unit of a callable), and the `mean_cost` on the calibration rows.
+      no row leaves), `temperatures`, which are 1 of a regressor, cumulative `costs` of
+      the stages in `unit` (None for the unit of a callable), and the `mean_cost` on the
+      calibration rows. Where rows are deferred, also `deferral`: the `threshold` below
+      which a row that has seen all stages goes to a final model (None where all do),
+      the `cost` of a row that does, that of the stages included, the `share` of the
+      calibration rows that did, and `target`, `risk`, `max_drop` and `delta` of the
+      promise. The final model is not exported, and `schema_version` is 2, which
+      versions that would not ask it refuse.
 
     Examples
     --------
@@ -397,7 +406,7 @@ class _Parts(NamedTuple):
     outer : estimator
         The whole.
     final : BDistilClassifier or BDistilRegressor
-    early : EarlyExitClassifier or None
+    early : EarlyExitClassifier, EarlyExitRegressor or None
     steps : list of (str, transformer)
         Transforms of pipelines before `final`, and its own.
     """
@@ -430,8 +439,9 @@ def _unwrap(estimator):
     if not isinstance(inner, StagedEstimator):
         where = "" if inner is estimator else f" inside {type(estimator).__name__}"
         raise TypeError(
-            "What is exported must be a BDistilClassifier, a BDistilRegressor or an "
-            f"EarlyExitClassifier. Got {type(inner).__name__}{where} instead."
+            "What is exported must be a BDistilClassifier, a BDistilRegressor, an "
+            "EarlyExitClassifier or an EarlyExitRegressor. Got "
+            f"{type(inner).__name__}{where} instead."
         )
     steps += leaves([("student_transform", inner.student_transform_)])
     return _Parts(estimator, inner, early, steps)
@@ -469,12 +479,14 @@ def _manifest(parts, rows):
             "scale": final.target_scale_.tolist(),
             "single_output": final.single_output_,
         }
+    deferral = None
     if early is not None:
         early_exit = _stored_rule(early)
+        deferral = early_exit.get("deferral")
     return {
-        "schema_version": _SCHEMA_VERSION,
+        "schema_version": 1 if deferral is None else _DEFERRING_SCHEMA,
         "package_version": __version__,
-        "kind": "regressor" if classes is None else "classifier",
+        "kind": _kind(final),
         "classes": classes,
         "targets": targets,
         "input": {
@@ -489,6 +501,13 @@ def _manifest(parts, rows):
         "stages": [],
         "fixed_stage": None,
     }
+
+
+def _kind(final):
+    if not hasattr(final, "classes_"):
+        return "regressor"
+    several = getattr(final, "multilabel_", False)
+    return "multilabel_classifier" if several else "classifier"
 
 
 def _stored_steps(steps):
@@ -516,18 +535,32 @@ def _stored_rule(early):
             "exported. Use the name of a rule, or export the estimator_ of this "
             f"{needed_by}, which has no early exit."
         )
-    return {
+    # JSON has no infinity.
+    thresholds = [
+        None if threshold == np.inf else threshold
+        for threshold in early.thresholds_.tolist()
+    ]
+    costs = early.costs_.tolist()
+    deferral = None
+    if early._defers():
+        deferral = {
+            "threshold": thresholds.pop(),
+            "cost": costs.pop(),
+            "share": float(early.path_.exits[early.best_index_, -1]),
+            "target": early.target,
+            "risk": early.risk,
+            "max_drop": float(early.max_drop),
+            "delta": None if early.delta is None else float(early.delta),
+        }
+    stored = {
         "rule": early.rule_,
-        # JSON has no infinity.
-        "thresholds": [
-            None if threshold == np.inf else threshold
-            for threshold in early.thresholds_.tolist()
-        ],
-        "temperatures": early.temperatures_.tolist(),
-        "costs": early.costs_.tolist(),
+        "thresholds": thresholds,
+        "temperatures": early._stage_temperatures().tolist(),
+        "costs": costs,
         "unit": early.cost if isinstance(early.cost, str) else None,
         "mean_cost": float(early.path_.costs[early.best_index_]),
     }
+    return stored if deferral is None else {**stored, "deferral": deferral}
 
 
 # The rows

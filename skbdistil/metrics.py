@@ -277,7 +277,7 @@ def pareto_optimal(costs, scores):
     return optimal
 
 
-def calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
+def calibration_error(y_true, y_proba, *, classes=None, n_bins=15, sample_weight=None):
     """Mean distance between the confidence of a classifier and its accuracy.
 
     Rows are put into bins of equal width by their largest probability, the confidence.
@@ -297,6 +297,9 @@ def calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
 
     n_bins : int, default=15
         Number of bins, at least 1.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, not negative, in the means of the bins and over them.
 
     Returns
     -------
@@ -331,7 +334,8 @@ def calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     if y_true.ndim != 1 or y_proba.ndim != 2 or len(y_true) != len(y_proba):
         raise ValueError(
             "'y_proba' must have one row for each label of 'y_true'. Got shapes "
-            f"{y_proba.shape} and {y_true.shape}."
+            f"{y_proba.shape} and {y_true.shape}. Of several labels per row, pass one "
+            "with its probabilities p as np.c_[1 - p, p]."
         )
     if len(y_true) == 0:
         raise ValueError("'y_true' is empty; give at least one label.")
@@ -347,8 +351,15 @@ def calibration_error(y_true, y_proba, *, classes=None, n_bins=15):
     confidence = y_proba.max(axis=1)
     right = classes[y_proba.argmax(axis=1)] == y_true
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    excess = np.bincount(bins, weights=confidence - right)
-    return float(np.abs(excess).sum() / len(y_true))
+    weight = np.ones(len(y_true)) if sample_weight is None else sample_weight
+    weight = np.asarray(weight, dtype=np.float64)
+    if weight.shape != y_true.shape or not (weight >= 0).all() or not weight.any():
+        raise ValueError(
+            "'sample_weight' must hold a number of at least 0 for each label of "
+            f"'y_true', and one above 0. Got an array of shape {weight.shape}."
+        )
+    excess = np.bincount(bins, weights=weight * (confidence - right))
+    return float(np.abs(excess).sum() / weight.sum())
 
 
 def _search_scores_and_costs(cv_results, score, cost):

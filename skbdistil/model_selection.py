@@ -19,8 +19,10 @@ from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
+from skbdistil._dataset_rows import with_labels
 from skbdistil._halving import candidate, final_step, is_over, plan_rungs
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     _check_method_params,
@@ -491,7 +493,7 @@ class StagedSearchCV(GridSearchCV):
             If the estimator has no parameter `n_stages`.
         """
         self._check_stage_parameter()
-        super().fit(X, y, **params)
+        super().fit(*with_labels(X, y), **params)
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
         return self
@@ -565,7 +567,7 @@ class StagedSearchCV(GridSearchCV):
         )
 
 
-class HalvingStagedSearchCV(StagedSearchCV):
+class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
     """Grid search over parameters and stages that gives up on candidates early.
 
     All candidates play a few rounds of boosting. The best of them, one in `factor`, go
@@ -793,14 +795,22 @@ class HalvingStagedSearchCV(StagedSearchCV):
             If the estimator is none of this package, or no pipeline that ends in one.
         """
         self._check_stage_parameter()
-        if getattr(self, "_skl_callbacks", None):
-            raise ValueError(f"{type(self).__name__} does not support callbacks.")
         scorer, _ = self._get_scorers()
         if isinstance(scorer, _MultimetricScorer):
             self._deciding_score(scorer._scorers)
 
-        X, y = indexable(X, y)
-        routed = self._get_routed_params_for_fit(_check_method_params(X, params=params))
+        X, y = indexable(*with_labels(X, y))
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        weight = params.get("sample_weight")
+        data = {
+            "X": X,
+            "y": y,
+            "metadata": None if weight is None else {"sample_weight": weight},
+        }
+        # As the searches of scikit-learn name and nest them.
+        task = self._init_callback_context(max_subtasks=1 + bool(self.refit))
+        task.call_on_fit_task_begin(estimator=self, **data)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(cv.split(X, y, **routed.splitter.split))
         if not splits:
@@ -821,6 +831,8 @@ class HalvingStagedSearchCV(StagedSearchCV):
         playing = np.arange(len(grid))
         results = metric = None
         self.n_candidates_, self.n_resources_ = [], []
+        search_task = task.subcontext(task_name="search", max_subtasks=len(rungs))
+        search_task.call_on_fit_task_begin(estimator=self)
         with Parallel(n_jobs=self.n_jobs, pre_dispatch=self.pre_dispatch) as parallel:
             for n_left, rounds in rungs:
                 if results is not None:
@@ -834,11 +846,22 @@ class HalvingStagedSearchCV(StagedSearchCV):
                         f"{rounds} round(s)"
                     )
                 self._play(
-                    parallel, fits, folds, playing, rounds, X, y, splits, scorer, routed
+                    parallel,
+                    fits,
+                    folds,
+                    playing,
+                    rounds,
+                    X,
+                    y,
+                    splits,
+                    scorer,
+                    routed,
+                    search_task,
                 )
                 results = self._format_results(grid, len(splits), folds)
                 first_scores = folds[0]["test_scores"]
                 metric = self._deciding_score(first_scores)
+        search_task.call_on_fit_task_end(estimator=self)
 
         self.multimetric_ = isinstance(first_scores, dict)
         self.best_index_ = self._select_best_index(self.refit, metric, results)
@@ -851,8 +874,12 @@ class HalvingStagedSearchCV(StagedSearchCV):
             )
             began = time.time()
             rows = (X,) if y is None else (X, y)
-            self.best_estimator_.fit(*rows, **routed.estimator.fit)
+            refit_task = task.subcontext(task_name="refit-with-best-params")
+            with refit_task.propagate_callback_context(self.best_estimator_):
+                refit_task.call_on_fit_task_begin(estimator=self, **data)
+                self.best_estimator_.fit(*rows, **routed.estimator.fit)
             self.refit_time_ = time.time() - began
+            refit_task.call_on_fit_task_end(estimator=self, **data)
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
         if isinstance(scorer, _MultimetricScorer):
@@ -860,10 +887,22 @@ class HalvingStagedSearchCV(StagedSearchCV):
         else:
             self.scorer_ = scorer.__wrapped__
         self.cv_results_ = results
+        task.call_on_fit_task_end(estimator=self, **data)
         return self
 
     def _play(
-        self, parallel, fits, folds, playing, rounds, X, y, splits, scorer, routed
+        self,
+        parallel,
+        fits,
+        folds,
+        playing,
+        rounds,
+        X,
+        y,
+        splits,
+        scorer,
+        routed,
+        search_task,
     ):
         """Let candidates play up to a number of rounds.
 
@@ -880,6 +919,18 @@ class HalvingStagedSearchCV(StagedSearchCV):
         ]
         for number in under_way:
             final_step(fits[number])[0]._round_limit = rounds
+        rung_task = search_task.subcontext(
+            task_name="rung",
+            max_subtasks=len(under_way),
+            sequential_subtasks=False,
+        ).call_on_fit_task_begin(estimator=self)
+        # All of them before the fits are sent to other processes.
+        tasks = [
+            rung_task.subcontext(
+                task_name="candidate-split-evaluation", task_id=position
+            )
+            for position in range(len(under_way))
+        ]
         found = parallel(
             delayed(_fit_and_score)(
                 fits[number],
@@ -900,9 +951,12 @@ class HalvingStagedSearchCV(StagedSearchCV):
                 split_progress=(number % n_splits, n_splits),
                 candidate_progress=(number // n_splits, len(fits) // n_splits),
                 error_score=self.error_score,
+                caller=self,
+                callback_ctx=task,
             )
-            for number in under_way
+            for number, task in zip(under_way, tasks, strict=True)
         )
+        rung_task.call_on_fit_task_end(estimator=self)
         _warn_or_raise_about_fit_failures(found, self.error_score)
         for number, fold in zip(under_way, found, strict=True):
             fitted = fold.pop("estimator")

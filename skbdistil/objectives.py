@@ -1,6 +1,6 @@
 """What a student minimises: barrier, distillation and label terms.
 
-The symbols are those of the user guide: ``f`` the scores of the student, ``g`` those
+The symbols are those of the theory page: ``f`` the scores of the student, ``g`` those
 of the teacher, ``l = f - g``, ``S`` the residual sum of the earlier students, ``F_t``
 the running mean that includes the student, ``K+`` and ``K-`` the weights of the
 boosting game, ``Q`` the size of the teacher's scores.
@@ -9,12 +9,12 @@ boosting game, ``Q`` the size of the teacher's scores.
 import math
 from numbers import Real
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn import functional
 
+from skbdistil._decoding import as_pairs
 from skbdistil._exit_calibration import fit_temperatures
 from skbdistil._sklearn_compat import Interval, StrOptions
 
@@ -66,6 +66,27 @@ def _kl(teacher, scores, temperature):
     return rows, (log_q.exp() - p) * temperature
 
 
+def _binary_kl(teacher, scores, temperature):
+    """Row-wise mean over labels of the KL of sigmoids times tau^2, and its gradient."""
+    teacher, scores = teacher / temperature, scores / temperature
+    p = teacher.sigmoid()
+    # Of softplus(F) - p F, less what it is at F = g.
+    labels = functional.softplus(scores) - functional.softplus(teacher)
+    rows = (labels - p * (scores - teacher)).mean(1) * temperature**2
+    return rows, (scores.sigmoid() - p) * (temperature / scores.shape[1])
+
+
+def _binary_cross_entropy(label, scores):
+    """Row-wise mean over labels of the cross-entropy of sigmoids, and its gradient.
+
+    Both are 0 where the label is -1, which is not known.
+    """
+    known = (label >= 0).to(scores.dtype)
+    labels = functional.softplus(scores) - label * scores
+    gradient = (scores.sigmoid() - label) * known / scores.shape[1]
+    return (labels * known).mean(1), gradient
+
+
 def _squared_error(target, scores):
     """Row-wise mean over outputs of (F - g)^2, and its gradient."""
     error = scores - target
@@ -107,17 +128,20 @@ class DistillationObjective(BaseEstimator):
 
     Parameters
     ----------
-    distillation : {"kl", "squared_error"} or None, default="kl"
+    distillation : {"kl", "bce", "squared_error"} or None, default="kl"
         The term D. ``"kl"``: ``KL(softmax(g / tau) || softmax(F / tau)) * tau**2``,
-        for classification; ``"squared_error"``: mean over outputs of ``(F - g)**2``;
-        None: no such term, the pure game.
+        for classification; ``"bce"``: for several labels per row, the same of the
+        Bernoulli distributions of ``sigmoid(g / tau)`` and ``sigmoid(F / tau)``, mean
+        over labels, which is their binary cross-entropy but for a constant;
+        ``"squared_error"``: mean over outputs of ``(F - g)**2``; None: no such term,
+        the pure game.
 
     on : {"ensemble", "student"}, default="ensemble"
         Whether D looks at the running mean of the ensemble (``F = F_t``) or at the
         student alone (``F = f``).
 
     temperature : float, default=1.0
-        The temperature ``tau`` of ``distillation="kl"``, positive.
+        The temperature ``tau`` of ``"kl"`` and ``"bce"``, positive.
 
     barrier : {"weighted", "indicator"} or None, default="weighted"
         The barrier ``-mean(K+ log(1 + u) + K- log(1 - u))`` with ``u = l / 2Q``, where
@@ -133,8 +157,8 @@ class DistillationObjective(BaseEstimator):
 
     alpha : float, default=0.0
         Weight of the label term, not negative: the cross-entropy of ``F_t`` against
-        the labels (classification) or its squared error against the targets
-        (regression).
+        the labels (classification; the mean over several labels per row) or its squared
+        error against the targets (regression).
 
     See Also
     --------
@@ -160,7 +184,7 @@ class DistillationObjective(BaseEstimator):
     """
 
     _parameter_constraints = {
-        "distillation": [StrOptions({"kl", "squared_error"}), None],
+        "distillation": [StrOptions({"kl", "bce", "squared_error"}), None],
         "on": [StrOptions({"ensemble", "student"})],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "barrier": [StrOptions({"weighted", "indicator"}), None],
@@ -193,6 +217,8 @@ class DistillationObjective(BaseEstimator):
 _NAMED = {
     "kl+barrier": {},
     "kl": {"barrier": None},
+    "bce+barrier": {"distillation": "bce"},
+    "bce": {"distillation": "bce", "barrier": None},
     "squared_error+barrier": {"distillation": "squared_error"},
     "squared_error": {"distillation": "squared_error", "barrier": None},
     "barrier": {"distillation": None},
@@ -201,7 +227,9 @@ _NAMED = {
 _OBJECTIVES = frozenset(_NAMED)
 
 
-def _check_objective(objective, *, regression, has_labels, estimator_name):
+def _check_objective(
+    objective, *, regression, has_labels, estimator_name, multilabel=False
+):
     """Objective as a validated :class:`DistillationObjective`.
 
     Parameters
@@ -212,6 +240,8 @@ def _check_objective(objective, *, regression, has_labels, estimator_name):
         Whether y was given.
     estimator_name : str
         Name of the estimator, for messages.
+    multilabel : bool, default=False
+        Whether rows have several labels.
 
     Returns
     -------
@@ -220,11 +250,19 @@ def _check_objective(objective, *, regression, has_labels, estimator_name):
     if isinstance(objective, str):
         objective = DistillationObjective(**_NAMED[objective])
     objective._validate_params()
-    if regression and objective.distillation == "kl":
+    if regression and objective.distillation in ("kl", "bce"):
         raise ValueError(
-            f"The 'objective' parameter of {estimator_name} has distillation='kl', "
-            "which compares class probabilities. Use 'squared_error', "
-            "'squared_error+barrier' or 'barrier' for regression."
+            f"The 'objective' parameter of {estimator_name} has distillation="
+            f"{objective.distillation!r}, which compares class probabilities. Use "
+            "'squared_error', 'squared_error+barrier' or 'barrier' for regression."
+        )
+    if not regression and objective.distillation == ("kl" if multilabel else "bce"):
+        kind, use = ("several labels", "bce") if multilabel else ("one label", "kl")
+        raise ValueError(
+            f"The 'objective' parameter of {estimator_name} has distillation="
+            f"{objective.distillation!r}, which is not for rows of {kind}. Use "
+            f"{use!r}, '{use}+barrier', 'squared_error', 'squared_error+barrier' or "
+            "'barrier'."
         )
     if objective.distillation is None and objective.barrier is None:
         raise ValueError(
@@ -243,17 +281,22 @@ def _check_objective(objective, *, regression, has_labels, estimator_name):
 class _EnsembleTerms(nn.Module):
     """Distillation and label term of given scores, shared by both losses."""
 
-    def __init__(self, objective, regression):
+    def __init__(self, objective, regression, *, multilabel=False):
         super().__init__()
         self.objective = objective
         self.regression = regression
+        self.multilabel = multilabel
 
     def _distillation(self, name, scores, target):
         if name == "kl":
             return _kl(target["teacher"], scores, self.objective.temperature)
+        if name == "bce":
+            return _binary_kl(target["teacher"], scores, self.objective.temperature)
         return _squared_error(target["teacher"], scores)
 
     def _label(self, scores, target):
+        if self.multilabel:
+            return _binary_cross_entropy(target["label"], scores)
         if not self.regression:
             return _cross_entropy(target["label"], scores)
         # A target that is not known asks for nothing.
@@ -268,6 +311,8 @@ class _StudentLoss(_EnsembleTerms):
     ----------
     objective : DistillationObjective
     regression : bool
+    multilabel : bool, default=False
+        Whether outputs are labels that do not exclude each other.
     n_previous : int
         Number of earlier students.
     eta : float
@@ -279,9 +324,17 @@ class _StudentLoss(_EnsembleTerms):
     """
 
     def __init__(
-        self, objective, regression, *, n_previous, eta, scale, log_normalizer
+        self,
+        objective,
+        regression,
+        *,
+        n_previous,
+        eta,
+        scale,
+        log_normalizer,
+        multilabel=False,
     ):
-        super().__init__(objective, regression)
+        super().__init__(objective, regression, multilabel=multilabel)
         self.n_previous = n_previous
         self.eta = eta
         # A constant teacher has Q = 0: nothing can be said relative to it.
@@ -361,12 +414,17 @@ class _JointLoss(_EnsembleTerms):
     ----------
     objective : DistillationObjective
     regression : bool
+    multilabel : bool, default=False
+        Whether outputs are labels that do not exclude each other.
     """
 
     @property
     def _distillation_name(self):
-        default = "squared_error" if self.regression else "kl"
-        return self.objective.distillation or default
+        if self.objective.distillation is not None:
+            return self.objective.distillation
+        if self.regression:
+            return "squared_error"
+        return "bce" if self.multilabel else "kl"
 
     def held_out(self, scores, target):
         """Loss of one stage on rows held out.
@@ -388,8 +446,10 @@ class _JointLoss(_EnsembleTerms):
             rows, _ = self._distillation(self._distillation_name, scores, target)
         else:
             if not self.regression:
-                stages, label = scores.numpy()[np.newaxis], target["label"].numpy()
-                scores = scores / float(fit_temperatures(stages, label)[0])
+                logits, label = scores.numpy(), target["label"].numpy()
+                if self.multilabel:
+                    logits, label = as_pairs(logits), label.ravel()
+                scores = scores / float(fit_temperatures(logits[None], label)[0])
             rows, _ = self._label(scores, target)
         return _row_mean(rows, target.get("sample_weight"))
 

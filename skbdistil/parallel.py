@@ -140,4 +140,4 @@ class DataParallelNet(NeuralNet):
             gradient = total[start:end].view_as(parameter) / n_rows
             parameter.grad = gradient if is_reached else None
             start = end
-        return torch.tensor(loss / n_rows), int(n_rows)
+        return total.new_tensor(loss / n_rows), int(n_rows)

@@ -17,16 +17,17 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skbdistil import __version__
-from skbdistil._bdistil import BDistilClassifier
+from skbdistil._bdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting._game import Certificate
 from skbdistil._boosting._rows import resolve_device
 from skbdistil._exit_calibration import ExitPath
-from skbdistil._exit_rules import RULES
+from skbdistil._exit_rules import REGRESSION_RULES, RULES
 from skbdistil._files import write_file
 from skbdistil._saved_format import (
     BACKBONES,
     CONVOLUTIONAL,
     DISTILLED,
+    EARLY_EXITS,
     ESTIMATORS,
     JSON,
     NOT_SAVED,
@@ -56,6 +57,7 @@ from skbdistil._untrusted import (
     read_file,
     require,
 )
+from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
@@ -93,8 +95,9 @@ def save(estimator, path, *, include_teacher=False):
     ----------
     estimator : estimator
         Fitted :class:`~skbdistil.BDistilClassifier`,
-        :class:`~skbdistil.BDistilRegressor` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier`; also inside
+        :class:`~skbdistil.BDistilRegressor`,
+        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`; also inside
         :class:`~sklearn.frozen.FrozenEstimator`, or as the last step of a
         :class:`~sklearn.pipeline.Pipeline`, whose other steps skops saves. Of a search,
         save ``best_estimator_``.
@@ -135,7 +138,10 @@ def save(estimator, path, *, include_teacher=False):
     `teacher_scores` and does not train another teacher unnoticed, and its `teacher_cv`
     is the default; `net`, an instance as `random_state`, an object as `cv` or
     `teacher_cv`, a function as `augment`, and the `memory` of a pipeline, its steps and
-    the teacher have their defaults.
+    the teacher have their defaults. The `final` model that an
+    :class:`~skbdistil.early_exit.EarlyExitClassifier` defers rows to is None after
+    loading, and predictions raise :class:`~sklearn.exceptions.NotFittedError` until
+    ``set_params(final=...)`` gives it again.
 
     The students are built again by calling what `student` was: a class of
     :mod:`skbdistil.students`, a class or function of your own that is defined at the
@@ -166,6 +172,12 @@ def save(estimator, path, *, include_teacher=False):
         raise TypeError(
             f"{type(estimator).__name__} cannot be saved. Save its best estimator: "
             "save(search.best_estimator_, path)."
+        )
+    if isinstance(estimator, CascadeClassifier):
+        raise TypeError(
+            f"{type(estimator).__name__} cannot be saved, since its members may be any "
+            "classifiers. Save it with joblib or skops, or save its members and put "
+            "them into a new one as FrozenEstimator(load(path))."
         )
     if type(estimator) not in SAVABLE:
         raise TypeError(
@@ -468,8 +480,8 @@ class _Reader:
         require(not extra, f"parameters {sorted(extra)} of {name} are not expected.")
         if cls is Pipeline:
             return self._pipeline(params, **rest)
-        if cls is EarlyExitClassifier:
-            return self._early_exit(params, **rest)
+        if cls in EARLY_EXITS:
+            return self._early_exit(cls, params, **rest)
         if cls in DISTILLED:
             return self._distilled(cls, params, **rest)
         require(not rest, f"entries {sorted(rest)} of {name} are not expected.")
@@ -483,12 +495,12 @@ class _Reader:
         pipeline._validate_steps()
         return pipeline
 
-    def _early_exit(self, params, *, fitted=None):
+    def _early_exit(self, cls, params, *, fitted=None):
         fitted = self.value(fitted)
         if fitted is not None:
             params.setdefault("estimator", fitted["estimator_"])
-        estimator = _built(EarlyExitClassifier, params)
-        _require_known("rule", estimator.rule, RULES)
+        estimator = _built(cls, params)
+        _require_known("rule", estimator.rule, _rules(cls))
         _require_known("cost", estimator.cost, UNITS)
         if fitted is not None:
             _set_exits(estimator, fitted)
@@ -704,6 +716,7 @@ def _set_ensemble(estimator, ensemble, fitted):
     }
     if is_classifier(estimator):
         expected["classes_"] = ("".join(ITEM_TYPES), (n_outputs,))
+        expected["multilabel_"] = bool
     else:
         expected["target_mean_"] = expected["target_scale_"] = ("f", (n_outputs,))
         expected["single_output_"] = bool
@@ -731,6 +744,8 @@ def _set_ensemble(estimator, ensemble, fitted):
         classes = fitted["classes_"]
         in_order = np.array_equal(np.unique(classes), classes)
         require(in_order, "its classes are not in order.")
+        numbered = np.array_equal(classes, np.arange(n_outputs))
+        require(numbered or not fitted["multilabel_"], "its labels have no numbers.")
     else:
         single = n_outputs == 1 or not fitted["single_output_"]
         require(single, "it has more than a single output.")
@@ -745,13 +760,19 @@ def _set_ensemble(estimator, ensemble, fitted):
 
 
 def _set_exits(estimator, fitted):
-    """Give an EarlyExitClassifier its fitted attributes."""
+    """Give an early exit its fitted attributes."""
     inner = fitted["estimator_"]
     final = _final_estimator(inner)
     thresholds = np.asarray(fitted["thresholds_"])
+    # A final model that rows are deferred to is a stage of the path.
     n_stages = len(thresholds) + 1
+    is_classifying = is_classifier(estimator)
+    n_students = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
     require(
-        type(final) is BDistilClassifier and n_stages <= len(final),
+        type(final) is (BDistilClassifier if is_classifying else BDistilRegressor)
+        and not getattr(final, "multilabel_", False)
+        and n_students <= len(final)
+        and n_students in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
         "its stages are not those of its estimator.",
     )
     n_points = len(fitted["path_"].costs)
@@ -760,8 +781,6 @@ def _set_exits(estimator, fitted):
         "estimator_": object,
         "rule_": object,
         "thresholds_": ("f", (n_stages - 1,)),
-        "temperatures_": ("f", (n_stages,)),
-        "calibration_errors_": [type(None), ("f", (2, n_stages))],
         "costs_": ("f", (n_stages,)),
         "path_": (
             ExitPath,
@@ -775,16 +794,31 @@ def _set_exits(estimator, fitted):
         ),
         "best_index_": int,
     }
+    if is_classifying:
+        expected |= {
+            "temperatures_": ("f", (n_students,)),
+            "calibration_errors_": [type(None), ("f", (2, n_students))],
+        }
+    else:
+        expected["tolerance_"] = ("f", (final.ensemble_.n_outputs,))
     _check_attributes(fitted, expected)
     require(0 <= fitted["best_index_"] < n_points, "its best index is out of range.")
     require(not np.isnan(thresholds).any(), "a threshold is no number.")
-    _require_known("rule", fitted["rule_"], RULES)
-    require((fitted["temperatures_"] > 0).all(), "a temperature is not positive.")
-    vars(estimator).update(fitted, classes_=inner.classes_)
-    for name in ("n_features_in_", "feature_names_in_"):
+    _require_known("rule", fitted["rule_"], _rules(type(estimator)))
+    # Neither is NaN.
+    for name in fitted.keys() & {"temperatures_", "tolerance_"}:
+        require((fitted[name] > 0).all(), f"{name!r} is not positive.")
+    if is_classifying:
+        fitted["final_"] = None
+    vars(estimator).update(fitted)
+    for name in ("classes_", "n_features_in_", "feature_names_in_"):
         if hasattr(inner, name):
             setattr(estimator, name, getattr(inner, name))
     estimator._remember_fit()
+
+
+def _rules(cls):
+    return RULES if cls is EarlyExitClassifier else REGRESSION_RULES
 
 
 def _check_attributes(found, expected):

@@ -41,6 +41,9 @@ def precompute_scores(teacher, X, path=None, *, regression=False, batch_size=409
     itself. In a search, each task would carry the teacher, and ask it anew; these
     scores are cut along with the rows.
 
+    Not for teachers of several labels per row, whose log-odds are passed as
+    `teacher_scores` as they are.
+
     Parameters
     ----------
     teacher : FrozenEstimator, TorchTeacher or torch.nn.Module

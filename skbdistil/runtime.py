@@ -9,7 +9,7 @@ import math
 import re
 import sys
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 from threading import Lock
@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skbdistil._exit_rules import RULES, as_decision, label_probabilities
+from skbdistil._decoding import CLASSES, LABELS, Decoding
+from skbdistil._deferral import audited, check_final, rows_of, with_final
+from skbdistil._exit_rules import REGRESSION_RULES, RULES, in_units
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._optional import required
 from skbdistil._threads import max_threads
@@ -32,8 +34,9 @@ from skbdistil.exceptions import InvalidFileError
 
 __all__ = ["ProgressiveSession"]
 
-#: Of the manifests that are written, and the newest that are read.
-_SCHEMA_VERSION = 1
+#: Of manifests whose rows may be deferred, and the newest that are read. Others are of
+#: version 1.
+_DEFERRING_SCHEMA = 2
 
 # Rows that run at once: at most so many, and fewer of large ones.
 _CHUNK_ROWS = 4096
@@ -47,6 +50,10 @@ _MAX_FILE_SIZE = 2**31
 _CONFINED_ONNXRUNTIME = (1, 24)
 
 _METHODS = ("predict", "predict_proba", "decision_function")
+
+# Kinds of classifiers in manifests. One that was written for labels must not be read as
+# one of classes, so it has a name that older versions refuse.
+_DECODINGS = {"classifier": CLASSES, "multilabel_classifier": LABELS}
 
 # Name of the rows as the students see them.
 _SCALED = "scaled"
@@ -82,10 +89,17 @@ class ProgressiveSession:
         Whether rows have been through the transforms that are not exported. Has to be
         True if there are such, which ``manifest["preprocessing"]`` names.
 
+    final : callable or None, default=None
+        ``final(rows)`` returns the labels of rows that are deferred, as of
+        :class:`~skbdistil.early_exit.EarlyExitClassifier`; what has a `predict` is
+        asked by that. It gets them as they were given, frames as frames. Needed if the
+        export defers rows, but for ``early_exit=False``.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,) or None
-        Labels, in the order of the probabilities; None for a regressor.
+        Labels, in the order of the probabilities; with several labels per row, their
+        numbers. None for a regressor.
 
     input_shape : tuple of int
         Shape of a row.
@@ -152,6 +166,7 @@ class ProgressiveSession:
         early_exit=True,
         n_threads=None,
         transformed=False,
+        final=None,
     ):
         self._runtime = required("ProgressiveSession", "onnxruntime")
         if n_threads is not None and not (
@@ -187,8 +202,13 @@ class ProgressiveSession:
         self._max_rows = max(1, _CHUNK_SIZE // math.prod(self.input_shape))
         self._stages = export.stages[:n_stages]
         self._rule = export.rule
+        self._deferral = export.deferral if early_exit else None
+        self._final = final
+        self._check_deferral()
         if early_exit and export.rule is not None:
             self._thresholds = export.thresholds[: n_stages - 1]
+            if self._deferral is not None:
+                self._thresholds = np.append(self._thresholds, self._deferral.threshold)
             self._temperatures = export.temperatures[:n_stages]
         else:
             self._thresholds = np.full(n_stages - 1, np.inf)
@@ -225,6 +245,7 @@ class ProgressiveSession:
         if (
             fixed is not None
             and export.fixed_stage == n_stages
+            and self._deferral is None
             and np.isinf(self._thresholds).all()
         ):
             self._fixed_graph = _Graph(fixed, fixed.outputs)
@@ -245,7 +266,10 @@ class ProgressiveSession:
 
     def __reduce__(self):
         params = tuple(self._params.items())
-        return _reopened, (type(self), str(self._directory), params, self._digest())
+        args = (type(self), str(self._directory), params, self._digest())
+        if self._final is None:
+            return _reopened, args
+        return _reopened_with, (self._final, *args)
 
     def _digest(self):
         """What tells the manifest from others."""
@@ -265,8 +289,72 @@ class ProgressiveSession:
         Returns
         -------
         predictions : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            With several labels per row, an indicator matrix.
+
+        Raises
+        ------
+        skbdistil.exceptions.DeferralError
+            If the final model fails; it holds the local answers.
         """
-        return self._response(*self._exits(X), "predict")
+        scores, stages = self._exits(X)
+        labels = self._response(scores, stages, "predict")
+        if self._deferral is None:
+            return labels
+        take = partial(rows_of, X)
+        is_deferred = stages > self.n_stages
+        return with_final(self._final, take, labels, is_deferred, self.classes_)
+
+    def audit(self, X, monitor, y=None):
+        """Labels of the rows, and whether the promise of the deferral still holds.
+
+        As :meth:`skbdistil.early_exit.EarlyExitClassifier.audit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape `input_shape`.
+
+        monitor : :class:`~skbdistil.monitoring.DeferralMonitor`
+            Of the `risk` in ``manifest["early_exit"]["deferral"]``.
+
+        y : array-like of shape (n_samples,), default=None
+            Labels, needed where the `target` there is "accuracy" or "error".
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Those of the final model for all rows that it was asked about.
+
+        Raises
+        ------
+        ValueError
+            If no rows are deferred, the monitor is for another risk, or labels are
+            needed.
+
+        skbdistil.exceptions.DeferralError
+            If the final model fails; the monitor counts none of the rows.
+        """
+        deferral = self._deferral
+        if deferral is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no final model to audit with."
+            )
+
+        def passed():
+            scores, stages = self._exits(X)
+            return self._as_labels(scores), stages > self.n_stages
+
+        return audited(
+            monitor,
+            passed,
+            self._final,
+            partial(rows_of, X),
+            self.classes_,
+            n_rows=len(X),
+            target=deferral.target,
+            risk=deferral.risk,
+            y=y,
+        )
 
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
@@ -279,10 +367,11 @@ class ProgressiveSession:
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`. With early exit, the temperatures of the stages
-            are applied.
+            In the order of `classes_`; with several labels per row, of having each of
+            them. With early exit, the temperatures of the stages are applied.
         """
         self._check_classifier("predict_proba")
+        self._check_scores("predict_proba")
         return self._response(*self._exits(X), "predict_proba")
 
     def decision_function(self, X):
@@ -296,9 +385,11 @@ class ProgressiveSession:
         Returns
         -------
         scores : ndarray of shape (n_samples, n_classes) or (n_samples,)
-            For two classes, the log-odds of the second one.
+            For two classes, the log-odds of the second one. With several labels per
+            row, the log-odds of each.
         """
         self._check_classifier("decision_function")
+        self._check_scores("decision_function")
         return self._response(*self._exits(X), "decision_function")
 
     def exit_stages(self, X):
@@ -312,7 +403,8 @@ class ProgressiveSession:
         Returns
         -------
         stages : ndarray of shape (n_samples,)
-            From 1 to `n_stages`, which it is for all rows without early exit.
+            From 1 to `n_stages`, which it is for all rows without early exit, and one
+            more for rows that are deferred; the final model is not asked about them.
         """
         scores, stages = self._exits(X)
         return np.full(len(scores), stages)
@@ -350,7 +442,7 @@ class ProgressiveSession:
         """
         self._check_classifier("staged_predict_proba")
         for scores in self._staged_scores(X):
-            yield label_probabilities(scores)
+            yield self._export.decoding.probabilities(scores)
 
     def predict_within(self, X, seconds, method="predict"):
         """Predictions as good as the time allows.
@@ -358,7 +450,8 @@ class ProgressiveSession:
         All rows get the first stage, however long it takes. Further stages are run
         chunk by chunk of the rows, as long as the time of the next one, expected from
         the last, is left. A stage that no row has reached before is loaded in this
-        time, for some milliseconds that are not foreseen.
+        time, for some milliseconds that are not foreseen. A final model is not asked:
+        its rows are answered locally, and there is no promise about them.
 
         Parameters
         ----------
@@ -455,21 +548,56 @@ class ProgressiveSession:
             return self._as_labels(scores)
         if method == "predict_proba":
             if self._has_temperatures:
+                # Rows that would be deferred have the scores of the last stage.
+                stages = np.minimum(stages, self.n_stages)
                 temperatures = self._temperatures[stages - 1].astype(scores.dtype)
                 scores = scores / temperatures.reshape(-1, 1)
-            return label_probabilities(scores)
-        return as_decision(scores)
+            return self._export.decoding.probabilities(scores)
+        return self._export.decoding.decision(scores)
 
     def _as_labels(self, scores):
         if self.classes_ is not None:
-            return self.classes_[scores.argmax(axis=1)]
-        targets = scores * self._export.target_scale + self._export.target_mean
-        return targets[:, 0] if self._export.single_output else targets
+            return self._export.decoding.predict(scores, self.classes_)
+        export = self._export
+        return in_units(
+            scores, export.target_mean, export.target_scale, export.single_output
+        )
 
     def _check_classifier(self, method):
         if self.classes_ is None:
             raise AttributeError(
                 f"{self._directory} holds a regressor, which has no {method!r}."
+            )
+
+    def _check_deferral(self):
+        """Refuse a final model that is missing, or that nothing is deferred to."""
+        name = type(self).__name__
+        if self._deferral is None:
+            if self._final is not None:
+                raise ValueError(
+                    f"The 'final' parameter of {name} is for rows that are deferred, "
+                    f"and {self._directory}, as it is used here, defers none."
+                )
+            return
+        if self._final is None:
+            raise ValueError(
+                f"{self._directory} defers rows to a final model, which is no part of "
+                f"it: pass {name}(..., final=...). With early_exit=False all rows are "
+                "answered by all stages, without what was promised."
+            )
+        check_final(self._final, name)
+        if self.n_stages != len(self._export.stages):
+            raise ValueError(
+                f"{self._directory} defers rows by what all its "
+                f"{len(self._export.stages)} stages say. Got n_stages={self.n_stages}; "
+                "with early_exit=False fewer can be used."
+            )
+
+    def _check_scores(self, method):
+        if self._deferral is not None:
+            raise AttributeError(
+                f"{self._directory} defers rows to a final model, whose answers are "
+                f"labels only: there is no {method!r}."
             )
 
     # Rows
@@ -649,6 +777,12 @@ def _reopened(cls, directory, params, digest):
     return session
 
 
+def _reopened_with(final, cls, directory, params, digest):
+    """As :func:`_reopened`, with a final model, which no two pickles share."""
+    params = (*params, ("final", final))
+    return _reopened.__wrapped__(cls, directory, params, digest)
+
+
 class _Graph:
     """A file of the folder, and what is asked of it.
 
@@ -734,6 +868,14 @@ class _Stage(NamedTuple):
     macs: int | None
 
 
+class _Deferral(NamedTuple):
+    """When rows go to a final model, and what was promised of the others."""
+
+    threshold: float
+    target: str
+    risk: str
+
+
 class _Export(NamedTuple):
     """The manifest, checked."""
 
@@ -747,12 +889,14 @@ class _Export(NamedTuple):
     fixed_stage: int | None
     fixed: _Stage | None
     classes: np.ndarray | None
+    decoding: Decoding | None
     target_mean: np.ndarray | None
     target_scale: np.ndarray | None
     single_output: bool
     rule: str | None
     thresholds: np.ndarray | None
     temperatures: np.ndarray | None
+    deferral: _Deferral | None
 
 
 def _read_manifest(directory):
@@ -780,10 +924,10 @@ def _read(directory, name):
 
 def _parse(manifest):
     schema = manifest.get("schema_version", "a positive int")
-    if schema > _SCHEMA_VERSION:
+    if schema > _DEFERRING_SCHEMA:
         manifest.fail(
             f"has schema version {schema}, and this version of skbdistil reads up to "
-            f"{_SCHEMA_VERSION}. Install a newer one"
+            f"{_DEFERRING_SCHEMA}. Install a newer one"
         )
     x = manifest.entry("input")
     row = _Tensor("x", tuple(x.get("shape", "a list of positive ints")), _dtype(x))
@@ -792,18 +936,23 @@ def _parse(manifest):
     fixed = _parse_fixed(manifest, row, stages)
     (n_outputs,) = stages[0].outputs[0].shape
     targets = None, None, False
-    classes = rule = thresholds = temperatures = None
+    classes = decoding = rule = thresholds = temperatures = deferral = None
     kind = manifest.get("kind", "a string")
-    if kind == "classifier":
+    if kind in _DECODINGS:
+        decoding = _DECODINGS[kind]
         classes = _parse_classes(manifest.entry("classes"), n_outputs)
-        if manifest.get("early_exit", "an object or null") is not None:
-            rule, thresholds, temperatures = _parse_rule(
-                manifest.entry("early_exit"), len(stages)
-            )
+        rules = RULES if decoding is CLASSES else None
     elif kind == "regressor":
         targets = _parse_targets(manifest.entry("targets"), n_outputs)
+        rules = REGRESSION_RULES
     else:
         manifest.fail(f"is of unknown kind {kind!r}")
+    if manifest.get("early_exit", "an object or null") is not None:
+        entry = manifest.entry("early_exit")
+        if rules is None or ("deferral" in entry and rules is not RULES):
+            manifest.fail(f"has a rule of exit, and is of kind {kind!r}")
+        rule, thresholds, temperatures = _parse_rule(entry, rules, len(stages))
+        deferral = _parse_deferral(entry)
     return _Export(
         row,
         n_outputs,
@@ -814,10 +963,12 @@ def _parse(manifest):
         stages,
         *fixed,
         classes,
+        decoding,
         *targets,
         rule,
         thresholds,
         temperatures,
+        deferral,
     )
 
 
@@ -950,10 +1101,10 @@ def _parse_targets(entry, n_outputs):
     )
 
 
-def _parse_rule(entry, n_stages):
+def _parse_rule(entry, rules, n_stages):
     rule = entry.get("rule", "a string")
-    if rule not in RULES:
-        entry.fail(f"has the rule {rule!r}, which is not one of {sorted(RULES)}")
+    if rule not in rules:
+        entry.fail(f"has the rule {rule!r}, which is not one of {sorted(rules)}")
     thresholds = entry.numbers(
         "thresholds", "a list of finite numbers and nulls", n_stages - 1
     )
@@ -963,6 +1114,24 @@ def _parse_rule(entry, n_stages):
         rule,
         thresholds,
         entry.numbers("temperatures", "a list of positive numbers", n_stages),
+    )
+
+
+def _parse_deferral(rule):
+    if "deferral" not in rule:
+        return None
+    entry = rule.entry("deferral")
+    threshold = entry.get("threshold", "a finite number or null")
+    for key, known in (
+        ("target", ("agreement", "accuracy", "error")),
+        ("risk", ("marginal", "selective")),
+    ):
+        if entry.get(key, "a string") not in known:
+            entry.fail(f"has {key!r} that is not one of {list(known)}")
+    return _Deferral(
+        np.inf if threshold is None else threshold,
+        entry.get("target", "a string"),
+        entry.get("risk", "a string"),
     )
 
 
@@ -990,6 +1159,7 @@ _KINDS = {
     "a list of ints from 0 on": _list_of(
         lambda value: type(value) is int and value >= 0
     ),
+    "a finite number or null": lambda value: value is None or _is_number(value),
     "a list of finite numbers": _list_of(_is_number),
     "a list of finite numbers and nulls": _list_of(
         lambda value: value is None or _is_number(value)

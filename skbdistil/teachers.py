@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils import gen_batches
 from torch import nn
 
 from skbdistil._arrays import (
@@ -17,7 +16,9 @@ from skbdistil._arrays import (
     floating_dtype,
     home_device,
     native_dtype,
+    row_chunks,
 )
+from skbdistil._dataset_rows import dataset_rows
 from skbdistil._sklearn_compat import Interval, StrOptions, validate_params
 from skbdistil.costs import module_costs
 
@@ -177,14 +178,14 @@ class TorchTeacher(BaseEstimator):
             numbers per row of X, or if `key` or `classes` do not fit its output.
         """
         self._validate_params()
-        X = as_array(X, estimator_name="TorchTeacher")
+        X = as_array(dataset_rows(X), estimator_name="TorchTeacher")
         dtype = floating_dtype(self.module)
         device = self._run_device()
         with torch.no_grad(), _evaluating(self.module, device):
             scores = np.concatenate(
                 [
-                    self._batch_scores(X[rows], dtype, device)
-                    for rows in gen_batches(len(X), self.batch_size)
+                    self._batch_scores(rows, dtype, device)
+                    for _, rows in row_chunks(X, self.batch_size)
                 ]
             )
         # Found here, a wrong length is reported before the labels are needed.
@@ -284,7 +285,7 @@ class TorchTeacher(BaseEstimator):
 
     def _example(self, X):
         """What the module is called with for the first row, where its weights are."""
-        rows = as_array(X, estimator_name="TorchTeacher")[:1]
+        rows = as_array(dataset_rows(X), estimator_name="TorchTeacher")[:1]
         return self._inputs(rows, floating_dtype(self.module)).to(
             home_device(self.module)
         )

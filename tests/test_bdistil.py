@@ -1681,10 +1681,7 @@ def test_progress_bars_reach_their_totals(estimator, monkeypatch):
             self.total, self.desc, self.n = total, desc, 0
             bars.append(self)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
+        def close(self):
             pass
 
         def update(self):

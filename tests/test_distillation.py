@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_iris, make_classification, make_regression
@@ -24,6 +25,7 @@ from sklearn.metrics import (
     accuracy_score,
     log_loss,
     r2_score,
+    roc_auc_score,
     root_mean_squared_error,
 )
 from sklearn.pipeline import make_pipeline
@@ -39,7 +41,13 @@ from skbdistil import (
     distil,
     distillation,
 )
-from skbdistil.distillation import _advice, _cheapest_as_good, _factory_of_cost
+from skbdistil.distillation import (
+    _advice,
+    _cheapest_as_good,
+    _factory_of_cost,
+    _roc_auc,
+    _Rows,
+)
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.metrics import calibration_error
 from skbdistil.persistence import load, save
@@ -342,11 +350,14 @@ def test_report_can_be_pickled(report):
     assert str(pickle.loads(pickle.dumps(report))) == str(report)
 
 
+@pytest.mark.usefixtures("no_rivals")
 def test_same_seed_same_result(estimator, report, named, recorded):
     again, report_of_again = distil(clone(recorded), *named, **ONE)
     assert student_bits(again) == student_bits(estimator)
+    same = report.table["name"] != "gradient boosting"
     for name in ("accuracy", "log_loss", "calibration_error"):
-        assert_array_equal(report_of_again.table[name], report.table[name])
+        found, expected = report_of_again.table[name], report.table[name]
+        assert_array_equal(found[same], expected[same])
     assert_array_equal(report_of_again.test_rows, report.test_rows)
 
 
@@ -455,6 +466,40 @@ def test_interrupted_search_ends_with_what_it_has(hard, monkeypatch):
     assert estimator.n_stages == report.stage
 
 
+@pytest.mark.parametrize(
+    ("error", "reason", "n_more"),
+    [
+        (KeyboardInterrupt(), "the search was interrupted", 2),
+        (ValueError("no."), "it could not be fitted. no.", 0),
+    ],
+)
+@pytest.mark.usefixtures("no_rivals", "always_better")
+def test_candidate_that_fails_loses_no_other(hard, monkeypatch, error, reason, n_more):
+    fit = distillation._Search._fit
+
+    def failing(self, name, estimator):
+        if name == WIDTHS[1]:
+            raise error
+        return fit(self, name, estimator)
+
+    monkeypatch.setattr(distillation._Search, "_fit", failing)
+    _, report = distil(LogisticRegression(), *hard, **SEARCH)
+    assert report.candidates["name"][0] == WIDTHS[0]
+    assert report.left_out[0] == f"{WIDTHS[1]}: {reason}"
+    assert len(report.left_out) == 1 + n_more
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_search_without_any_candidate_raises_why(hard, monkeypatch, kind):
+    def failing(self, name, estimator):
+        raise kind(name)
+
+    monkeypatch.setattr(distillation._Search, "_fit", failing)
+    with pytest.raises(kind) as caught:
+        distil(LogisticRegression(), *hard, **SEARCH)
+    assert caught.value.args == (WIDTHS[0],)
+
+
 @pytest.mark.usefixtures("no_rivals", "always_better")
 def test_first_candidate_is_fitted_whatever_the_time_limit(hard, timed):
     timed(5.0)
@@ -523,7 +568,7 @@ def test_choice_is_cheapest_within_one_error_of_the_best(scores, data):
     scores = np.array(scores, dtype=float)
     n = len(scores)
     costs = np.array(data.draw(st.lists(st.integers(1, 4), min_size=n, max_size=n)))
-    chosen = _cheapest_as_good(scores, costs)
+    chosen = _cheapest_as_good(scores, costs, rows=_Rows(None, None))
     means = scores.mean(axis=1)
     bests = np.flatnonzero(means == means.max())
     best = bests[costs[bests].argmin()]
@@ -537,7 +582,7 @@ def test_choice_is_cheapest_within_one_error_of_the_best(scores, data):
 
 def test_unknown_costs_leave_the_choice_to_the_score():
     scores = np.array([[0.0, 0, 0, 1], [1, 1, 1, 1], [0, 1, 0, 0]])
-    assert _cheapest_as_good(scores, np.full(3, np.nan)) == 1
+    assert _cheapest_as_good(scores, np.full(3, np.nan), rows=_Rows(None, None)) == 1
 
 
 # Teachers
@@ -694,6 +739,136 @@ def test_task_is_that_of_the_teacher_or_of_y(teacher, task, expected):
     assert type(model) is expected
 
 
+# Weights, groups and rows without labels
+
+
+@pytest.fixture(scope="module")
+def binary():
+    return make_classification(n_samples=120, n_features=4, random_state=0)
+
+
+@pytest.mark.usefixtures("no_rivals")
+def test_figures_with_sample_weight_are_weighted(named):
+    X, y = named
+    weight = np.random.RandomState(0).uniform(0.1, 2.0, len(y))
+    teacher = LogisticRegression(max_iter=1000)
+    clf, report = distil(teacher, X, y, sample_weight=weight, **ONE)
+    train, choose, test = report.training_rows, report.validation_rows, report.test_rows
+    fitted = clone(teacher).fit(X.iloc[train], y[train], sample_weight=weight[train])
+    figures = {name: column[0] for name, column in report.table.items()}
+    options = {"sample_weight": weight[test]}
+    score = fitted.score(X.iloc[test], y[test], **options)
+    assert_allclose(figures["accuracy"], score)
+    proba = 0.999 * fitted.predict_proba(X.iloc[test]) + 1e-3 / 3
+    auc = roc_auc_score(y[test], proba, multi_class="ovr", **options)
+    assert_allclose(figures["roc_auc"], auc)
+    loss = log_loss(y[test], proba, **options)
+    assert_allclose(figures["log_loss"], loss, rtol=1e-5)
+    error = calibration_error(y[test], proba, **options)
+    assert_allclose(figures["calibration_error"], error, rtol=1e-5)
+    staged = clone_with_all(clf).staged_score(X.iloc[choose], y[choose], weight[choose])
+    assert_allclose(report.candidates["score"], list(staged))
+    assert report.weighted
+    assert "rows are weighted" in str(report)
+
+
+@pytest.mark.usefixtures("no_rivals")
+def test_rows_of_weight_0_are_as_if_they_were_not_there(binary):
+    X, y = binary
+    weight = np.arange(len(y)) % 4 > 0
+    used = np.flatnonzero(weight)
+    clf, report = distil(LogisticRegression(), X, y, sample_weight=weight, **ONE)
+    of_used, report_of_used = distil(
+        LogisticRegression(), X[used], y[used], sample_weight=weight[used], **ONE
+    )
+    assert student_bits(clf) == student_bits(of_used)
+    assert_array_equal(report.test_rows, used[report_of_used.test_rows])
+    assert_array_equal(report.table["log_loss"], report_of_used.table["log_loss"])
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.usefixtures("no_rivals")
+def test_groups_are_in_one_part_each(binary, task):
+    X, y = binary
+    groups = np.random.RandomState(0).permutation(np.arange(len(y)) // 4).astype(str)
+    params = {**ONE, "objective": "squared_error"}
+    _, report = distil(None, X, y, task=task, groups=groups, **params)
+    parts = [report.training_rows, report.validation_rows, report.test_rows]
+    assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(y)))
+    held = [set(groups[part]) for part in parts]
+    assert sum(map(len, held)) == len(set(groups))
+    assert [len(part) for part in parts[1:]] == pytest.approx([24, 24], abs=4)
+    assert report.n_test_groups == len(held[2])
+    assert f"standard error over {len(held[2])} groups" in str(report)
+
+
+@given(st.lists(st.integers(0, 1), min_size=4, max_size=8), st.integers(2, 4))
+def test_repeated_rows_in_groups_leave_the_error_as_it_is(right, n_times):
+    scores = np.array(right, dtype=float)
+    repeated = _Rows(None, None, groups=np.repeat(np.arange(len(right)), n_times))
+    found = repeated.difference(np.repeat(scores, n_times), 0.0)
+    expected = scores.mean(), scores.std(ddof=1) / len(right) ** 0.5
+    assert_allclose(found, expected, atol=1e-12)
+    assert_allclose(_Rows(None, None).difference(scores, 0.0), expected, atol=1e-12)
+    # As one row of that weight.
+    weight = np.full(len(right), float(n_times))
+    weighted = _Rows(None, None, weight)
+    assert_allclose(weighted.difference(scores, 0.0), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [None, np.arange(120) % 5])
+@pytest.mark.usefixtures("no_rivals")
+def test_rows_without_labels_are_for_students_only(binary, weight):
+    X, y = binary
+    other = X[::-1] + 0.5
+    fitted = LogisticRegression().fit(X, y)
+    options = {"sample_weight": weight, "X_unlabelled": other, **ONE}
+    clf, report = distil(FrozenEstimator(fitted), X, y, **options)
+    assert report.n_unlabelled == len(other)
+    assert "and 120 without labels" in str(report)
+    without, _ = distil(
+        FrozenEstimator(fitted), X, y, **{**options, "X_unlabelled": None}
+    )
+    assert student_bits(clf) != student_bits(without)
+    scores = fitted.decision_function(np.concatenate([X, other]))
+    scores = np.c_[-scores, scores] / 2
+    precomputed, _ = distil("precomputed", X, y, teacher_scores=scores, **options)
+    for stage, expected in zip(
+        clone_with_all(precomputed).staged_predict_proba(X),
+        clone_with_all(clf).staged_predict_proba(X),
+        strict=True,
+    ):
+        # The scores of a frozen one are logarithms of probabilities.
+        assert_allclose(stage, expected, atol=0.01)
+
+
+def test_scores_that_do_not_fit_the_rows_without_labels(binary):
+    X, y = binary
+    scores = np.c_[-X[:, 0], X[:, 0]]
+    options = {"teacher_scores": scores, "X_unlabelled": X[:7], **ONE}
+    with raises("X_unlabelled", "127 rows in all", "Got 120"):
+        distil("precomputed", X, y, **options)
+
+
+@pytest.mark.usefixtures("no_rivals")
+def test_sparse_rows_that_cannot_be_indexed(binary):
+    X, y = binary
+    _, report = distil(LogisticRegression(), sparse.coo_array(X), y, **ONE)
+    assert len(report.table["name"]) == 4
+
+
+def test_share_of_the_auc_is_above_chance(report):
+    auc = report.table["roc_auc"]
+    expected = (auc - 0.5) / (auc[0] - 0.5)
+    assert_allclose(report.table["roc_auc_retention"], expected)
+
+
+def test_auc_without_rows_of_a_class_is_not_known():
+    classes = np.arange(3)
+    rows = _Rows(None, np.array([0, 1, 1]))
+    assert np.isnan(_roc_auc(rows, np.eye(3), classes))
+
+
 # Images
 
 
@@ -737,7 +912,8 @@ def advice(teacher, students, boosting, labels, *, slow=(9, 9, 9)):
     right = [teacher, 0, students, boosting, labels]
     scores = (np.arange(1000) < np.array(right)[:, None]).astype(float)
     seconds = np.outer([slow[0], 1, 1, slow[1], slow[2]], [1.0, 1.0])
-    return _advice(NAMES, scores, seconds, stage=2).splitlines()
+    rows = _Rows(None, None)
+    return _advice(NAMES, scores, seconds, stage=2, rows=rows).splitlines()
 
 
 def test_advice_where_students_are_better_than_everything_else():
@@ -810,6 +986,15 @@ def test_advice_does_not_take_noise_for_a_difference():
         ({"task": "ranking"}, ["'task' parameter of distil", "'ranking'"]),
         ({"n_stages": 1}, ["distil chooses 'n_stages'", "'max_cost'"]),
         ({"y": None}, ["'y' parameter of distil"]),
+        ({"y": ["a"] * 150}, ["distil needs rows of at least 2 classes", "a only"]),
+        ({"augment": "munge"}, ["'augment' cannot be passed", "'X_unlabelled'"]),
+        ({"groups": [0] * 150}, ["distil needs at least 2 groups", "Got 1 groups"]),
+        ({"groups": np.arange(150) % 4}, ["at least 2 groups", "Got 4 groups"]),
+        ({"groups": np.arange(150) // 50}, ["at least 2 groups", "Got 3 groups"]),
+        ({"groups": [0, 1]}, ["inconsistent numbers of samples"]),
+        ({"test_size": 0.7, "groups": np.arange(150)}, ["at most about half"]),
+        ({"sample_weight": np.zeros(150)}, ["weight"]),
+        ({"sample_weight": -np.ones(150)}, ["Negative values", "sample_weight"]),
         ({"test_size": 0.05}, ["at least 10 rows", "test_size=0.05", "makes 8"]),
         ({"test_size": 0.7, "validation_size": 0.3}, ["makes 0"]),
         ({"teacher": "forest"}, ["'teacher' parameter of distil", "'forest'"]),

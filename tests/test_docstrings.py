@@ -8,7 +8,7 @@ from numpydoc.docscrape import NumpyDocString
 from sklearn.utils._testing import assert_docstring_consistency
 
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.inspection import (
     AccuracyCostDisplay,
     ConvergenceDisplay,
@@ -101,6 +101,7 @@ STAGED = ("staged_predict", "staged_predict_proba", "staged_decision_function")
                 *methods(BDistilRegressor, "predict", "staged_predict"),
                 *methods(EarlyExitClassifier, *RESPONSES, "exit_stages", "exit_path"),
                 *methods(EarlyExitClassifier, "predict_with_cost", "predict_within"),
+                EarlyExitRegressor.predict,
             ],
             ["X"],
         ),

@@ -121,9 +121,9 @@ def test_callable_of_what_is_not_finite(value):
 
 def test_unknown_rule():
     with pytest.raises(ValueError, match=r"'rule' parameter of X must be one of \['ag"):
-        check_rule("luck", "X")
-    check_rule("margin", "X")
-    check_rule(len, "X")
+        check_rule("luck", RULES, "X")
+    check_rule("margin", RULES, "X")
+    check_rule(len, RULES, "X")
 
 
 def test_exit_stages():

@@ -512,15 +512,6 @@ def test_fitted_search_is_copied_and_stored(search, data):
     assert "best_estimator_" in search._repr_html_()
 
 
-def test_callbacks_are_refused(data):
-    callback = pytest.importorskip("sklearn.callback").ScoringMonitor(
-        scoring="accuracy"
-    )
-    search = HalvingStagedSearchCV(small_clf(), GRID).set_callbacks(callback)
-    with pytest.raises(ValueError, match="HalvingStagedSearchCV does not support call"):
-        search.fit(*data)
-
-
 @pytest.mark.filterwarnings("ignore::skbdistil.exceptions.WeakLearnerNotFoundWarning")
 # How scikit-learn looks at infinite labels before it refuses them.
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")

@@ -14,9 +14,10 @@ from boosting_cases import (
     make_rows,
 )
 
+from skbdistil import BDistilRegressor
 from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._loop import Boosting, Round
-from skbdistil._boosting._progress import Progress
+from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import draw_seeds
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData
@@ -94,7 +95,9 @@ def _boosting(trainer=None, *, rounds=(), kind=Boosting, **options):
         ),
         trainer=trainer,
         joint_loss=_JointLoss(DistillationObjective("squared_error"), True),
-        progress=Progress(0, "Owner", N_ROUNDS, None, ""),
+        progress=Progress(
+            0, "Owner", N_ROUNDS, None, "", FitTasks(BDistilRegressor(), N_ROUNDS)
+        ),
         estimator_name="Owner",
     )
     boosting.rounds.extend(rounds)
@@ -229,7 +232,7 @@ def test_every_training_has_a_seed_of_its_own():
 class Scripted:
     """Stands in for the search: students of given positions, None for a failure."""
 
-    max_epochs = 1
+    max_epochs = max_attempts = 1
     ladder = ("one", "two", "three")
 
     def __init__(self, search, positions):

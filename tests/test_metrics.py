@@ -674,6 +674,21 @@ def test_calibration_error_by_hand():
     assert_allclose(calibration_error(y, proba, n_bins=10), expected)
 
 
+def test_calibration_error_with_weights_is_that_of_repeated_rows():
+    rng = np.random.RandomState(0)
+    y, first, weight = rng.randint(2, size=20), rng.uniform(size=20), np.arange(20) % 4
+    proba = np.c_[first, 1 - first]
+    repeated = np.repeat(np.arange(20), weight)
+    found = calibration_error(y, proba, sample_weight=weight)
+    assert_allclose(found, calibration_error(y[repeated], proba[repeated]))
+
+
+@pytest.mark.parametrize("weight", [[1.0], [-1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
+def test_calibration_error_with_bad_weights_raises(weight):
+    with pytest.raises(ValueError, match=r"'sample_weight' must hold .* at least 0"):
+        calibration_error([0, 1], np.eye(2), sample_weight=weight)
+
+
 def test_calibration_error_in_one_bin_is_distance_of_means(staged):
     y, _, labels, proba = staged
     for predicted, p in zip(labels, proba, strict=True):

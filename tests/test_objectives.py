@@ -1,4 +1,4 @@
-"""What students minimise, against the formulas of the user guide."""
+"""What students minimise, against the formulas of the theory page."""
 
 import numpy as np
 import pytest

@@ -1014,7 +1014,7 @@ def test_unknown_records_are_no_classes(clf, path):
         (set_item("params", "cost", to="euro"), "cost 'euro' is unknown"),
         (set_item("fitted", "best_index_", to=10**6), "best index is out of range"),
         (
-            set_item("fitted", "thresholds_", to={"$array": ["<f8", [2], [0.5, 0.5]]}),
+            set_item("fitted", "thresholds_", to={"$array": ["<f8", [3], [0.5] * 3]}),
             "stages are not those of its estimator",
         ),
         (
@@ -1027,7 +1027,7 @@ def test_unknown_records_are_no_classes(clf, path):
         ),
         (
             set_item("fitted", "temperatures_", to={"$array": ["<f8", [2], [1, 0]]}),
-            "a temperature is not positive",
+            "'temperatures_' is not positive",
         ),
         (
             set_item("fitted", "costs_", to={"$array": ["<f8", [3], [1, 2, 3]]}),

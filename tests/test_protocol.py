@@ -16,9 +16,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 import skbdistil
 from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
-from skbdistil._bdistil import _in_units
-from skbdistil._exit_rules import as_decision
+from skbdistil._exit_rules import as_decision, in_units
 from skbdistil._protocol import StagedEstimator, shallow_copy
+from skbdistil._sklearn_compat import CallbackSupportMixin
 
 METHODS = {
     name
@@ -71,7 +71,7 @@ def test_scores_are_those_of_every_stage_in_use(fit, n_outputs, n_stages):
         staged, output = (
             estimator.staged_predict,
             partial(
-                _in_units,
+                in_units,
                 mean=estimator.target_mean_,
                 scale=estimator.target_scale_,
                 single_output=estimator.single_output_,
@@ -103,8 +103,10 @@ def test_no_other_private_method_of_the_estimators_is_called_from_outside():
         for cls in (BDistilClassifier, BDistilRegressor)
         for name in dir(cls)
         if name.startswith("_") and callable(getattr(cls, name))
-        # What scikit-learn gives every estimator.
+        # What Python calls by itself, and what scikit-learn gives estimators.
+        if not name.startswith("__")
         if not hasattr(BaseEstimator, name)
+        if not hasattr(CallbackSupportMixin, name)
     }
     assert METHODS < private
     root = Path(skbdistil.__file__).parent

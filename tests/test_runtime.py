@@ -932,7 +932,7 @@ LOOSE_END = [{"name": "kept_9_0", "shape": [8], "dtype": "float32"}]
     [
         (without("stages"), "the manifest lacks 'stages'"),
         (without("schema_version"), "the manifest lacks 'schema_version'"),
-        (set_to(2, "schema_version"), "schema version 2, and this version of skbdist"),
+        (set_to(3, "schema_version"), "schema version 3, and this version of skbdist"),
         (
             set_to("1", "schema_version"),
             "has 'schema_version' that is not a positive int",

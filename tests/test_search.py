@@ -55,12 +55,15 @@ class Scripted:
 
 
 class Bar:
-    """Stands in for a progress bar."""
+    """Stands in for what is told of the epochs."""
 
-    resets = 0
+    begun = ended = 0
 
-    def reset(self):
-        self.resets += 1
+    def begin_attempt(self):
+        self.begun += 1
+
+    def end_attempt(self):
+        self.ended += 1
 
 
 def _setting(teacher, x=None, *, connection="dense", first="zero", dtype=np.float32):
@@ -386,4 +389,4 @@ def test_students_are_trained_against_the_state_of_the_game(dtype):
     )
     assert learner.student is search.trainer.students[1]
     # The bar starts again with every attempt.
-    assert bar.resets == 2
+    assert bar.begun == bar.ended == 2

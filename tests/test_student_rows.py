@@ -18,7 +18,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
-from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -563,11 +562,29 @@ def test_rows_without_labels_of_other_features_are_refused(y):
         )
 
 
-def test_precomputed_scores_leave_rows_without_labels_unanswered(y):
+def test_precomputed_scores_of_too_few_rows_without_labels_raise(y):
     X = np.random.RandomState(0).randn(80, 4)
     clf = BDistilClassifier("precomputed", **SMALL)
-    with raises("precomputed", "X_unlabelled", "teacher_scores"):
+    with raises("precomputed", "X_unlabelled", "teacher_scores", "160 rows", "Got 80"):
         clf.fit(X, y, teacher_scores=np.zeros((80, 2)), X_unlabelled=X)
+
+
+@pytest.mark.parametrize("weight", [None, np.arange(80) % 3])
+def test_precomputed_scores_of_rows_without_labels_are_as_if_asked(y, weight):
+    X = np.random.RandomState(0).randn(160, 4)
+    teacher = LogisticRegression().fit(X[:80], y)
+    proba = 0.999 * teacher.predict_proba(X) + 5e-4
+    fitted = [
+        BDistilClassifier(taught_by, **SMALL).fit(
+            X[:80], y, weight, teacher_scores=scores, X_unlabelled=X[80:]
+        )
+        for taught_by, scores in (
+            (FrozenEstimator(teacher), None),
+            ("precomputed", np.log(proba)),
+        )
+    ]
+    asked, given = (clf.predict_proba(X) for clf in fitted)
+    assert_allclose(given, asked, atol=1e-4)
 
 
 # Weights of classes
@@ -644,17 +661,3 @@ def test_single_onnx_file_holds_the_imputer(clf, X, tmp_path):
     (x,) = session.get_inputs()
     scores = session.run(None, {x.name: X.astype(np.float64)})[-1]
     assert_array_equal(clf.classes_[scores.argmax(axis=1)], clf.predict(X))
-
-
-# Several labels per row
-
-
-def test_several_labels_per_row_have_an_ensemble_each():
-    rng = np.random.RandomState(0)
-    X = rng.randn(120, 3)
-    Y = (X[:, :2] > 0).astype(int)
-    clf = BDistilClassifier(LogisticRegression(), **{**SMALL, "max_epochs": 20})
-    several = MultiOutputClassifier(clf).fit(X, Y)
-    assert several.score(X, Y) > 0.8
-    with raises("BDistilClassifier", "one label per row", "MultiOutputClassifier"):
-        clf.fit(X, Y)

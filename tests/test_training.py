@@ -437,7 +437,10 @@ def test_names_of_callbacks_in_the_template_do_not_clash_with_ours():
     class Bar:
         count = 0
 
-        def update(self):
+        def begin_epoch(self):
+            pass
+
+        def end_epoch(self):
             self.count += 1
 
     bar = Bar()

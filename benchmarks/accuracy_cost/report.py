@@ -22,6 +22,10 @@ SHOWN = [
     "no_resched",
     "resched",
 ]
+# The curve of the first page: a table, and what is a line of its own in it.
+FIRST_PAGE = "letter_hgb"
+FIRST_PAGE_SHOWN = ["bdistil", "no_resched", "resched"]
+FIRST_PAGE_LEVELS = [("teacher", "--"), ("hist_gradient_boosting", ":")]
 # Against what had as many epochs, or as much training in all.
 PAIRS = [
     ("bdistil", "no_resched"),
@@ -294,6 +298,46 @@ def ablation_tables(measured):
             yield from table(title, header, rows)
 
 
+def draw_lines(panel, measured, dataset, names):
+    """Lines of some methods; returns what the cost is relative to."""
+    for position, name in enumerate(names):
+        if measured.has(dataset, name):
+            costs, unit = relative_costs(measured, dataset, name)
+            means, errors = measured.mean(dataset, name)
+            panel.errorbar(
+                costs,
+                means,
+                None if np.isnan(errors).any() else errors,
+                marker="os^vDx"[position],
+                color=f"C{position}",
+                markersize=4,
+                label=BY_NAME[name].label,
+            )
+    return unit
+
+
+def draw_first_page(measured, path):
+    """Accuracy against cost on one table, as the first page shows it."""
+    from matplotlib.figure import Figure
+
+    (dataset,) = (data for data in measured.datasets if data.name == FIRST_PAGE)
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    panel = figure.subplots()
+    draw_lines(panel, measured, dataset, FIRST_PAGE_SHOWN)
+    for name, style in FIRST_PAGE_LEVELS:
+        mean, _ = measured.mean(dataset, name)
+        panel.axhline(
+            mean[-1], color="gray", linestyle=style, label=BY_NAME[name].label
+        )
+    panel.set(
+        title="26 letters, 16 features",
+        xlabel="Multiply-accumulates a row",
+        ylabel="Test accuracy",
+    )
+    panel.legend()
+    figure.savefig(path, dpi=120)
+
+
 def draw(measured, path):
     """Accuracy against cost, one panel for each data set."""
     from matplotlib.figure import Figure
@@ -303,19 +347,7 @@ def draw(measured, path):
     figure = Figure(figsize=(4 * n_columns, 3.2 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for panel, dataset in zip(panels, measured.datasets, strict=False):
-        for position, name in enumerate(SHOWN):
-            if measured.has(dataset, name):
-                costs, unit = relative_costs(measured, dataset, name)
-                means, errors = measured.mean(dataset, name)
-                panel.errorbar(
-                    costs,
-                    means,
-                    None if np.isnan(errors).any() else errors,
-                    marker="os^vDx"[position],
-                    color=f"C{position}",
-                    markersize=4,
-                    label=BY_NAME[name].label,
-                )
+        unit = draw_lines(panel, measured, dataset, SHOWN)
         if measured.has(dataset, "teacher"):
             (accuracy,), _ = measured.mean(dataset, "teacher")
             panel.axhline(accuracy, color="gray", linestyle="--", label="Teacher")
@@ -335,6 +367,8 @@ def draw(measured, path):
 def write(measured, output):
     """Write the figure and the tables below the folder of the documentation."""
     draw(measured, output / "_static" / "accuracy_cost.png")
+    if any(dataset.name == FIRST_PAGE for dataset in measured.datasets):
+        draw_first_page(measured, output / "_static" / "first_page.png")
     lines = [".. Written by benchmarks.accuracy_cost.report.", ""]
     for name, tables in (
         ("goals", goal_tables),

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skbdistil._arrays import as_tensor
+from skbdistil._arrays import as_tensor, row_chunks, take_rows
 from skbdistil._boosting._rows import chunk_rows
 
 # Rows to look at. What is the same for all of these is hardly of use for the others.
@@ -21,7 +21,7 @@ def idle_features(ensemble, x):
     ----------
     ensemble : ProgressiveEnsemble
         In evaluation mode.
-    x : ndarray or SparseRows of shape (n, ...)
+    x : ndarray or LazyRows of shape (n, ...)
         Rows, of which at most 2**14 are looked at.
 
     Returns
@@ -42,10 +42,10 @@ def idle_features(ensemble, x):
 
     heads = [student.head for student in ensemble.students]
     hooks = [head.register_forward_pre_hook(look) for head in heads]
-    n_rows = chunk_rows(x.shape[1:]) * step
+    seen = take_rows(x, slice(None, None, step))
     try:
-        for start in range(0, len(x), n_rows):
-            rows = as_tensor(x[start : start + n_rows : step])
+        for _, rows in row_chunks(seen, chunk_rows(x.shape[1:])):
+            rows = as_tensor(rows)
             ensemble(rows.to(ensemble.device, ensemble.input_dtype))
     finally:
         for hook in hooks:

@@ -96,7 +96,7 @@ class Boosting:
         self.notes = []
         self.interrupted = False
 
-    def run(self, seeds, *, refine, refine_epochs):
+    def run(self, seeds, *, refine, refine_epochs, checkpoint=None):
         """Play the rounds that are left, and refine where that is asked for.
 
         Parameters
@@ -105,31 +105,45 @@ class Boosting:
             One for each round, those played before included.
         refine : {"final", "rounds", "only"} or None
         refine_epochs : int
+        checkpoint : Checkpoint or None
+            Where the rounds are written, and found that were played before. Not with
+            ``refine="only"``.
         """
         if refine == "only":
             self._train_together(seeds, refine_epochs)
             return
         n_before = len(self.rounds)
         self.progress.start(n_before)
+        tasks = self.progress.tasks
         failed = None
         try:
             losses = self._losses_held_out()
             best = self._states() if losses else []
-            for seed in seeds[n_before:].tolist():
+            if checkpoint is not None and (state := checkpoint.read()) is not None:
+                self._go_on(state)
+                losses, best = state["losses"], state["best"]
+                self.progress.go_on(len(self.rounds), checkpoint.path)
+            for seed in seeds[len(self.rounds) :].tolist():
+                if _since_lowest(losses) >= _PATIENCE:
+                    break
                 began = time.perf_counter()
                 number = len(self.rounds) + 1
+                tasks.begin("round", self._n_trainings(refine))
                 reason = self._play(number, seed)
                 if reason is not None:
+                    tasks.end()
                     failed = number, reason
                     break
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
                 self.progress.report(self.game, time.perf_counter() - began)
+                stops = tasks.end(usable=True)
                 losses += self._losses_held_out()
-                late = _since_lowest(losses)
-                if losses and late == 0:
+                if losses and _since_lowest(losses) == 0:
                     best = self._states()
-                elif late == _PATIENCE:
+                if checkpoint is not None:
+                    checkpoint.write(self._state(losses, best))
+                if stops:
                     break
             if late := _since_lowest(losses):
                 del self.rounds[-late:]
@@ -155,6 +169,44 @@ class Boosting:
                     f"{len(self.rounds)} finished student(s) are kept."
                 )
             )
+
+    def _n_trainings(self, refine):
+        """Number of trainings in the next round; None where that is not known."""
+        n_classes = len(self.search.ladder)
+        if self.rounds:
+            n_classes -= self.rounds[-1].position
+        n_attempts = n_classes * self.search.max_attempts
+        return n_attempts + (refine == "rounds") if n_attempts == 1 else None
+
+    def _state(self, losses, best):
+        """What a fit that is killed after this needs to go on."""
+        rounds = zip(self.rounds, self._states(), strict=True)
+        return {
+            "rounds": [
+                {"state": state, "position": played.position, "history": played.history}
+                for played, state in rounds
+            ],
+            "losses": losses,
+            "best": best,
+        }
+
+    def _go_on(self, state):
+        """Take over the rounds of a fit that was killed."""
+        for number, played in enumerate(state["rounds"]):
+            if number < len(self.rounds):
+                # That of a warm start, which refinement may have changed.
+                student = self.rounds[number].student
+            else:
+                with seeded(0, self.trainer.device):
+                    factory = self.search.ladder[played["position"]]
+                    student = self.ensemble.new_student(factory)
+                student.to(self.rows.device, self.rows.dtype)
+                self.rounds.append(
+                    Round(student, played["position"], played["history"])
+                )
+                self.ensemble.append(student)
+            student.load_state_dict(played["state"])
+        self.replay()
 
     def _play(self, number, seed):
         """Play one round; returns why no weak learner was found, if none was."""
@@ -276,6 +328,7 @@ class Boosting:
 
         Returns whether they were trained; `history`, a list, is extended.
         """
+        self.progress.tasks.begin("refinement", epochs)
         before = self._states()
         self.ensemble.unfreeze()
         # What is held is about to be out of date.
@@ -311,6 +364,7 @@ class Boosting:
                     "students stay as they were before it. Lower 'learning_rate'."
                 )
             )
+        self.progress.tasks.end(usable=finished)
         return finished
 
 

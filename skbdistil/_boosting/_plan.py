@@ -11,12 +11,12 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
-from skbdistil._arrays import SparseRows, stack_rows, take_rows
+from skbdistil._arrays import LazyRows, row_chunks, stack_rows, take_rows
 from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
 from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._residuals import Residuals
-from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
+from skbdistil._boosting._rows import FeatureCache, RowData, chunk_rows, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
@@ -48,7 +48,7 @@ class FitData(NamedTuple):
     A label that is not known is -1, a target that is not known is NaN.
     """
 
-    x: np.ndarray | SparseRows
+    x: np.ndarray | LazyRows
     scores: np.ndarray
     label: np.ndarray | None
     sample_weight: np.ndarray | None
@@ -59,11 +59,18 @@ class FitData(NamedTuple):
             *(None if part is None else take_rows(part, rows) for part in self)
         )
 
+    def chunks(self):
+        """Yield all numbers, a few rows at a time."""
+        for part in self:
+            if part is not None:
+                n_rows = chunk_rows(part.shape[1:])
+                yield from (chunk for _, chunk in row_chunks(part, n_rows))
+
     def extended(self, x, scores):
         """The same with further rows, whose labels are not known, of weight 1."""
         label, weight = self.label, self.sample_weight
         if label is not None:
-            unknown = -1 if label.ndim == 1 else np.nan
+            unknown = -1 if label.dtype.kind == "i" else np.nan
             shape = (len(x), *label.shape[1:])
             label = np.concatenate([label, np.full(shape, unknown, label.dtype)])
         if weight is not None:
@@ -227,14 +234,16 @@ def set_up(
         learning_rate=estimator.learning_rate,
         device=device,
         patience=estimator.n_iter_no_change if estimator.early_stopping else None,
-        centres=not regression,
+        # Only the differences of logits of classes count.
+        centres=not (regression or estimator._multilabel),
         combine=plan.combine,
         ranks=ranks,
     )
     n_rows = len(train.x)
     # Of the largest share.
     n_held = held_bytes(plan.ladder, ensemble, n_students) * -(-n_rows // ranks.size)
-    holds = n_held <= _MAX_HELD_BYTES and not trainer.changes_rows
+    changes_rows = trainer.changes_rows or getattr(train.x, "changes_rows", False)
+    holds = n_held <= _MAX_HELD_BYTES and not changes_rows
 
     def row_data(data, residuals, game=None):
         dtype = torch.from_numpy(data.scores[:0]).dtype
@@ -253,7 +262,8 @@ def set_up(
             ranks=ranks,
         )
 
-    if ranks.size > 1:
+    if ranks is not ONE_RANK:
+        _check_shareable(estimator, plan.ladder, ensemble, n_rows, ranks.size)
         first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
         train = train.take(slice(first, end))
 
@@ -271,6 +281,7 @@ def set_up(
             trainer=trainer,
             objective=plan.objective,
             regression=regression,
+            multilabel=estimator._multilabel,
             max_epochs=plan.max_epochs,
             max_attempts=estimator.max_attempts,
             edge_tol=plan.edge_tol,
@@ -278,11 +289,31 @@ def set_up(
             scale=plan.teacher_scale,
         ),
         trainer=trainer,
-        joint_loss=_JointLoss(plan.objective, regression),
+        joint_loss=_JointLoss(
+            plan.objective, regression, multilabel=estimator._multilabel
+        ),
         progress=progress,
         estimator_name=type(estimator).__name__,
         ranks=ranks,
     )
+
+
+def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
+    """Refuse students and rows that processes cannot share."""
+    name = type(estimator).__name__
+    if n_rows < n_ranks:
+        raise ValueError(
+            f"{name} has {n_rows} training row(s) for {n_ranks} processes: each needs "
+            "one at least."
+        )
+    for factory in ladder:
+        for part in _sample(ensemble, factory, 1).modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                raise ValueError(
+                    f"The 'student' parameter of {name} gives {type(part).__name__}, "
+                    "whose statistics are those of a whole batch: a DataParallelNet "
+                    "does not support it. Use a backbone without batch normalisation."
+                )
 
 
 def auto_connection(student, input_shape, n_outputs, estimator_name):

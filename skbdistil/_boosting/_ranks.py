@@ -1,4 +1,4 @@
-"""Where the rows of a fit are: here, all of them, or shared among processes. NumPy only.
+"""Where the rows of a fit are: all here, or shared among processes. NumPy only.
 
 What a fit computes over all rows goes through this object: sums, maxima, decisions.
 """

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from skbdistil._arrays import SparseRows, as_tensor
+from skbdistil._arrays import LazyRows, as_tensor, row_chunks
 from skbdistil._boosting._ranks import ONE_RANK
 
 # Rows, and numbers in them, that are run at once where no gradient is needed.
@@ -131,7 +131,7 @@ class RowData:
     ----------
     ensemble : ProgressiveEnsemble
         The students so far.
-    x : ndarray or SparseRows of shape (n, ...)
+    x : ndarray or LazyRows of shape (n, ...)
         In the dtype in which the user gave it.
     residuals : Residuals
     game : BoostingGame or None
@@ -161,7 +161,7 @@ class RowData:
         ranks=ONE_RANK,
     ):
         self.ensemble = ensemble
-        self.x = x if isinstance(x, SparseRows) else as_tensor(x)
+        self.x = x if isinstance(x, LazyRows) else as_tensor(x)
         self.residuals = residuals
         self.game = game
         self.device = device
@@ -186,10 +186,13 @@ class RowData:
         """Type of the students' weights."""
         return self._targets["teacher"].dtype
 
-    def inputs(self, index):
-        """Some rows on the device, as the ensemble takes them."""
+    def inputs(self, index, x=None):
+        """Some rows on the device, as the ensemble takes them.
+
+        They are read by their index, unless `x` holds them, or views of them.
+        """
         dtype = torch.int64 if self.ensemble.integer_input else self.dtype
-        return as_tensor(self.x[index]).to(self.device, dtype)
+        return as_tensor(self.x[index] if x is None else x).to(self.device, dtype)
 
     def targets(self, index):
         """What a loss compares with, of some rows: a dict of tensors."""
@@ -225,10 +228,8 @@ class RowData:
         batches = self.for_round()
         holds = self.cache is not None and self.cache.wants_next()
         scores, held = [], ()
-        n_rows = chunk_rows(self.x.shape[1:])
-        for start in range(0, len(self), n_rows):
-            rows = slice(start, start + n_rows)
-            inputs, _ = batches.prepared(batches[rows])
+        for rows, x in row_chunks(self.x, chunk_rows(self.x.shape[1:])):
+            inputs, _ = batches.prepared(batches.batch(rows, x))
             # Of the game, in which the running mean is the mean of the students.
             mean = inputs.pop("mean", None)
             chunk_scores, activations = student(**inputs)
@@ -331,8 +332,8 @@ class RawBatches(_Batches):
         super().__init__(rows)
         self.prepare = prepare
 
-    def batch(self, index):
-        return {"x": self.rows.inputs(index)}, self.rows.targets(index)
+    def batch(self, index, x=None):
+        return {"x": self.rows.inputs(index, x)}, self.rows.targets(index)
 
     def prepared(self, batch):
         return batch if self.prepare is None else self.prepare(*batch)
@@ -347,10 +348,10 @@ class RoundBatches(_Batches):
         With a cache.
     """
 
-    def batch(self, index):
+    def batch(self, index, x=None):
         rows = self.rows
         targets = rows.targets(index)
-        inputs = {"x": rows.ensemble.scale(rows.inputs(index))}
+        inputs = {"x": rows.ensemble.scale(rows.inputs(index, x))}
         earlier = rows.cache.take(index, rows.device)
         if any(earlier):
             inputs["earlier"] = earlier
@@ -398,14 +399,18 @@ class BatchIterator:
         return n_batches(self._n_rows, self.batch_size)
 
     def __iter__(self):
+        return map(self.dataset.__getitem__, self.indices())
+
+    def indices(self):
+        """Yield the numbers of the rows of each batch of an epoch, as tensors."""
         n_rows = self._n_rows
         order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
         # Students may draw numbers too, which leaves the generators in other states.
         order = torch.from_numpy(self._ranks.of_first(order.numpy()))
         last = (len(self) - 1) * self.batch_size
         for start in range(0, last, self.batch_size):
-            yield self.dataset[self._here(order[start : start + self.batch_size])]
-        yield self.dataset[self._here(order[last:])]
+            yield self._here(order[start : start + self.batch_size])
+        yield self._here(order[last:])
 
     def _here(self, rows):
         """Those of some rows that are here, by their number here."""
@@ -414,6 +419,55 @@ class BatchIterator:
             return rows
         rows = rows - self._start
         return rows[(rows >= 0) & (rows < n_here)]
+
+
+class LoadedBatchIterator(BatchIterator):
+    """Random batches of the rows of a dataset, which a DataLoader reads.
+
+    Its workers read rows and nothing else: the order is that of
+    :class:`BatchIterator`, whatever their number.
+
+    Parameters
+    ----------
+    dataset : RawBatches or RoundBatches
+        Over :class:`~skbdistil._dataset_rows.DatasetRows`.
+    batch_size : int
+    shuffle : bool, default=True
+    views : bool, default=False
+        Whether to read the views that are meant for training.
+    **options : dict
+        Of the DataLoader.
+    """
+
+    def __init__(self, dataset, batch_size, shuffle=True, views=False, **options):
+        super().__init__(dataset, batch_size, shuffle)
+        x = dataset.rows.x
+        # Not of `self`: workers of an epoch end with the last reference to the loader,
+        # which must be in no circle. Held, so that they may live on between epochs.
+        order = BatchIterator(dataset, batch_size, shuffle)
+        keys = _Keys(order, views and x.changes_rows)
+        self.loader = x.loader(keys, **options)
+
+    def __iter__(self):
+        for index, x, _ in self.loader:
+            yield self.dataset.batch(torch.as_tensor(index), x)
+
+
+class _Keys:
+    """What a DataLoader is to read in an epoch: rows, and the seed of their views."""
+
+    def __init__(self, batches, views):
+        self.batches = batches
+        self.views = views
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        # Drawn here, and not in workers: of the training's generator.
+        seed = int(torch.randint(2**31, ())) if self.views else None
+        for index in self.batches.indices():
+            yield index.numpy(), seed
 
 
 def n_batches(n_rows, batch_size):

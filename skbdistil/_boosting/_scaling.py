@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from skbdistil._arrays import row_chunks
 from skbdistil._boosting._rows import chunk_rows
 
 
@@ -16,7 +17,7 @@ def input_scaling(x, sample_weight, dtype, estimator_name):
 
     Parameters
     ----------
-    x : ndarray or SparseRows of shape (n_samples, ...)
+    x : ndarray or LazyRows of shape (n_samples, ...)
     sample_weight : ndarray of shape (n_samples,) or None
     dtype : numpy.dtype
         Of the students.
@@ -32,15 +33,14 @@ def input_scaling(x, sample_weight, dtype, estimator_name):
     """
     channels_last = x.ndim <= 3
     scaler = StandardScaler()
-    n_rows = chunk_rows(x.shape[1:])
-    for start in range(0, len(x), n_rows):
-        chunk = x[start : start + n_rows].astype(np.float64)
+    for rows, chunk in row_chunks(x, chunk_rows(x.shape[1:])):
+        chunk = chunk.astype(np.float64)
         weight = None
         if not channels_last:
             chunk = np.moveaxis(chunk, 1, -1)
         if sample_weight is not None:
             n_values = chunk[0].size // chunk.shape[-1]
-            weight = np.repeat(sample_weight[start : start + n_rows], n_values)
+            weight = np.repeat(sample_weight[rows], n_values)
         # What overflows is found below.
         with np.errstate(over="ignore", invalid="ignore"):
             scaler.partial_fit(chunk.reshape(-1, chunk.shape[-1]), sample_weight=weight)

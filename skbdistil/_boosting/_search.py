@@ -51,6 +51,7 @@ class WeakLearnerSearch:
     trainer : Trainer
     objective : DistillationObjective
     regression : bool
+    multilabel : bool, default=False
     max_epochs : int
     max_attempts : int
     edge_tol : float
@@ -79,11 +80,13 @@ class WeakLearnerSearch:
         edge_tol,
         bound,
         scale,
+        multilabel=False,
     ):
         self.ladder = ladder
         self.trainer = trainer
         self.objective = objective
         self.regression = regression
+        self.multilabel = multilabel
         self.max_epochs = max_epochs
         self.max_attempts = max_attempts
         self.edge_tol = edge_tol
@@ -103,7 +106,7 @@ class WeakLearnerSearch:
         first : int
             Where in the ladder to begin.
         seed : int
-        bar : tqdm or None
+        bar : Epochs or None
 
         Returns
         -------
@@ -119,11 +122,13 @@ class WeakLearnerSearch:
             best = None
             for attempt in range(self.max_attempts):
                 if bar is not None:
-                    bar.reset()
+                    bar.begin_attempt()
                 attempt_seed = derive_seed(seed, position, attempt)
                 learner = self._attempt(
                     ensemble, game, rows, valid, position, attempt_seed, bar
                 )
+                if bar is not None:
+                    bar.end_attempt()
                 if learner is None:
                     n_diverged += 1
                     continue
@@ -148,6 +153,7 @@ class WeakLearnerSearch:
         loss = _StudentLoss(
             self.objective,
             self.regression,
+            multilabel=self.multilabel,
             n_previous=len(ensemble),
             eta=game.eta,
             scale=self.scale,

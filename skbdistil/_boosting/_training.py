@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from skbdistil._boosting._combination import Combination
 from skbdistil._boosting._ranks import ONE_RANK
-from skbdistil._boosting._rows import BatchIterator
+from skbdistil._boosting._rows import BatchIterator, LoadedBatchIterator
+from skbdistil._dataset_rows import DatasetRows
 from skbdistil._seeding import seeded
 
 
@@ -66,14 +67,22 @@ class _Net(NeuralNet):
         return {"loss": loss}
 
 
+class _Stop(KeyboardInterrupt):
+    """Ends a training: what skorch's callbacks raise, told from Ctrl-C by its class."""
+
+
 class _Progress(Callback):
-    """Tell a progress bar that an epoch is over."""
+    """Tell those who look at the fit of its epochs, and stop when one of them asks."""
 
     def __init__(self, bar):
         self.bar = bar
 
+    def on_epoch_begin(self, net, **kwargs):
+        self.bar.begin_epoch()
+
     def on_epoch_end(self, net, **kwargs):
-        self.bar.update()
+        if self.bar.end_epoch():
+            raise _Stop
 
 
 _OWN_PARAMETERS = {
@@ -209,8 +218,8 @@ class Trainer:
             Rows that are only looked at.
         max_epochs : int
         seed : int
-        bar : tqdm or None
-            Progress bar, updated once an epoch.
+        bar : Epochs or None
+            Told of each epoch.
 
         Returns
         -------
@@ -288,6 +297,7 @@ class Trainer:
             callbacks.append(stopping)
         if bar is not None:
             callbacks.append(_Progress(bar))
+        x = data.rows.x
         # Not by set_params: skorch cannot replace callbacks that are disabled.
         net.callbacks = callbacks
         net.set_params(
@@ -301,8 +311,12 @@ class Trainer:
             device=str(self.device),
             verbose=0,
             warm_start=False,
-            iterator_train=self._iterator(net, "iterator_train", shuffle=True),
-            iterator_valid=self._iterator(net, "iterator_valid", shuffle=False),
+            iterator_train=_iterator(
+                net, "iterator_train", x, self.ranks, shuffle=True
+            ),
+            iterator_valid=_iterator(
+                net, "iterator_valid", x, self.ranks, shuffle=False
+            ),
         )
         if self.ranks is not ONE_RANK:
             net.ranks_ = self.ranks
@@ -320,19 +334,6 @@ class Trainer:
         # Printing and timing would only cost; the losses are what we report.
         unused = ["print_log", "epoch_timer"] + ["valid_loss"] * (valid is None)
         return net.set_params(**{f"callbacks__{name}": None for name in unused})
-
-    def _iterator(self, net, name, *, shuffle):
-        """The iterator of a template, or ours where it leaves skorch's as it is."""
-        iterator = getattr(net, name)
-        options = [key for key in vars(net) if key.startswith(f"{name}__")]
-        if iterator is DataLoader:
-            if set(options) <= {f"{name}__shuffle"}:
-                iterator = partial(BatchIterator, shuffle=shuffle, ranks=self.ranks)
-            elif not any(key.endswith("sampler") for key in options):
-                # With workers, pinned memory and the like, which only a DataLoader
-                # knows.
-                iterator = partial(DataLoader, shuffle=shuffle)
-        return partial(_PreparedBatches, iterator=iterator)
 
 
 class _PreparedBatches:
@@ -355,6 +356,32 @@ class _PreparedBatches:
 
     def __iter__(self):
         return map(self.dataset.prepared, self.batches)
+
+
+def _iterator(net, name, x, ranks, *, shuffle):
+    """The iterator of a template, or ours where it leaves skorch's as it is."""
+    iterator = getattr(net, name)
+    options = [key for key in vars(net) if key.startswith(f"{name}__")]
+    samples = iterator is not DataLoader or any(
+        key.endswith("sampler") for key in options
+    )
+    if isinstance(x, DatasetRows) and not samples:
+        iterator = partial(
+            LoadedBatchIterator, shuffle=shuffle, views=name == "iterator_train"
+        )
+    elif name == "iterator_train" and getattr(x, "changes_rows", False):
+        raise ValueError(
+            "The 'net' parameter sets an iterator_train or a sampler of its own, which "
+            "does not read the views of a dataset. Leave both at skorch's default, or "
+            "pass the clean dataset alone."
+        )
+    elif iterator is DataLoader:
+        if set(options) <= {f"{name}__shuffle"}:
+            iterator = partial(BatchIterator, shuffle=shuffle, ranks=ranks)
+        elif not samples:
+            # With workers, pinned memory and the like, which only a DataLoader knows.
+            iterator = partial(DataLoader, shuffle=shuffle)
+    return partial(_PreparedBatches, iterator=iterator)
 
 
 def _one_cycle(optimizer, **options):
@@ -381,6 +408,8 @@ def _is_scheduler(callback):
 
 def _raised_by_callback(stop):
     """Whether a callback raised this, rather than Ctrl-C."""
+    if isinstance(stop, _Stop):
+        return True
     # One that can: those that are always there only compute.
     trace = stop.__traceback__
     while trace.tb_next is not None:

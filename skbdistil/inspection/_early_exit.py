@@ -234,7 +234,7 @@ class EarlyExitDisplay:
             color="C0",
             linestyle="--",
             linewidth=1,
-            label="Score of the full ensemble",
+            label="Score without early exit",
         )
         (self.cost_line_,) = self.cost_ax_.plot(
             position[drawn], path.costs[drawn], color="C1", label="Mean cost", **style

@@ -1,0 +1,333 @@
+"""Rows of a map-style dataset of torch, read when they are needed."""
+
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from skbdistil._arrays import READY_DTYPES, LazyRows, from_torch, native_dtype
+from skbdistil._seeding import seeded
+from skbdistil.datasets import Views
+
+__all__ = ["DatasetRows", "as_views", "dataset_rows", "is_dataset", "with_labels"]
+
+# Rows that are read twice to see that they are the same.
+_COMPARED_ROWS = 4
+
+# Rows that are read at once for their labels.
+_LABEL_ROWS = 256
+
+# What a template says of reading that is decided here.
+_NOT_READING = ("shuffle", "batch_size", "sampler", "batch_sampler", "drop_last")
+
+
+def is_dataset(X):
+    """Whether rows are a dataset: of torch, skorch, or indexed as these are.
+
+    Parameters
+    ----------
+    X : object
+
+    Returns
+    -------
+    answer : bool
+    """
+    # Without being a torch Dataset, those of Hugging Face have what a DataLoader calls
+    # for several items, and skorch's SliceDataset holds one.
+    return (
+        isinstance(X, Dataset)
+        or hasattr(X, "__getitems__")
+        or isinstance(getattr(X, "dataset", None), Dataset)
+    )
+
+
+def as_views(X):
+    """A dataset as one of which rows can be taken; anything else as it is.
+
+    Parameters
+    ----------
+    X : object
+
+    Returns
+    -------
+    X : Views or object
+    """
+    return Views(X) if is_dataset(X) and not isinstance(X, Views) else X
+
+
+def with_labels(X, y, net=None):
+    """A dataset as :class:`Views`, and the labels that its items hold.
+
+    Parameters
+    ----------
+    X : object
+        What is no dataset is returned as it is.
+    y : array-like or None
+        Goes before the labels of the dataset.
+    net : skorch.NeuralNet or None
+        Template that says how items are read.
+
+    Returns
+    -------
+    X : object
+    y : array-like or None
+        None where items hold no labels.
+    """
+    X = as_views(X)
+    if not isinstance(X, Views) or y is not None:
+        return X, y
+    rows = DatasetRows(X, **_reading(net))
+    if not rows.labelled:
+        return X, None
+    keys = _ordered_keys(len(rows), _LABEL_ROWS)
+    return X, np.concatenate([labels for _, _, labels in rows.loader(keys)])
+
+
+def dataset_rows(X, net=None):
+    """Rows of a dataset by index; what is no dataset is returned as it is.
+
+    Parameters
+    ----------
+    X : object
+    net : skorch.NeuralNet or None
+        Template that says how items are read.
+
+    Returns
+    -------
+    x : DatasetRows or object
+    """
+    X = as_views(X)
+    return DatasetRows(X, **_reading(net)) if isinstance(X, Views) else X
+
+
+def _reading(net):
+    """Options of a DataLoader in a template, those of `iterator_valid` first."""
+    options = {}
+    for name in ("iterator_train", "iterator_valid"):
+        if net is not None and getattr(net, name) is DataLoader:
+            for key, value in vars(net).items():
+                option = key.removeprefix(f"{name}__")
+                if option != key and option not in _NOT_READING:
+                    options[option] = value
+    # A pass has one epoch.
+    options.pop("persistent_workers", None)
+    return options
+
+
+class DatasetRows(LazyRows):
+    """Rows of a dataset, which are read when they are indexed.
+
+    Parameters
+    ----------
+    views : Views
+    collate_fn : callable or None
+        Makes a batch of a list of items: rows, or a tuple of rows and labels. None
+        stacks the rows.
+    **options : dict
+        Of the DataLoader with which :meth:`chunks` reads.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of all rows.
+    dtype : numpy.dtype
+    labelled : bool
+        Whether items hold labels.
+    """
+
+    def __init__(self, views, *, collate_fn=None, **options):
+        if not len(views):
+            raise ValueError("The dataset X has 0 rows; it needs at least 1.")
+        self.views = views
+        self.options = options
+        self._reader = _Reader(views, collate_fn)
+        first = np.arange(min(_COMPARED_ROWS, len(views)))
+        _, rows, labels = self._reader[first, None]
+        # In another order, since the generators that items draw from start alike.
+        _, again, _ = self._reader[first[::-1], None]
+        differs = (rows != again[::-1]).reshape(len(rows), -1).any(axis=1)
+        if differs.any():
+            raise ValueError(
+                f"Row {differs.argmax()} of the dataset X is another one each time "
+                "that it is read. The game needs rows that stay as they are: pass "
+                "skbdistil.datasets.Views(clean, train), where only train is random."
+            )
+        self.shape = (len(views), *rows.shape[1:])
+        self.dtype = rows.dtype
+        self.labelled = labels is not None
+        self._reader.expected = rows.shape[1:], rows.dtype
+
+    @property
+    def changes_rows(self):
+        """Whether training sees views of the rows."""
+        return self.views.train is not None
+
+    def __len__(self):
+        return len(self.views)
+
+    def __getitem__(self, index):
+        if isinstance(index, torch.Tensor):
+            index = index.numpy()
+        return self._reader[np.arange(len(self))[index], None][1]
+
+    def take(self, rows):
+        """Some rows, in the same form."""
+        return DatasetRows(
+            self.views[rows], collate_fn=self._reader.collate_fn, **self.options
+        )
+
+    def chunks(self, n_rows):
+        """Yield all rows in order: a slice, and an array of these rows."""
+        for positions, rows, _ in self.loader(_ordered_keys(len(self), n_rows)):
+            yield slice(positions[0], positions[-1] + 1), from_torch(rows)
+
+    def loader(self, keys, **options):
+        """A DataLoader that reads what the keys say.
+
+        Parameters
+        ----------
+        keys : iterable of (ndarray, int or None)
+            Numbers of rows, and the seed of their views; None for clean rows.
+        **options : dict
+            Of the DataLoader, instead of those of the rows.
+
+        Returns
+        -------
+        loader : DataLoader
+            Of tuples of the numbers, the rows, and their labels or None.
+        """
+        options = options or dict(self.options)
+        reader = self._reader
+        if "collate_fn" in options:
+            reader = _Reader(self.views, options.pop("collate_fn"), reader.expected)
+        return DataLoader(
+            reader,
+            batch_size=None,
+            sampler=keys,
+            collate_fn=_with_tensor,
+            # Of its own: it draws a number that nobody uses.
+            generator=torch.Generator(),
+            **options,
+        )
+
+
+def _with_tensor(batch):
+    """Rows as a tensor, which processes share and for which memory is pinned."""
+    positions, rows, labels = batch
+    return positions, torch.from_numpy(rows), labels
+
+
+def _ordered_keys(n_samples, n_rows):
+    numbers = np.arange(n_samples)
+    return [
+        (numbers[start : start + n_rows], None) for start in range(0, n_samples, n_rows)
+    ]
+
+
+class _Reader(Dataset):
+    """Batches of a dataset: what a worker reads.
+
+    Indexed by ``(positions, seed)``, it gives the positions, an array of the rows, and
+    an array of their labels, or None. A seed asks for the views of training.
+    """
+
+    def __init__(self, views, collate_fn=None, expected=None):
+        self.views = views
+        self.collate_fn = collate_fn
+        self.expected = expected
+
+    def __getitem__(self, key):
+        positions, seed = key
+        # Items may draw from any global generator.
+        with seeded(0 if seed is None else seed, torch.device("cpu")):
+            items = [self._item(int(number), seed) for number in positions]
+        rows, labels = self._batch(items, positions)
+        self._check(rows, positions)
+        return positions, rows, labels
+
+    def _item(self, number, seed):
+        views = self.views
+        index = int(views.indices[number])
+        dataset = views.clean if seed is None else views.train
+        if seed is not None:
+            _seed_view(seed, index)
+        try:
+            return dataset[index]
+        except Exception as error:
+            raise ValueError(
+                f"Row {number} of the dataset X cannot be read: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _batch(self, items, positions):
+        if self.collate_fn is None:
+            rows, labels = zip(*map(_split, items, positions.tolist()), strict=True)
+            for number, row in zip(positions, rows, strict=True):
+                shape, dtype = self.expected or (rows[0].shape, rows[0].dtype)
+                if row.shape != shape or row.dtype != dtype:
+                    raise ValueError(
+                        "The rows of the dataset X must have one shape and dtype. Got "
+                        f"{shape} and {dtype}, and {row.shape} and {row.dtype} in row "
+                        f"{number}."
+                    )
+            rows = np.stack(rows)
+        else:
+            rows = self.collate_fn(items)
+            has_labels = isinstance(rows, tuple | list) and len(rows) == 2
+            rows, labels = rows if has_labels else (rows, [None])
+            rows = _numbers(rows, f"What collate_fn makes of row {positions[0]}")
+            shape, dtype = self.expected or (rows.shape[1:], rows.dtype)
+            if rows.shape != (len(items), *shape) or rows.dtype != dtype:
+                raise ValueError(
+                    f"The collate_fn must make one row of shape {shape} and dtype "
+                    f"{dtype} of each of {len(items)} items. Got an array of shape "
+                    f"{rows.shape} and dtype {rows.dtype}, the first row of which is "
+                    f"number {positions[0]}."
+                )
+        if any(label is None for label in labels):
+            return rows, None
+        return rows, np.asarray([from_torch(label) for label in labels])
+
+    def _check(self, rows, positions):
+        """Refuse rows that are not finite."""
+        if rows.dtype.kind != "f":
+            return
+        finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"Row {positions[finite.argmin()]} of the dataset X contains NaN or "
+                "infinity."
+            )
+
+
+def _split(item, number):
+    """Row and label of an item; None where it has no label."""
+    row, label = item, None
+    if isinstance(item, tuple) and len(item) in (1, 2):
+        row, label = (*item, None)[:2]
+    return _numbers(row, f"Row {number} of the dataset X"), label
+
+
+def _numbers(row, name):
+    """A row, or several, as an array of a dtype that students take."""
+    kind = type(row).__name__
+    row = from_torch(row)
+    row = None if isinstance(row, dict | str | tuple) else np.asarray(row)
+    if row is None or row.dtype.kind not in "fiub" or not row.ndim or not row.size:
+        raise ValueError(
+            f"{name} must be an array or tensor of numbers, or such a row with its "
+            f"label. Got an object of type {kind}. Set a collate_fn in the 'net' "
+            "template (iterator_train__collate_fn), which makes rows of a list of "
+            "items."
+        )
+    dtype = native_dtype(row.dtype)
+    return row.astype(dtype if dtype in READY_DTYPES else np.float32, copy=False)
+
+
+def _seed_view(seed, index):
+    """Make what a view draws depend on the epoch and the row, and not on a worker."""
+    state = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+    torch.random.default_generator.manual_seed(state)
+    np.random.seed(state)  # noqa: NPY002
+    random.seed(state)

@@ -1,0 +1,239 @@
+"""Split conformal intervals: ranks, coverage, stages, early exit and bad input."""
+
+import pickle
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from common import raises
+from skbdistil import BDistilClassifier, BDistilRegressor
+from skbdistil.early_exit import EarlyExitRegressor
+from skbdistil.exceptions import InfiniteIntervalWarning
+from skbdistil.intervals import SplitConformalRegressor
+from skbdistil.persistence import save
+from skbdistil.stages import staged
+from skbdistil.students import MLP
+
+STUDENTS = BDistilRegressor(
+    LinearRegression(),
+    student=partial(MLP, hidden=(4,)),
+    n_estimators=3,
+    max_epochs=3,
+    edge_tol=np.inf,
+    random_state=0,
+)
+
+
+def make_rows(n_rows=600, n_targets=1, seed=0):
+    rng = np.random.RandomState(seed)
+    X = rng.randn(n_rows, 3)
+    y = 5 * X[:, :n_targets] + rng.randn(n_rows, n_targets)
+    return X, y[:, 0] if n_targets == 1 else y
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one target", "two targets"])
+def fitted(request):
+    X, y = make_rows(n_targets=request.param)
+    return clone(STUDENTS).fit(X[:300], y[:300]), X[300:], y[300:]
+
+
+def conformal_of(reg, X, y):
+    return SplitConformalRegressor(FrozenEstimator(reg)).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "alpha", "rank"),
+    # ceil((n + 1)(1 - alpha)), where floats would round 0.29 * 100 down.
+    [(9, 0.1, 9), (19, 0.1, 18), (99, 0.29, 71), (100, 0.05, 96), (3, 0.25, 3)],
+)
+def test_half_width_is_the_residual_of_the_conformal_rank(fitted, n_rows, alpha, rank):
+    reg, X, y = fitted
+    conformal = conformal_of(reg, X[:n_rows], y[:n_rows])
+    residuals = np.abs(y - reg.predict(X))[:n_rows].reshape(n_rows, -1)
+    expected = np.sort(residuals, axis=0)[rank - 1]
+    assert_allclose(conformal.half_widths(alpha), expected)
+
+
+def test_intervals_surround_the_predictions_at_every_stage(fitted):
+    reg, X, y = fitted
+    conformal = conformal_of(reg, X, y)
+    intervals = conformal.predict_interval(X, alpha=0.2)
+    assert intervals.shape == (*y.shape, 2)
+    assert_allclose(intervals.mean(axis=-1), reg.predict(X))
+    found = list(conformal.staged_predict_interval(X, alpha=0.2))
+    assert_array_equal(found[-1], intervals)
+    for stage, (interval, targets) in enumerate(
+        zip(found, reg.staged_predict(X), strict=True), start=1
+    ):
+        half_widths = conformal.half_widths(0.2, stage=stage)
+        widths = np.broadcast_to(2 * half_widths, (len(X), len(half_widths)))
+        assert_allclose(
+            (interval[..., 1] - interval[..., 0]).reshape(widths.shape), widths
+        )
+        assert_allclose(interval.mean(axis=-1), targets)
+        # On its own rows at least the quantile itself.
+        is_in = (interval[..., 0] <= y + 1e-9) & (y - 1e-9 <= interval[..., 1])
+        assert (is_in.mean(axis=0) >= 0.8).all()
+
+
+def test_coverage_over_draws_is_what_is_promised(fitted):
+    reg, _, y = fitted
+    n_targets = 1 if y.ndim == 1 else y.shape[1]
+    X, y = make_rows(40 * 60, n_targets, seed=1)
+    covered = []
+    for rows in np.split(np.arange(len(X)), 40):
+        conformal = conformal_of(reg, X[rows[:30]], y[rows[:30]])
+        ends = conformal.predict_interval(X[rows[30:]], alpha=0.2)
+        truth = y[rows[30:]]
+        covered.append(((ends[..., 0] <= truth) & (truth <= ends[..., 1])).mean())
+    # From 1 - alpha to 1 - alpha + 1 / (n + 1), within 4 standard errors.
+    error = np.std(covered, ddof=1) / 40**0.5
+    assert 0.8 - 4 * error <= np.mean(covered) <= 0.8 + 1 / 31 + 4 * error
+
+
+def test_too_few_rows_warn_and_are_infinite(fitted):
+    reg, X, y = fitted
+    conformal = conformal_of(reg, X[:18], y[:18])
+    message = "has 18 calibration rows, and needs at least 19 for alpha=0.05"
+    with pytest.warns(InfiniteIntervalWarning, match=message):
+        intervals = conformal.predict_interval(X, alpha=0.05)
+    assert_array_equal(np.isinf(intervals), True)
+    with pytest.warns(InfiniteIntervalWarning, match=message):
+        assert np.isinf(list(conformal.staged_predict_interval(X, 0.05))).all()
+    assert np.isfinite(conformal.predict_interval(X, alpha=0.1)).all()
+
+
+def test_unfitted_early_exit_never_sees_the_rows_of_the_intervals(monkeypatch):
+    X, y = make_rows()
+    X = pd.DataFrame(X, columns=list("abc"))
+    seen = []
+    fit = EarlyExitRegressor.fit
+
+    def spied(self, X, y):
+        seen.append(set(X.index))
+        return fit(self, X, y)
+
+    monkeypatch.setattr(EarlyExitRegressor, "fit", spied)
+    early = EarlyExitRegressor(clone(STUDENTS), 1.0, random_state=0)
+    conformal = SplitConformalRegressor(early, random_state=0).fit(X, y)
+    (rows,) = seen
+    assert len(rows) == 480
+    held_out = sorted(set(X.index) - rows)
+    residuals = np.abs(y - conformal.predict(X))[held_out]
+    # The students compute in float32, in batches of other sizes.
+    assert_allclose(conformal.residuals_[:, 0], np.sort(residuals), atol=1e-5)
+    assert list(conformal.feature_names_in_) == list("abc")
+
+
+def test_early_exit_has_intervals_of_its_own_and_of_its_stages(fitted):
+    reg, X, y = fitted
+    early = EarlyExitRegressor(FrozenEstimator(reg), 2.0, max_risk=0.3).fit(X[:100])
+    conformal = conformal_of(early, X[100:], y[100:])
+    assert_allclose(conformal.predict_interval(X).mean(axis=-1), early.predict(X))
+    found = list(conformal.staged_predict_interval(X))
+    for ends, targets in zip(found, reg.staged_predict(X), strict=True):
+        assert_allclose(ends.mean(axis=-1), targets)
+    # New thresholds are another policy.
+    early.fit(X[:50])
+    with raises("fitted again or replaced", error=NotFittedError):
+        conformal.predict_interval(X)
+
+
+def test_pipelines_and_scikit_learns_boosting_have_intervals():
+    X, y = make_rows()
+    boosting = GradientBoostingRegressor(n_estimators=3, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), boosting)
+    conformal = SplitConformalRegressor(pipeline, random_state=0).fit(X, y)
+    assert conformal.stage_residuals_.shape == (3, 120, 1)
+    found = list(conformal.staged_predict_interval(X))
+    for ends, targets in zip(found, staged(conformal.estimator_, X), strict=True):
+        assert_allclose(ends.mean(axis=-1), targets)
+    assert cross_val_score(conformal, X, y, cv=2).min() > 0.1
+
+
+def test_number_of_calibration_rows_and_seed():
+    X, y = make_rows()
+    conformal = SplitConformalRegressor(
+        clone(STUDENTS), calibration_size=50, random_state=0
+    )
+    residuals = conformal.fit(X, y).residuals_
+    assert residuals.shape == (50, 1)
+    assert_array_equal(residuals, clone(conformal).fit(X, y).residuals_)
+
+
+def test_copies_have_the_same_intervals(fitted):
+    reg, X, y = fitted
+    conformal = conformal_of(reg, X, y)
+    other = pickle.loads(pickle.dumps(conformal))
+    assert_array_equal(other.predict_interval(X), conformal.predict_interval(X))
+
+
+def test_save_raises_and_says_what_can_be_saved(fitted, tmp_path):
+    reg, X, y = fitted
+    with raises("SplitConformalRegressor", error=TypeError):
+        save(conformal_of(reg, X, y), tmp_path / "conformal.skb")
+
+
+def test_refit_and_other_number_of_stages_are_noticed():
+    X, y = make_rows()
+    reg = clone(STUDENTS).fit(X, y)
+    conformal = conformal_of(reg, X, y)
+    reg.n_stages = 1
+    with raises("calibrated with 3 stages", error=NotFittedError):
+        conformal.predict(X)
+    reg.n_stages = None
+    conformal.predict(X)
+    reg.fit(X, y)
+    with raises("fitted again or replaced", error=NotFittedError):
+        conformal.half_widths()
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, np.nan, "0.1", None])
+def test_alpha_out_of_range_raises(fitted, alpha):
+    reg, X, y = fitted
+    conformal = conformal_of(reg, X, y)
+    with raises("'alpha' must be between 0 and 1"):
+        conformal.predict_interval(X, alpha)
+
+
+@pytest.mark.parametrize("stage", [0, 4, 1.0])
+def test_stage_out_of_range_raises(fitted, stage):
+    reg, X, y = fitted
+    with raises("'stage' must be None or an int from 1 to 3"):
+        conformal_of(reg, X, y).half_widths(stage=stage)
+
+
+def test_bad_input_of_fit_raises(fitted):
+    reg, X, y = fitted
+    with raises("requires y to be passed, but the target y is None"):
+        conformal_of(reg, X, None)
+    with raises("inconsistent numbers of samples"):
+        conformal_of(reg, X, y[:-1])
+    with raises("contains NaN"):
+        conformal_of(reg, X, np.full_like(y, np.nan))
+    with raises("needs targets of the shape of the predictions"):
+        conformal_of(reg, X, np.ones((len(X), 3)))
+    with raises("is a fitted BDistilRegressor, which would be fitted again"):
+        SplitConformalRegressor(reg).fit(X, y)
+    with raises("'calibration_size' parameter"):
+        SplitConformalRegressor(STUDENTS, calibration_size=1.5).fit(X, y)
+    with raises("has no stages", error=TypeError):
+        SplitConformalRegressor(LinearRegression()).fit(X, y)
+    with raises("not fitted yet", error=NotFittedError):
+        SplitConformalRegressor(STUDENTS).predict_interval(X)
+
+
+def test_classifier_raises():
+    with pytest.raises(TypeError, match="must be a regressor"):
+        SplitConformalRegressor(BDistilClassifier()).fit(np.eye(4), [0, 1, 0, 1])
