@@ -1416,7 +1416,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         learning rate and device are set by the parameters here. None takes AdamW. A
         one-cycle schedule is added unless the template has an ``LRScheduler``. A class
         of iterators that changes rows (augmentation) has an attribute ``changes_rows =
-        True``; what earlier students compute is then computed from the changed rows.
+        True``; what earlier students compute is then computed from the changed rows. A
+        :class:`~skbdistil.parallel.DataParallelNet` shares the rows among processes.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.
@@ -2083,7 +2084,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         learning rate and device are set by the parameters here. None takes AdamW. A
         one-cycle schedule is added unless the template has an ``LRScheduler``. A class
         of iterators that changes rows (augmentation) has an attribute ``changes_rows =
-        True``; what earlier students compute is then computed from the changed rows.
+        True``; what earlier students compute is then computed from the changed rows. A
+        :class:`~skbdistil.parallel.DataParallelNet` shares the rows among processes.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.
