@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
     check_is_fitted,
     column_or_1d,
 )
+from torch.utils.data import DataLoader
 
 from skbdistil import _perceptrons, costs
 from skbdistil._arrays import (
@@ -38,6 +39,7 @@ from skbdistil._arrays import (
     take_samples,
 )
 from skbdistil._boosting._checkpoint import Checkpoint, fingerprint
+from skbdistil._boosting._group import ranks_of
 from skbdistil._boosting._idle import idle_features
 from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
@@ -49,6 +51,7 @@ from skbdistil._boosting._plan import (
 )
 from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import draw_seeds
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
     all_finite,
@@ -312,9 +315,18 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         # the warning points at the line that called fit.
         notes = []
         try:
-            self._fit(
-                X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes, tasks
-            )
+            with ranks_of(self.net, type(self).__name__) as ranks:
+                self._fit(
+                    X,
+                    y,
+                    sample_weight,
+                    teacher_scores,
+                    X_unlabelled,
+                    groups,
+                    notes,
+                    tasks,
+                    ranks,
+                )
         except BaseException:
             # Neither a half-made fit nor the loss of an earlier one.
             vars(self).clear()
@@ -328,7 +340,16 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _fit(
-        self, X, y, sample_weight, teacher_scores, X_unlabelled, groups, notes, tasks
+        self,
+        X,
+        y,
+        sample_weight,
+        teacher_scores,
+        X_unlabelled,
+        groups,
+        notes,
+        tasks,
+        ranks,
     ):
         estimator_name = type(self).__name__
         regression = not is_classifier(self)
@@ -350,6 +371,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
         checked = check_rows(self, X, reset=earlier is None)
+        if ranks is not ONE_RANK:
+            self._check_shared_rows(checked, tasks)
         if isinstance(checked, DatasetRows):
             self._check_dataset_goes_with(X_unlabelled)
             X = checked
@@ -364,8 +387,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             )
         )
         random_state = check_random_state(self.random_state)
-        teacher_seed, split_seed = draw_seeds(random_state, 2).tolist()
-        seeds = draw_seeds(random_state, self.n_estimators)
+        drawn = draw_seeds(random_state, 2)
+        teacher_seed, split_seed = ranks.of_first(drawn).tolist()
+        seeds = ranks.of_first(draw_seeds(random_state, self.n_estimators))
         train_rows, valid_rows = self._split_rows(_num_samples(checked), y, split_seed)
         device = resolve_device(self.device, getattr(torch, self.dtype), estimator_name)
         # For what draws without a seed of its own: a module with noise, user code.
@@ -399,6 +423,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 teacher_scores=teacher_scores,
                 random_state=teacher_seed,
                 notes=notes,
+                ranks=ranks,
             )
 
             # What is left open is decided, once.
@@ -417,6 +442,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
+            ranks.check_same("The training rows", train.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
                 self._check_in_range(x_transfers, ensemble)
@@ -438,7 +464,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 train,
                 valid,
                 device=device,
-                progress=self._progress(tasks),
+                progress=self._progress(tasks, ranks),
+                ranks=ranks,
             )
             if earlier is not None:
                 played = zip(
@@ -549,6 +576,27 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 "to write."
             )
 
+    def _check_shared_rows(self, checked, tasks):
+        """Refuse what is not supported where rows are shared among processes."""
+        iterators = [
+            name
+            for name, value in vars(self.net).items()
+            if name.startswith("iterator_") and value is not DataLoader
+        ]
+        refused = {
+            "early_stopping=True": self.early_stopping,
+            "a checkpoint": self.checkpoint is not None,
+            "callbacks of scikit-learn": tasks.any_callbacks,
+            "a dataset as X": isinstance(checked, DatasetRows),
+            "the optimizer LBFGS": issubclass(self.net.optimizer, torch.optim.LBFGS),
+            **{f"{name} in the template": True for name in iterators},
+        }
+        for what in [what for what, given in refused.items() if given]:
+            raise ValueError(
+                f"The 'net' parameter of {type(self).__name__} is a DataParallelNet, "
+                f"which does not support {what}."
+            )
+
     def _folds(self):
         """The parameter `teacher_cv`, with folds that can be read more than once."""
         cv = self.teacher_cv
@@ -614,7 +662,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         return made
 
     def _ask_teacher(
-        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, **options
+        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, ranks, **options
     ):
         """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
@@ -636,6 +684,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             **options,
         )
         notes += doubts
+        # A teacher that computes in threads may differ in the last bits.
+        shared = {"scores": ranks.of_first(response.scores)}
+        if transfers:
+            shared["transfer_scores"] = ranks.of_first(response.transfer_scores)
+        response = response._replace(**shared)
         scores, transfer_scores, label = self._encode(response, y, weight)
         # The others are NaN throughout. All of them need no copy.
         was_asked = ~np.isnan(scores[:, 0])
@@ -965,9 +1018,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     # Whether the labels of a row do not exclude each other.
     _multilabel = False
 
-    def _progress(self, tasks):
+    def _progress(self, tasks, ranks):
         return Progress(
-            self.verbose,
+            self.verbose if ranks.rank == 0 else 0,
             type(self).__name__,
             self.n_estimators,
             self._agreement,
@@ -1369,7 +1422,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         learning rate and device are set by the parameters here. None takes AdamW. A
         one-cycle schedule is added unless the template has an ``LRScheduler``. A class
         of iterators that changes rows (augmentation) has an attribute ``changes_rows =
-        True``; what earlier students compute is then computed from the changed rows.
+        True``; what earlier students compute is then computed from the changed rows. A
+        :class:`~skbdistil.parallel.DataParallelNet` shares the rows among processes.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.
@@ -2036,7 +2090,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         learning rate and device are set by the parameters here. None takes AdamW. A
         one-cycle schedule is added unless the template has an ``LRScheduler``. A class
         of iterators that changes rows (augmentation) has an attribute ``changes_rows =
-        True``; what earlier students compute is then computed from the changed rows.
+        True``; what earlier students compute is then computed from the changed rows. A
+        :class:`~skbdistil.parallel.DataParallelNet` shares the rows among processes.
 
     max_epochs : int or "auto", default="auto"
         Epochs per student. ``"auto"``: at least 8, and at least 1000 optimizer steps.

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skbdistil._boosting._ranks import ONE_RANK
+
 # exp(-x) <= 1 - x + x ** 2 holds for x >= -1.79328.
 LARGEST_STEP = 1.7932
 
@@ -173,6 +175,11 @@ class BoostingGame:
         Rows of weight 0 leave the game: their weights stay 0 and their deviations
         do not count. `None` weights all rows alike.
 
+    ranks : OneRank
+        Where the other rows of the game are, if they are not here: what is summed or
+        compared over the rows goes through it. `residuals` and `sample_weight` are
+        about the rows that are here.
+
     Attributes
     ----------
     residuals : Residuals
@@ -216,12 +223,13 @@ class BoostingGame:
     True
     """
 
-    def __init__(self, residuals, *, eta, sample_weight=None):
+    def __init__(self, residuals, *, eta, sample_weight=None, ranks=ONE_RANK):
         if not 0 <= eta < np.inf:
             raise ValueError(f"eta must be non-negative and finite, got {eta!r}.")
         self.residuals = residuals
         self.eta = eta
-        self._log_prior = _log_prior(sample_weight, len(residuals))
+        self._ranks = ranks
+        self._log_prior = _log_prior(sample_weight, len(residuals), ranks)
         self.reset()
 
     @property
@@ -288,7 +296,7 @@ class BoostingGame:
         for rows, deviations in self.residuals.deviations(scores):
             _, difference = self._mass(rows)
             edges += np.einsum("ij,ij->j", difference, deviations)
-        return edges
+        return self._ranks.sum(edges)
 
     def update(self, scores):
         """Play a round: a student joins the ensemble and the weights follow.
@@ -325,7 +333,8 @@ class BoostingGame:
             moment += np.einsum("ij,ij->j", mass * deviations, deviations)
             size = _column_max(np.abs(deviations), self._in_game(rows))
             largest = np.maximum(largest, size)
-        return edge, moment, largest
+        ranks = self._ranks
+        return ranks.sum(edge), ranks.sum(moment), ranks.max(largest)
 
     def _reweight(self):
         """Normalise the weights that the residuals give; returns the mean of |S|."""
@@ -343,9 +352,11 @@ class BoostingGame:
             mass *= np.exp(self.eta * (previous_peak - peak))
             mass += np.exp(log_prior - self.eta * (peak - size)).sum(axis=0)
             mass += np.exp(log_prior - self.eta * (peak + size)).sum(axis=0)
-        self._peak = peak
-        self._log_mass = np.log(mass)
-        return mean
+        self._peak = self._ranks.max(peak)
+        # The masses of all ranks, relative to the largest size of all.
+        mass *= np.exp(self.eta * (peak - self._peak))
+        self._log_mass = np.log(self._ranks.sum(mass))
+        return self._ranks.sum(mean)
 
     def certificate(self):
         """Certificate of the rounds played so far.
@@ -384,6 +395,7 @@ class BoostingGame:
             lightest = self._log_prior.min(
                 where=self._log_prior > -np.inf, initial=np.inf
             )
+            lightest = -self._ranks.max(-lightest)
             growth = self.eta * self._history("moment") - self.student_edges
             proved = np.logical_and.accumulate(step <= LARGEST_STEP)
             log_mass = self._history("log_mass") - lightest
@@ -419,11 +431,12 @@ class BoostingGame:
         return np.reshape(rounds, (len(rounds), self._n_outputs))
 
 
-def _log_prior(sample_weight, n_samples):
+def _log_prior(sample_weight, n_samples, ranks):
     """Logarithm of the sample weights, normalised to sum to 1; -inf for 0."""
     if sample_weight is None:
         # A broadcast scalar: no memory that grows with the rows.
-        return np.broadcast_to(-log(n_samples), n_samples)
+        _, n_total = ranks.place(n_samples)
+        return np.broadcast_to(-log(n_total), n_samples)
     sample_weight = np.asarray(sample_weight, dtype=np.float64)
     if sample_weight.shape != (n_samples,):
         raise ValueError(
@@ -435,7 +448,7 @@ def _log_prior(sample_weight, n_samples):
         raise ValueError("sample_weight must have at least one positive entry.")
     log_prior = np.full(n_samples, -np.inf)
     np.log(sample_weight, out=log_prior, where=sample_weight > 0)
-    return log_prior - log(sample_weight.sum())
+    return log_prior - log(ranks.sum(sample_weight.sum()))
 
 
 def _column_max(array, in_game):

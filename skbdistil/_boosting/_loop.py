@@ -10,6 +10,7 @@ import torch
 
 from skbdistil._boosting._combination import settle_as_mean
 from skbdistil._boosting._random import derive_seed
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._seeding import seeded
 from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarning
 
@@ -55,6 +56,8 @@ class Boosting:
     progress : Progress
     estimator_name : str
         For messages.
+    ranks : OneRank
+        Where the rows are.
 
     Attributes
     ----------
@@ -77,6 +80,7 @@ class Boosting:
         joint_loss,
         progress,
         estimator_name,
+        ranks=ONE_RANK,
     ):
         self.ensemble = ensemble
         self.game = game
@@ -87,6 +91,7 @@ class Boosting:
         self.joint_loss = joint_loss
         self.progress = progress
         self.estimator_name = estimator_name
+        self.ranks = ranks
         self.rounds = []
         self.notes = []
         self.interrupted = False
@@ -151,7 +156,9 @@ class Boosting:
                 self._refine(refine_epochs, int(seeds[-1]))
         except KeyboardInterrupt:
             # Of a loop over many fits, each of which would otherwise end like this one.
-            if not self.rounds or _is_one_of_many():
+            # Other processes may have finished fewer students, or more.
+            is_alone = self.ranks.size == 1 and not _is_one_of_many()
+            if not (self.rounds and is_alone):
                 raise
             # What was under way is dropped.
             self.replay()
@@ -278,6 +285,10 @@ class Boosting:
 
     def _join(self, student, scores, activations):
         """Add a student, with what it gives on the training rows."""
+        state = student.state_dict().values()
+        self.ranks.check_same(
+            "The students", (weights.numpy(force=True) for weights in state)
+        )
         if self.valid is not None:
             # Before the student is one of those that run before it.
             self.valid.add(*self.valid.run(student))
@@ -299,7 +310,7 @@ class Boosting:
             self.valid.reset()
         for played in self.rounds:
             scores, activations = self.rows.run(played.student)
-            if not np.isfinite(scores).all():
+            if not self.rows.all_finite(scores):
                 return False
             self._join(played.student, scores, activations)
         return True

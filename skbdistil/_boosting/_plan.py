@@ -11,11 +11,12 @@ from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 
 from skbdistil import costs
-from skbdistil._arrays import LazyRows, stack_rows, take_rows
+from skbdistil._arrays import LazyRows, row_chunks, stack_rows, take_rows
 from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._residuals import Residuals
-from skbdistil._boosting._rows import FeatureCache, RowData, n_batches
+from skbdistil._boosting._rows import FeatureCache, RowData, chunk_rows, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
@@ -57,6 +58,13 @@ class FitData(NamedTuple):
         return FitData(
             *(None if part is None else take_rows(part, rows) for part in self)
         )
+
+    def chunks(self):
+        """Yield all numbers, a few rows at a time."""
+        for part in self:
+            if part is not None:
+                n_rows = chunk_rows(part.shape[1:])
+                yield from (chunk for _, chunk in row_chunks(part, n_rows))
 
     def extended(self, x, scores):
         """The same with further rows, whose labels are not known, of weight 1."""
@@ -196,7 +204,9 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
     )
 
 
-def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
+def set_up(
+    estimator, plan, ensemble, train, valid, *, device, progress, ranks=ONE_RANK
+):
     """The boosting loop, with its game, rows and search, ready to run.
 
     Parameters
@@ -205,9 +215,12 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
     plan : Plan
     ensemble : ProgressiveEnsemble
     train : FitData
+        All rows, whatever the ranks.
     valid : FitData or None
     device : torch.device
     progress : Progress
+    ranks : OneRank
+        Each keeps its share of the rows.
 
     Returns
     -------
@@ -224,8 +237,11 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         # Only the differences of logits of classes count.
         centres=not (regression or estimator._multilabel),
         combine=plan.combine,
+        ranks=ranks,
     )
-    n_held = held_bytes(plan.ladder, ensemble, n_students) * len(train.x)
+    n_rows = len(train.x)
+    # Of the largest share.
+    n_held = held_bytes(plan.ladder, ensemble, n_students) * -(-n_rows // ranks.size)
     changes_rows = trainer.changes_rows or getattr(train.x, "changes_rows", False)
     holds = n_held <= _MAX_HELD_BYTES and not changes_rows
 
@@ -243,10 +259,18 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
             label=_label_tensor(label, dtype if regression else None),
             device=device,
             cache=FeatureCache(ensemble, n_students) if holds else None,
+            ranks=ranks,
         )
 
+    if ranks is not ONE_RANK:
+        _check_shareable(estimator, plan.ladder, ensemble, n_rows, ranks.size)
+        first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
+        train = train.take(slice(first, end))
+
     residuals = Residuals(train.scores)
-    game = BoostingGame(residuals, eta=plan.eta, sample_weight=train.sample_weight)
+    game = BoostingGame(
+        residuals, eta=plan.eta, sample_weight=train.sample_weight, ranks=ranks
+    )
     return Boosting(
         ensemble,
         game,
@@ -270,7 +294,26 @@ def set_up(estimator, plan, ensemble, train, valid, *, device, progress):
         ),
         progress=progress,
         estimator_name=type(estimator).__name__,
+        ranks=ranks,
     )
+
+
+def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
+    """Refuse students and rows that processes cannot share."""
+    name = type(estimator).__name__
+    if n_rows < n_ranks:
+        raise ValueError(
+            f"{name} has {n_rows} training row(s) for {n_ranks} processes: each needs "
+            "one at least."
+        )
+    for factory in ladder:
+        for part in _sample(ensemble, factory, 1).modules():
+            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+                raise ValueError(
+                    f"The 'student' parameter of {name} gives {type(part).__name__}, "
+                    "whose statistics are those of a whole batch: a DataParallelNet "
+                    "does not support it. Use a backbone without batch normalisation."
+                )
 
 
 def auto_connection(student, input_shape, n_outputs, estimator_name):

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from skbdistil._arrays import LazyRows, as_tensor, row_chunks
+from skbdistil._boosting._ranks import ONE_RANK
 
 # Rows, and numbers in them, that are run at once where no gradient is needed.
 _CHUNK_ROWS = 4096
@@ -141,6 +143,8 @@ class RowData:
     device : torch.device
     cache : FeatureCache or None
         None runs earlier students again for every batch.
+    ranks : OneRank
+        Where the other rows are, if they are not here.
     """
 
     def __init__(
@@ -154,6 +158,7 @@ class RowData:
         label=None,
         device,
         cache=None,
+        ranks=ONE_RANK,
     ):
         self.ensemble = ensemble
         self.x = x if isinstance(x, LazyRows) else as_tensor(x)
@@ -161,6 +166,7 @@ class RowData:
         self.game = game
         self.device = device
         self.cache = cache
+        self._ranks = ranks
         # Views, which follow the residuals.
         self._targets = {
             "teacher": as_tensor(residuals.teacher_scores),
@@ -242,6 +248,10 @@ class RowData:
                     whole[rows] = part
         student.train(was_training)
         return torch.cat(scores).numpy(), held
+
+    def all_finite(self, scores):
+        """Whether a student's scores are finite, also those of rows elsewhere."""
+        return self._ranks.all(bool(np.isfinite(scores).all()))
 
     def add(self, scores, activations):
         """Go on to the next student, holding what this one leaves for later ones."""
@@ -373,27 +383,42 @@ class BatchIterator:
     dataset : RawBatches or RoundBatches
     batch_size : int
     shuffle : bool, default=True
+    ranks : OneRank
+        Where the other rows are. Batches are cut from an order of all rows, and what is
+        here of a batch is taken.
     """
 
-    def __init__(self, dataset, batch_size, shuffle=True):
+    def __init__(self, dataset, batch_size, shuffle=True, ranks=ONE_RANK):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self._ranks = ranks
+        self._start, self._n_rows = ranks.place(len(dataset))
 
     def __len__(self):
-        return n_batches(len(self.dataset), self.batch_size)
+        return n_batches(self._n_rows, self.batch_size)
 
     def __iter__(self):
         return map(self.dataset.__getitem__, self.indices())
 
     def indices(self):
         """Yield the numbers of the rows of each batch of an epoch, as tensors."""
-        n_rows = len(self.dataset)
+        n_rows = self._n_rows
         order = torch.randperm(n_rows) if self.shuffle else torch.arange(n_rows)
+        # Students may draw numbers too, which leaves the generators in other states.
+        order = torch.from_numpy(self._ranks.of_first(order.numpy()))
         last = (len(self) - 1) * self.batch_size
         for start in range(0, last, self.batch_size):
-            yield order[start : start + self.batch_size]
-        yield order[last:]
+            yield self._here(order[start : start + self.batch_size])
+        yield self._here(order[last:])
+
+    def _here(self, rows):
+        """Those of some rows that are here, by their number here."""
+        n_here = len(self.dataset)
+        if n_here == self._n_rows:
+            return rows
+        rows = rows - self._start
+        return rows[(rows >= 0) & (rows < n_here)]
 
 
 class LoadedBatchIterator(BatchIterator):

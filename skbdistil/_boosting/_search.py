@@ -163,7 +163,7 @@ class WeakLearnerSearch:
             student, loss, rows, valid, max_epochs=self.max_epochs, seed=seed, bar=bar
         )
         scores, activations = rows.run(student)
-        if not np.isfinite(scores).all():
+        if not rows.all_finite(scores):
             return None
         edges = game.edges(scores)
         return WeakLearner(student, scores, activations, edges, position, history)

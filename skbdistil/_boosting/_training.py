@@ -15,6 +15,7 @@ from skorch.helper import predefined_split
 from torch.utils.data import DataLoader
 
 from skbdistil._boosting._combination import Combination
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._rows import BatchIterator, LoadedBatchIterator
 from skbdistil._dataset_rows import DatasetRows
 from skbdistil._seeding import seeded
@@ -118,6 +119,11 @@ def check_net(net, estimator_name):
             f"NeuralNet, for example NeuralNet(None, criterion=None, ...). Got {net!r} "
             "instead."
         )
+    if hasattr(net, "accelerator"):
+        raise ValueError(
+            f"The 'net' parameter of {estimator_name} has an accelerator, which would "
+            "share the rows a second time. Use skbdistil.parallel.DataParallelNet."
+        )
     blank = NeuralNet(None, criterion=None)
     for name, ours in _OWN_PARAMETERS.items():
         if getattr(net, name) != getattr(blank, name):
@@ -157,10 +163,21 @@ class Trainer:
         so a distillation term leaves it undetermined; the game does see it.
     combine : {"mean", "sum", "learned"}
         How a student is combined with the earlier ones.
+    ranks : OneRank
+        Where the rows are.
     """
 
     def __init__(
-        self, net, *, batch_size, learning_rate, device, patience, centres, combine
+        self,
+        net,
+        *,
+        batch_size,
+        learning_rate,
+        device,
+        patience,
+        centres,
+        combine,
+        ranks=ONE_RANK,
     ):
         self.net = net
         self.batch_size = batch_size
@@ -169,6 +186,7 @@ class Trainer:
         self.patience = patience
         self.centres = centres
         self.combine = combine
+        self.ranks = ranks
 
     @property
     def changes_rows(self):
@@ -279,6 +297,7 @@ class Trainer:
             callbacks.append(stopping)
         if bar is not None:
             callbacks.append(_Progress(bar))
+        x = data.rows.x
         # Not by set_params: skorch cannot replace callbacks that are disabled.
         net.callbacks = callbacks
         net.set_params(
@@ -292,9 +311,15 @@ class Trainer:
             device=str(self.device),
             verbose=0,
             warm_start=False,
-            iterator_train=_iterator(net, "iterator_train", data.rows.x, shuffle=True),
-            iterator_valid=_iterator(net, "iterator_valid", data.rows.x, shuffle=False),
+            iterator_train=_iterator(
+                net, "iterator_train", x, self.ranks, shuffle=True
+            ),
+            iterator_valid=_iterator(
+                net, "iterator_valid", x, self.ranks, shuffle=False
+            ),
         )
+        if self.ranks is not ONE_RANK:
+            net.ranks_ = self.ranks
         if not scheduled:
             # An iterator of the template may give another number of batches.
             steps = len(net.get_iterator(data, training=True))
@@ -333,7 +358,7 @@ class _PreparedBatches:
         return map(self.dataset.prepared, self.batches)
 
 
-def _iterator(net, name, x, *, shuffle):
+def _iterator(net, name, x, ranks, *, shuffle):
     """The iterator of a template, or ours where it leaves skorch's as it is."""
     iterator = getattr(net, name)
     options = [key for key in vars(net) if key.startswith(f"{name}__")]
@@ -352,7 +377,7 @@ def _iterator(net, name, x, *, shuffle):
         )
     elif iterator is DataLoader:
         if set(options) <= {f"{name}__shuffle"}:
-            iterator = partial(BatchIterator, shuffle=shuffle)
+            iterator = partial(BatchIterator, shuffle=shuffle, ranks=ranks)
         elif not samples:
             # With workers, pinned memory and the like, which only a DataLoader knows.
             iterator = partial(DataLoader, shuffle=shuffle)

@@ -1,0 +1,340 @@
+"""Fits that share their rows give what one process gives, and fail together."""
+
+import multiprocessing
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNet
+from skorch.callbacks import GradientNormClipping
+from torch import distributed
+from torch.utils.data import TensorDataset
+
+from common import raises, student_bits
+from skbdistil import BDistilClassifier, BDistilRegressor, DistillationObjective
+from skbdistil.parallel import DataParallelNet
+from skbdistil.students import MLP, Backbone, ConvNet1d
+
+# Each process imports torch anew, which takes longer than the fits.
+pytestmark = pytest.mark.engines
+
+# A number of rows that two processes do not share evenly.
+X, y = (part[::3][:49] for part in load_iris(return_X_y=True))
+_RNG = np.random.RandomState(0)
+SCORES = 3 * np.eye(3)[y] + _RNG.normal(size=(len(y), 3))
+WEIGHT = _RNG.uniform(0.5, 2, size=len(y))
+TARGETS = X @ np.arange(8.0).reshape(4, 2)
+
+# After which processes that wait for each other fail the test.
+_SECONDS = 120
+
+
+def estimator(of=BDistilClassifier, *, shares=True, **params):
+    """A small one in float64."""
+    adamw = NeuralNet(None, criterion=None, optimizer=torch.optim.AdamW)
+    params = {
+        "student": partial(MLP, hidden=(4,)),
+        "n_estimators": 3,
+        "max_epochs": 2,
+        "batch_size": 8,
+        "edge_tol": np.inf,
+        "net": DataParallelNet() if shares else adamw,
+        "dtype": "float64",
+        "device": "cpu",
+        "random_state": 0,
+    } | params
+    return of("precomputed", **params)
+
+
+def _run_here(rank, size, store, task, answers):
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=_SECONDS),
+    )
+    answers.put((rank, task(rank)))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a function of the rank in two processes; returns both answers."""
+
+    def run(task):
+        context = multiprocessing.get_context("spawn")
+        answers = context.Queue()
+        store = (tmp_path / "store").as_uri()
+        processes = [
+            context.Process(target=_run_here, args=(rank, 2, store, task, answers))
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            found = dict(answers.get(timeout=_SECONDS) for _ in processes)
+            for process in processes:
+                process.join(_SECONDS)
+        finally:
+            for process in processes:
+                process.kill()
+        return found[0], found[1]
+
+    return run
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of this process alone."""
+    store = (tmp_path / "store").as_uri()
+    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+# The same as in one process
+
+
+def fit(rows=X, *, sample_weight=None, **params):
+    model = estimator(**params)
+    return model.fit(rows, y, sample_weight, teacher_scores=SCORES)
+
+
+def fit_twice(**params):
+    """Students of a warm start."""
+    model = fit(n_estimators=1, warm_start=True, **params)
+    return model.set_params(n_estimators=3).fit(X, y, teacher_scores=SCORES)
+
+
+def fit_regressor(**params):
+    model = estimator(BDistilRegressor, **params)
+    return model.fit(X, TARGETS, teacher_scores=TARGETS)
+
+
+def fit_trees(**params):
+    """With a teacher that each process fits, and rows that it makes."""
+    model = estimator(augment="munge", **params).set_params(teacher=None)
+    return model.fit(X, y)
+
+
+def clip(*, shares):
+    kind = DataParallelNet if shares else NeuralNet
+    net = kind(
+        None,
+        criterion=None,
+        optimizer=torch.optim.SGD,
+        callbacks=[GradientNormClipping(0.1)],
+    )
+    return fit(net=net)
+
+
+CASES = {
+    "dense": partial(fit, connection="dense"),
+    "independent": partial(fit, connection=None, combine="learned"),
+    "weighted": partial(fit, sample_weight=WEIGHT),
+    "refined": partial(fit, refine="final", refine_epochs=2),
+    "together": partial(fit, refine="only", refine_epochs=2),
+    "labels": partial(fit, objective=DistillationObjective(alpha=0.5)),
+    # One of the processes has no rows of many of the batches.
+    "few rows a batch": partial(fit, batch_size=2, max_epochs=1),
+    "sparse": partial(fit, sparse.csr_matrix(X)),
+    "warm start": fit_twice,
+    "regression": fit_regressor,
+    "trees": fit_trees,
+    "clipped": clip,
+}
+
+
+def numbers(model):
+    """What a fit has found."""
+    losses = [
+        [epoch["train_loss"] for epoch in epochs] for epochs in model.training_history_
+    ]
+    return [
+        *(value.numpy() for value in model.ensemble_.state_dict().values()),
+        model.student_edges_,
+        *vars(model.certificate_).values(),
+        np.array(losses),
+    ]
+
+
+class Counting(MLP):
+    """Counts the rows that it is trained on in this process."""
+
+    n_rows = 0
+
+    def prepare(self, x):
+        type(self).n_rows += len(x) * self.training
+        return super().prepare(x)
+
+
+def all_cases(rank):
+    models = [fit_shared(shares=True) for fit_shared in CASES.values()]
+    fit(student=partial(Counting, hidden=(4,)), n_estimators=1)
+    found = [(student_bits(model), numbers(model)) for model in models]
+    return found, Counting.n_rows
+
+
+def test_fit_of_two_processes_equals_that_of_one(run):
+    (first, first_rows), (second, second_rows) = run(all_cases)
+    assert [first_rows, second_rows] == [2 * 24, 2 * 25]
+    for case, *shared in zip(CASES, first, second, strict=True):
+        (bits, found), (other_bits, _) = shared
+        assert bits == other_bits, case
+        alone = numbers(CASES[case](shares=False))
+        for value, expected in zip(found, alone, strict=True):
+            assert_allclose(value, expected, rtol=1e-12, atol=1e-12, err_msg=case)
+
+
+# Processes that fail, or differ
+
+
+class Failing(MLP):
+    """Raises in the training of one process."""
+
+    rank = None
+
+    def forward(self, x, *earlier):
+        if self.training and distributed.get_rank() == self.rank:
+            raise ZeroDivisionError("in this process alone")
+        return super().forward(x, *earlier)
+
+
+class Unbounded(Backbone):
+    """Gives infinity on the rows of the second process, from the first epoch on."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4)])
+        self.widths = [4]
+
+    def prepare(self, x):
+        far = float("inf") if not self.training and distributed.get_rank() else 0.0
+        return x + far
+
+
+class Noisy(MLP):
+    """Draws numbers in training, as many as there are rows here."""
+
+    def prepare(self, x):
+        x = super().prepare(x)
+        return x + 0.01 * torch.randn_like(x) if self.training else x
+
+
+def failing(rank):
+    Failing.rank = 1
+    fit(student=partial(Failing, hidden=(4,)))
+
+
+FAILURES = {
+    "raises": (failing, "ZeroDivisionError: in this process alone"),
+    "infinite": (lambda rank: fit(student=Unbounded), "diverged to scores"),
+    "labels": (
+        lambda rank: estimator().fit(X, y[: len(y) - rank], teacher_scores=SCORES),
+        "inconsistent numbers of samples",
+    ),
+    "other rows": (lambda rank: fit(X + rank), "The training rows of"),
+    "fewer rows": (
+        lambda rank: estimator().fit(X[rank:], y[rank:], teacher_scores=SCORES[rank:]),
+        "do not compute the same",
+    ),
+    "other rate": (
+        lambda rank: fit(learning_rate=0.01 * (rank + 1)),
+        "The students of",
+    ),
+    "other batches": (
+        lambda rank: fit(batch_size=8 + 8 * rank),
+        "do not compute the same",
+    ),
+}
+
+
+def all_failures(rank):
+    messages = []
+    for task, _ in FAILURES.values():
+        try:
+            task(rank)
+        except Exception as error:
+            messages.append(f"{type(error).__name__}: {error}")
+        else:
+            messages.append("")
+    # What has failed leaves nothing behind; seeds and permutations are of the first.
+    noisy = fit(student=partial(Noisy, hidden=(4,)), random_state=None)
+    return messages, student_bits(noisy)
+
+
+def test_processes_fail_together(run):
+    (first, first_bits), (second, second_bits) = run(all_failures)
+    for (case, (_, expected)), *messages in zip(
+        FAILURES.items(), first, second, strict=True
+    ):
+        for message in messages:
+            assert expected in message, case
+    assert "has failed in process 1 of 2" in first[0]
+    assert second[0].startswith("ZeroDivisionError")
+    assert first_bits == second_bits
+
+
+# One process
+
+
+@pytest.mark.usefixtures("group")
+def test_search_of_one_process_sets_options_of_the_template():
+    search = GridSearchCV(
+        estimator(n_estimators=1), {"net__optimizer__weight_decay": [0.0, 0.5]}, cv=2
+    )
+    search.fit(X, y, teacher_scores=SCORES)
+    net = clone(search.best_estimator_).net
+    assert type(net) is DataParallelNet
+    assert net.optimizer__weight_decay in (0.0, 0.5)
+
+
+def test_template_without_a_group_raises():
+    with raises("DataParallelNet", "torchrun", "init_process_group"):
+        fit()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(
+    ("params", "what"),
+    [
+        ({"early_stopping": True}, "early_stopping=True"),
+        ({"checkpoint": "folder"}, "a checkpoint"),
+        ({"net": DataParallelNet(optimizer=torch.optim.LBFGS)}, "LBFGS"),
+        ({"net": DataParallelNet(iterator_train__num_workers=2)}, "iterator_train"),
+        ({"net": DataParallelNet(iterator_valid=list)}, "iterator_valid"),
+    ],
+)
+def test_what_is_not_supported_raises(params, what):
+    with raises("DataParallelNet", "does not support", what):
+        fit(**params)
+
+
+@pytest.mark.usefixtures("group")
+def test_dataset_raises():
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    with raises("DataParallelNet", "a dataset as X"):
+        estimator().fit(rows, teacher_scores=SCORES)
+
+
+@pytest.mark.usefixtures("group")
+def test_batch_normalisation_raises():
+    with raises("BatchNorm1d", "'student' parameter of BDistilClassifier"):
+        estimator(student=ConvNet1d).fit(X[:, :, np.newaxis], y, teacher_scores=SCORES)
+
+
+def test_net_with_an_accelerator_raises():
+    net = NeuralNet(None, criterion=None)
+    net.accelerator = object()
+    with raises("'net' parameter of BDistilClassifier", "DataParallelNet"):
+        fit(net=net)
