@@ -306,8 +306,8 @@ LIGHT = [
     "runtime",
 ]
 
-# _training trains with it, _teacher_scores recognises its nets.
-MAY_IMPORT_SKORCH = {"_boosting._training", "_teacher_scores"}
+# _training trains with it, _teacher_scores recognises its nets, parallel has one.
+MAY_IMPORT_SKORCH = {"_boosting._training", "_teacher_scores", "parallel"}
 
 
 def imported_names(module):
