@@ -619,7 +619,7 @@ def test_drift_is_found_and_falls_back(clf, model, rows):
     # The teacher has changed its mind.
     early.final_ = lambda X: NAMES[(np.searchsorted(NAMES, model.predict(X)) + 1) % 3]
     monitor = DeferralMonitor(0.08, audit=0.2, on_drift="defer", random_state=0)
-    with pytest.warns(DriftWarning, match="All rows go to the final model"):
+    with pytest.warns(DriftWarning, match="All rows passed to audit go to the final"):
         labels = early.audit(X, monitor)
     assert monitor.drift_
     assert (labels != early.final_(X)).any()
