@@ -30,6 +30,8 @@ class FitTasks:
     any_callbacks : bool
     has_bar : bool
         Whether one of them draws progress bars.
+    stopped : bool
+        Whether one of them has ended a task that would have gone on.
     prefix : callable
         Gives the fitted attributes of an estimator that has the students so far.
     """
@@ -44,6 +46,7 @@ class FitTasks:
         self._root.call_on_fit_task_begin(estimator=estimator, **data)
         # Those under way, from the outermost one.
         self._open = [self._root]
+        self.stopped = False
         self.prefix = None
 
     def begin(self, name, max_subtasks=0):
@@ -75,11 +78,13 @@ class FitTasks:
         """
         if not self.any_callbacks:
             return False
-        return self._open.pop().call_on_fit_task_end(
+        stop = self._open.pop().call_on_fit_task_end(
             estimator=self._estimator,
             **self._data,
             reconstruction_attributes=self.prefix if usable else None,
         )
+        self.stopped = self.stopped or bool(stop)
+        return stop
 
     def finish(self):
         """End the fit. The estimator has its fitted attributes."""
