@@ -81,7 +81,15 @@ def with_labels(X, y, net=None):
     if not rows.labelled:
         return X, None
     keys = _ordered_keys(len(rows), _LABEL_ROWS)
-    return X, np.concatenate([labels for _, _, labels in rows.loader(keys)])
+    found = []
+    for positions, _, labels in rows.loader(keys):
+        if labels is None:
+            raise ValueError(
+                "Some items of the dataset X have a label and some have none, among "
+                f"them one of the rows {positions[0]} to {positions[-1]}. Pass y."
+            )
+        found.append(labels)
+    return X, np.concatenate(found)
 
 
 def dataset_rows(X, net=None):

@@ -727,7 +727,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         return tags
 
     def _sk_visual_block_(self):
-        names, members = zip(*self._members, strict=True)
+        names, members = zip(*self._members, strict=True) if self._members else ([], [])
         return _VisualBlock("parallel", members, names=names)
 
 
@@ -813,6 +813,8 @@ def _judge(tiers, X, y, rule, classes):
     supports = np.array([_support(tier, X, rule, classes) for tier in tiers])
     column = None
     if y is not None:
-        # No tier is right about a class that none knows.
-        column = np.where(np.isin(y, classes), np.searchsorted(classes, y), -1)
+        # No tier is right about a class that none knows. Labels are compared as Python
+        # objects, since NumPy would compare 1 and "1" as strings.
+        columns = {label: number for number, label in enumerate(classes.tolist())}
+        column = np.array([columns.get(label, -1) for label in np.asarray(y).tolist()])
     return _judged(supports, column, _top, np.ones(len(tiers)))

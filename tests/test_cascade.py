@@ -528,3 +528,22 @@ def test_several_labels_per_row_raise():
     several = FrozenEstimator(DecisionTreeClassifier().fit(X, Y))
     with pytest.raises(ValueError, match=r"tier1_1, a .* predicts 3 outputs"):
         CascadeClassifier([several, LogisticRegression()]).fit(X, Y[:, 0])
+
+
+def test_repr_of_a_cascade_without_tiers_is_one():
+    assert "CascadeClassifier" in CascadeClassifier([])._repr_html_()
+
+
+def test_labels_of_another_kind_are_never_right():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:200], y[:200]
+    cascade = CascadeClassifier(
+        [GaussianNB(), DecisionTreeClassifier(random_state=0)],
+        rule="confidence",
+        threshold="calibrate",
+        costs=[1, 2],
+        random_state=0,
+    ).fit(X, y)
+    right = cascade.exit_path(X, y.astype(object))
+    assert_array_equal(right.scores, cascade.exit_path(X, y).scores)
+    assert (cascade.exit_path(X, y.astype(str)).scores == 0).all()

@@ -314,3 +314,9 @@ def test_checkpoint_of_views_is_not_one_of_clean_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(_loop.Boosting, "_play", None)
     again = fitted(Views(DATASET, Noisy()), **settings)
     assert np.array_equal(again.predict_proba(X), of_views.predict_proba(X))
+
+
+def test_items_of_which_some_have_no_label_raise():
+    dataset = Items(lambda i: (X[i], 1) if i < 50 else X[i])
+    with pytest.raises(ValueError, match="Some items of the dataset X have a label"):
+        fitted(dataset)
