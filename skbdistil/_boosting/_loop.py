@@ -147,7 +147,7 @@ class Boosting:
                 losses += self._losses_held_out()
                 if losses and _since_lowest(losses) == 0:
                     best = self._states()
-                if checkpoint is not None and tasks.stopped:
+                if checkpoint is not None and (stops or tasks.stopped):
                     # The file is also that of fits without this callback.
                     warnings.warn(
                         f"A callback has cut round {number} of {self.estimator_name} "

@@ -31,7 +31,7 @@ class FitTasks:
     has_bar : bool
         Whether one of them draws progress bars.
     stopped : bool
-        Whether one of them has ended a task that would have gone on.
+        Whether one of them has ended the training of a student.
     prefix : callable
         Gives the fitted attributes of an estimator that has the students so far.
     """
@@ -78,13 +78,11 @@ class FitTasks:
         """
         if not self.any_callbacks:
             return False
-        stop = self._open.pop().call_on_fit_task_end(
+        return self._open.pop().call_on_fit_task_end(
             estimator=self._estimator,
             **self._data,
             reconstruction_attributes=self.prefix if usable else None,
         )
-        self.stopped = self.stopped or bool(stop)
-        return stop
 
     def finish(self):
         """End the fit. The estimator has its fitted attributes."""
@@ -131,7 +129,9 @@ class Epochs:
         """End an epoch; returns whether a callback wants no further one."""
         if self._bar is not None:
             self._bar.update()
-        return self._tasks.end()
+        stop = self._tasks.end()
+        self._tasks.stopped = self._tasks.stopped or bool(stop)
+        return stop
 
 
 class Progress:
