@@ -41,7 +41,17 @@ def make_rows(n_rows, seed=0):
     return X, G - G.mean(axis=1, keepdims=True)
 
 
-def fit_ours(X, G, *, n_estimators, epochs, n_units=16, student=None, batch_size=256):
+def fit_ours(
+    X,
+    G,
+    *,
+    n_estimators,
+    epochs,
+    n_units=16,
+    student=None,
+    batch_size=256,
+    checkpoint=None,
+):
     """The estimator, on the same students and teacher scores as `fit_by_hand`."""
     clf = BDistilClassifier(
         "precomputed",
@@ -53,6 +63,7 @@ def fit_ours(X, G, *, n_estimators, epochs, n_units=16, student=None, batch_size
         learning_rate=LEARNING_RATE,
         device="cpu",
         random_state=0,
+        checkpoint=checkpoint,
     )
     return clf.fit(X, np.arange(len(X)) % N_OUTPUTS, teacher_scores=G)
 
@@ -298,6 +309,27 @@ def bench_growth(n_rows, n_repeats):
         )
 
 
+def bench_checkpoints(n_rows, n_repeats):
+    """What it costs to write each round, and to go on from what was written."""
+    X, G = make_rows(n_rows)
+    fit = partial(fit_ours, X, G, n_estimators=6, epochs=4)
+    with tempfile.TemporaryDirectory() as root:
+
+        def fit_anew():
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                fit(checkpoint=folder)
+
+        found = Path(root, "found")
+        fit(checkpoint=found)
+        seconds = in_turns([fit_anew, fit, partial(fit, checkpoint=found)], n_repeats)
+        (file,) = found.iterdir()
+        n_bytes = file.stat().st_size
+    print_times("fit with checkpoint / without, 6 rounds", *seconds[:2], 1.05)
+    print_times("  all 6 found in the file / without", seconds[2], seconds[1], None)
+    print(f"  bytes of a round {n_bytes / 6:.0f}, of its students alone ", end="")
+    print(4 * sum(w.numel() for w in fit().ensemble_.students.parameters()) // 6)
+
+
 def all_stages(clf, rows):
     """Predictions of every stage."""
     return list(clf.staged_predict(rows))
@@ -445,6 +477,7 @@ def main():
     print(header)
     bench_fit(n_rows, 1 if quick else 5)
     bench_growth(n_rows, 1 if quick else 3)
+    bench_checkpoints(n_rows, 1 if quick else 5)
     bench_predict(5 if quick else 50)
     print_memory(*memory)
 

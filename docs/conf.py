@@ -26,6 +26,7 @@ GALLERY = [
     "plot_cascade.py",
     "plot_intervals.py",
     "plot_certificate.py",
+    "plot_resume.py",
     "plot_deployment.py",
     "*",
 ]

@@ -21,6 +21,7 @@ from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting import _loop
 from skbdistil._boosting._checkpoint import Checkpoint
 from skbdistil.exceptions import InvalidFileError
+from skbdistil.model_selection import HalvingStagedSearchCV
 from skbdistil.persistence import load, save
 from skbdistil.students import MLP, ConvNet2d
 
@@ -70,6 +71,7 @@ CASES = {
     "dense": {"connection": "dense"},
     "none": {"connection": None},
     "learned": {"connection": "wide", "combine": "learned"},
+    "lateral": {"connection": "lateral", "student": partial(MLP, hidden=(4, 4, 4))},
     "sum": {"combine": "sum"},
     "early_stopping": {"early_stopping": True, "max_epochs": 2},
     "refine_final": {"refine": "final"},
@@ -187,6 +189,87 @@ def test_fits_of_a_search_share_a_folder(tmp_path, monkeypatch):
         again.cv_results_["mean_test_score"].tolist()
         == search.cv_results_["mean_test_score"].tolist()
     )
+
+
+def test_rungs_of_a_search_play_no_further_than_they_should(tmp_path):
+    grid = {"learning_rate": [0.01, 0.02, 0.03]}
+
+    def searched(checkpoint, min_rounds):
+        search = HalvingStagedSearchCV(
+            distilled(checkpoint=checkpoint),
+            grid,
+            cv=2,
+            factor=3,
+            min_rounds=min_rounds,
+            refit=False,
+        )
+        return search.fit(X, y).cv_results_["mean_test_score"].tolist()
+
+    searched(tmp_path, 2)
+    assert searched(tmp_path, 1) == searched(None, 1)
+
+
+class Projected(MLP):
+    """Computes with numbers that are not in its state."""
+
+    def __init__(self, input_shape):
+        super().__init__(input_shape, hidden=(4,))
+        self.weights = torch.randn(len(X[0]), len(X[0]))
+
+    def forward(self, x):
+        return super().forward(x @ self.weights)
+
+
+def test_student_that_its_weights_do_not_make_again_raises(tmp_path):
+    clf = distilled(student=Projected, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="in parameters and persistent buffers"):
+        clf.fit(X, y)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_going_on_keeps_no_student_without_its_weights(
+    tmp_path, monkeypatch
+):
+    clf = distilled(checkpoint=tmp_path)
+    fit_and_kill(monkeypatch, 3, clone(clf), X, y)
+    loaded = torch.nn.Module.load_state_dict
+    states = []
+
+    def interrupted(module, state, *args, **kwargs):
+        states.append(state)
+        if len(states) == 2:
+            raise KeyboardInterrupt
+        return loaded(module, state, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "load_state_dict", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            clone(clf).fit(X, y)
+    assert bits(clf.fit(X, y)) == bits(distilled().fit(X, y))
+
+
+@pytest.mark.parametrize("task_name", ["round", "epoch"])
+def test_round_that_a_callback_has_cut_short_is_not_kept(task_name, tmp_path):
+    pytest.importorskip("sklearn.callback", reason="new in scikit-learn 1.9")
+
+    class Stopping:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name != task_name:
+                return False
+            task = context if task_name == "round" else context.parent.parent
+            return task.task_id == 1
+
+    clf = distilled(checkpoint=tmp_path)
+    with pytest.warns(RuntimeWarning, match="has cut round 2 of BDistilClassifier"):
+        clone(clf).set_callbacks(Stopping()).fit(X, y)
+    (path,) = tmp_path.iterdir()
+    assert len(Checkpoint(tmp_path, path.stem).read()["rounds"]) == 1
+    assert bits(clf.fit(X, y)) == bits(distilled().fit(X, y))
 
 
 def test_damaged_file_raises_and_says_what_to_do(tmp_path):

@@ -130,6 +130,8 @@ def fingerprint(estimator, plan, train, valid, *, earlier, device):
                 str(device),
                 sorted(params.items()),
                 sorted(plan._asdict().items()),
+                # Of a rung of a search, which plays no further.
+                estimator._round_limit,
                 numbers,
             ]
         )

@@ -3,6 +3,7 @@
 import copy
 import sys
 import time
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from skbdistil.exceptions import FitInterruptedWarning, WeakLearnerNotFoundWarni
 
 # Rounds without a lower loss on the rows held out before boosting ends.
 _PATIENCE = 2
+
+# Rows on which a student that is built again must give the same scores.
+_CHECKED_ROWS = 64
 
 
 class Round(NamedTuple):
@@ -134,6 +138,8 @@ class Boosting:
                     tasks.end()
                     failed = number, reason
                     break
+                if checkpoint is not None:
+                    self._check_built_again()
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
                 self.progress.report(self.game, time.perf_counter() - began)
@@ -141,6 +147,15 @@ class Boosting:
                 losses += self._losses_held_out()
                 if losses and _since_lowest(losses) == 0:
                     best = self._states()
+                if checkpoint is not None and (stops or tasks.stopped):
+                    # The file is also that of fits without this callback.
+                    warnings.warn(
+                        f"A callback has cut round {number} of {self.estimator_name} "
+                        "short. The checkpoint keeps the rounds before it only.",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                    checkpoint = None
                 if checkpoint is not None:
                     checkpoint.write(self._state(losses, best))
                 if stops:
@@ -192,21 +207,45 @@ class Boosting:
 
     def _go_on(self, state):
         """Take over the rounds of a fit that was killed."""
+        rounds = []
         for number, played in enumerate(state["rounds"]):
             if number < len(self.rounds):
                 # That of a warm start, which refinement may have changed.
-                student = self.rounds[number].student
+                student = copy.deepcopy(self.rounds[number].student)
+                student.load_state_dict(played["state"])
             else:
-                with seeded(0, self.trainer.device):
-                    factory = self.search.ladder[played["position"]]
-                    student = self.ensemble.new_student(factory)
-                student.to(self.rows.device, self.rows.dtype)
-                self.rounds.append(
-                    Round(student, played["position"], played["history"])
+                student = self._built_again(
+                    self.ensemble, played["position"], played["state"]
                 )
                 self.ensemble.append(student)
-            student.load_state_dict(played["state"])
+            rounds.append(Round(student, played["position"], played["history"]))
+        # At once: Ctrl-C keeps what is in the list.
+        self.rounds[:] = rounds
         self.replay()
+
+    def _built_again(self, ensemble, position, state):
+        """The next student of an ensemble, with weights that are known."""
+        with seeded(0, self.trainer.device):
+            student = ensemble.new_student(self.search.ladder[position])
+        student.to(self.rows.device, self.rows.dtype)
+        student.load_state_dict(state)
+        return student
+
+    @torch.no_grad()
+    def _check_built_again(self):
+        """Refuse a student that is another one when its weights are loaded."""
+        other = copy.deepcopy(self.ensemble)
+        del other.students[-1]
+        student, position, _ = self.rounds[-1]
+        other.append(self._built_again(other, position, student.state_dict()))
+        x = self.rows.inputs(slice(_CHECKED_ROWS))
+        if not torch.allclose(self.ensemble(x), other(x), rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"With 'checkpoint', the students of {self.estimator_name} must keep "
+                "what they compute with in parameters and persistent buffers. One of "
+                f"{self.search.ladder[position]!r} gave other scores when it was built "
+                "again with its weights."
+            )
 
     def _play(self, number, seed):
         """Play one round; returns why no weak learner was found, if none was."""

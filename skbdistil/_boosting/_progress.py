@@ -30,6 +30,8 @@ class FitTasks:
     any_callbacks : bool
     has_bar : bool
         Whether one of them draws progress bars.
+    stopped : bool
+        Whether one of them has ended the training of a student.
     prefix : callable
         Gives the fitted attributes of an estimator that has the students so far.
     """
@@ -44,6 +46,7 @@ class FitTasks:
         self._root.call_on_fit_task_begin(estimator=estimator, **data)
         # Those under way, from the outermost one.
         self._open = [self._root]
+        self.stopped = False
         self.prefix = None
 
     def begin(self, name, max_subtasks=0):
@@ -126,7 +129,9 @@ class Epochs:
         """End an epoch; returns whether a callback wants no further one."""
         if self._bar is not None:
             self._bar.update()
-        return self._tasks.end()
+        stop = self._tasks.end()
+        self._tasks.stopped = self._tasks.stopped or bool(stop)
+        return stop
 
 
 class Progress:
