@@ -3,6 +3,12 @@
 import torch
 from skorch import NeuralNet
 
+if torch.distributed.is_available():
+    # Defaults of its functions hold the group that is there when it is imported, which
+    # optimizers do on the way: destroy_process_group would not end the group's threads,
+    # and the process may abort at its end. Here, there is no group yet.
+    import torch.distributed.nn
+
 __all__ = ["DataParallelNet"]
 
 

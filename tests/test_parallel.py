@@ -1,6 +1,7 @@
 """Fits that share their rows give what one process gives, and fail together."""
 
 import multiprocessing
+import weakref
 from datetime import timedelta
 from functools import partial
 
@@ -62,9 +63,12 @@ def _run_here(rank, size, store, task, answers):
         world_size=size,
         timeout=timedelta(seconds=_SECONDS),
     )
-    answers.put((rank, task(rank)))
+    answer = task(rank)
     distributed.barrier()
+    world = weakref.ref(distributed.group.WORLD)
     distributed.destroy_process_group()
+    # Threads of a group that is still held abort the process when it ends.
+    answers.put((rank, answer, world() is None))
 
 
 @pytest.fixture
@@ -82,7 +86,11 @@ def run(tmp_path):
         for process in processes:
             process.start()
         try:
-            found = dict(answers.get(timeout=_SECONDS) for _ in processes)
+            found, released = {}, []
+            for _ in processes:
+                rank, found[rank], is_released = answers.get(timeout=_SECONDS)
+                released.append(is_released)
+            assert all(released)
             for process in processes:
                 process.join(_SECONDS)
         finally:
