@@ -226,6 +226,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     # What depends on n_estimators is planned for all rounds. None plays all of them.
     _round_limit = None
 
+    # Whether the labels of a row do not exclude each other.
+    _multilabel = False
+
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
         self,
@@ -1014,9 +1017,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
             rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
-
-    # Whether the labels of a row do not exclude each other.
-    _multilabel = False
 
     def _progress(self, tasks, ranks):
         return Progress(

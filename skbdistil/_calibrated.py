@@ -82,14 +82,6 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
         if state.get("_calibrated_fit"):
             self._remember_fit()
 
-    def _set_features(self):
-        """Take over what the estimator knows of its features."""
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(self.estimator_, name):
-                setattr(self, name, getattr(self.estimator_, name))
-            else:
-                vars(self).pop(name, None)  # that of an earlier fit
-
     def get_metadata_routing(self):
         """Metadata routing: `fit` passes its parameters on to that of the estimator.
 
@@ -119,6 +111,15 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
 
 def take(array, rows):
     return None if array is None else _safe_indexing(array, rows)
+
+
+def take_features(estimator, inner):
+    """Give an estimator what an inner one knows of its features."""
+    for name in ("n_features_in_", "feature_names_in_"):
+        if hasattr(inner, name):
+            setattr(estimator, name, getattr(inner, name))
+        else:
+            vars(estimator).pop(name, None)  # that of an earlier fit
 
 
 def params_of_rows(X, params, rows):

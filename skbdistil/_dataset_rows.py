@@ -1,13 +1,11 @@
 """Rows of a map-style dataset of torch, read when they are needed."""
 
-import random
-
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from skbdistil._arrays import READY_DTYPES, LazyRows, from_torch, native_dtype
-from skbdistil._seeding import seeded
+from skbdistil._seeding import seed_generators, seeded
 from skbdistil.datasets import Views
 
 __all__ = ["DatasetRows", "as_views", "dataset_rows", "is_dataset", "with_labels"]
@@ -336,6 +334,4 @@ def _numbers(row, name):
 def _seed_view(seed, index):
     """Make what a view draws depend on the epoch and the row, and not on a worker."""
     state = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
-    torch.random.default_generator.manual_seed(state)
-    np.random.seed(state)  # noqa: NPY002
-    random.seed(state)
+    seed_generators(state)

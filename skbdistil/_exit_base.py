@@ -3,6 +3,7 @@
 import math
 import time
 import warnings
+from abc import ABCMeta, abstractmethod
 from functools import partial
 from numbers import Integral, Real
 
@@ -16,13 +17,9 @@ from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._boosting._scaling import check_scores
-from skbdistil._calibrated import CalibratedEstimator, take
+from skbdistil._calibrated import CalibratedEstimator, take, take_features
 from skbdistil._dataset_rows import as_views, with_labels
-from skbdistil._exit_calibration import (
-    chosen_point,
-    exit_path,
-    rows_needed,
-)
+from skbdistil._exit_calibration import chosen_point, exit_path, rows_needed
 from skbdistil._exit_runs import ExitRun, run_within
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
@@ -65,7 +62,7 @@ class _NumpyState:
         self._state.select(torch.from_numpy(rows).to(self._state.x.device))
 
 
-class BaseEarlyExit(CalibratedEstimator):
+class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
     """Base of the early exits: calibrate thresholds, and predict with them."""
 
     _parameter_constraints = {
@@ -82,17 +79,17 @@ class BaseEarlyExit(CalibratedEstimator):
 
     # What classifiers and regressors do each in their way
 
+    @abstractmethod
     def _check_parameters(self, y):
         """Refuse parameters that are unusable, also for want of `y`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_y(self, y):
         """Refuse labels or targets that are none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_distilled(self, final):
         """Whether a fitted estimator is the one of this package that is needed."""
-        raise NotImplementedError
 
     def _check_fitted(self, estimator):
         """Refuse an estimator that the rule does not suit."""
@@ -140,19 +137,19 @@ class BaseEarlyExit(CalibratedEstimator):
         """Yield the predictions again, if there are rows to defer."""
         return iter(())
 
+    @abstractmethod
     def _candidates(self, estimator, scores, labels, order, tested):
         """Fitted attributes, what `_judged` returns, and the thresholds to try.
 
         Rows `order` may be looked at for the thresholds, rows `tested` may not.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _judged(self, estimator, scores, labels):
         """Values of the rule, whether a row is right, and whether the exit loses it.
 
         Of shapes (T - 1, n), (T, n) and (T, n). A final model is the last of T stages.
         """
-        raise NotImplementedError
 
     def _point(self, path, path_on_order, n_tested):
         """The chosen point of the path, and what is wrong with it, or None.
@@ -176,9 +173,9 @@ class BaseEarlyExit(CalibratedEstimator):
     def _stage_temperatures(self):
         return np.ones(self._n_stages())
 
+    @abstractmethod
     def _response(self, final, scores, stages):
         """Function from a method to its response, read from these arrays."""
-        raise NotImplementedError
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, **params):
@@ -218,7 +215,7 @@ class BaseEarlyExit(CalibratedEstimator):
             With a final model, if no local answer can be; all rows are then deferred.
         """
         estimator_name = type(self).__name__
-        X, y = with_labels(X, y)
+        X, y = with_labels(X, y, getattr(self.estimator, "net", None))
         self._check_parameters(y)
         _check_unit(self.cost)
         if self.delta is not None and self.max_cost is not None:
@@ -270,7 +267,7 @@ class BaseEarlyExit(CalibratedEstimator):
         self.path_ = path
         vars(self).update(fitted)
         self.best_index_ = point
-        self._set_features()
+        take_features(self, estimator)
         self._remember_fit()
         return self
 

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from scipy.stats import binom, rankdata
 from sklearn.isotonic import IsotonicRegression
 
-from skbdistil._exit_rules import exit_stages
+from skbdistil._exit_rules import exit_stages, rule_values
 
 # Thresholds that are tried, from none to all rows leaving at the first stage.
 _N_POINTS = 200
@@ -117,6 +117,51 @@ def _between(thresholds, values):
 
 def _with_infinity(points, values):
     return np.array([np.full(len(values), np.inf), *points])
+
+
+def judged(scores, label, rule, temperatures, final_label=None, target="accuracy"):
+    """Values of the rule, whether a row is right, and whether the exit loses it.
+
+    Right is, without labels, what the full ensemble says, or the final model.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (T, n, L)
+        Of the stages.
+    label : ndarray of int of shape (n,) or None
+        Columns of the labels.
+    rule : str or callable
+    temperatures : ndarray of shape (T,)
+    final_label : ndarray of int of shape (n,), default=None
+        Columns of the answers of a final model, which then is a stage of its own.
+    target : {"agreement", "accuracy", "error"}, default="accuracy"
+        What is a loss with a final model.
+
+    Returns
+    -------
+    values : ndarray of shape (T - 1, n), or (T, n) with a final model
+    correct, losses : ndarray of bool, with a row more
+    """
+    labels = scores.argmax(axis=2)
+    if final_label is not None:
+        labels = np.vstack([labels, final_label])
+    values = stage_values(rule, scores, temperatures, len(labels) - 1)
+    correct = labels == (labels[-1] if label is None else label)
+    if final_label is None or label is None or target == "accuracy":
+        return values, correct, correct[-1] & ~correct
+    losses = ~correct if target == "error" else labels != labels[-1]
+    losses[-1] = False  # is not answered locally
+    return values, correct, losses
+
+
+def stage_values(rule, scores, temperatures, n_stages):
+    """Values of the rule at the first stages, shape (n_stages, n)."""
+    return np.array(
+        [
+            rule_values(rule, scores[:stage], temperatures[stage - 1])
+            for stage in range(1, n_stages + 1)
+        ]
+    ).reshape(n_stages, scores.shape[1])
 
 
 def exit_path(thresholds, values, losses, correct, costs):

@@ -69,20 +69,31 @@ def seeded(seed, device):
         first = _OPEN[0][1] if _OPEN else found
         _OPEN.append((found, first))
     try:
-        # Of torch one by one: seeding all of it would also reset the generators of
-        # devices that are not in use here.
-        torch.random.default_generator.manual_seed(seed)
+        seed_generators(seed)
         for index in cuda:
             with torch.cuda.device(index):
                 torch.cuda.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        random.seed(seed)
         yield
     finally:
         with _LOCK:
             _OPEN.remove((found, first))
             # The last to end need not be the first that began.
             (found if _OPEN else first).restore()
+
+
+def seed_generators(seed):
+    """Seed the global generators of the CPU, within a block that restores them.
+
+    Parameters
+    ----------
+    seed : int
+        As for :func:`seeded`.
+    """
+    # Of torch this one only: seeding all of it would also reset the generators of
+    # devices that are not in use here.
+    torch.random.default_generator.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
 
 
 class _Generators:

@@ -72,10 +72,9 @@ class TeacherResponse(NamedTuple):
     scores : ndarray of shape (n_samples, n_outputs)
         Classification: logits, with a mean of 0 in every row. Several labels per row:
         the log-odds of each label, of which `classes` are the numbers. Regression:
-        values of
-        the targets, in their own units. NaN in the rows that `teacher_scores` leaves
-        out. For a teacher that is asked about other rows than those that it is fitted
-        to, these.
+        values of the targets, in their own units. NaN in the rows that `teacher_scores`
+        leaves out. For a teacher that is asked about other rows than those that it is
+        fitted to, these.
 
     transfer_scores : ndarray of shape (n_transfer, n_outputs) or None
         The same of `transfers`, one after the other. None where there are none.

@@ -23,9 +23,14 @@ from sklearn.utils.validation import (
     has_fit_parameter,
 )
 
-from skbdistil._calibrated import params_of_rows, take
+from skbdistil._calibrated import params_of_rows, take, take_features
 from skbdistil._exit_base import check_enough, hold_out, n_order
-from skbdistil._exit_calibration import chosen_point, exit_path, shared_thresholds
+from skbdistil._exit_calibration import (
+    chosen_point,
+    exit_path,
+    judged,
+    shared_thresholds,
+)
 from skbdistil._exit_runs import ExitRun
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
@@ -38,7 +43,6 @@ from skbdistil._sklearn_compat import (
     _safe_indexing,
     _VisualBlock,
 )
-from skbdistil.early_exit import _judged
 from skbdistil.exceptions import CostsUnknownWarning, NothingCertifiedWarning
 from skbdistil.stages import _unwrapped
 
@@ -426,11 +430,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         self.costs_ = costs
         self.path_ = path
         self.best_index_ = point
-        for attribute in ("n_features_in_", "feature_names_in_"):
-            if hasattr(tiers[0][0], attribute):
-                setattr(self, attribute, getattr(tiers[0][0], attribute))
-            else:
-                vars(self).pop(attribute, None)  # that of an earlier fit
+        take_features(self, tiers[0][0])
         return self
 
     def _check_members(self):
@@ -817,4 +817,4 @@ def _judge(tiers, X, y, rule, classes):
         # objects, since NumPy would compare 1 and "1" as strings.
         columns = {label: number for number, label in enumerate(classes.tolist())}
         column = np.array([columns.get(label, -1) for label in np.asarray(y).tolist()])
-    return _judged(supports, column, _top, np.ones(len(tiers)))
+    return judged(supports, column, _top, np.ones(len(tiers)))

@@ -33,8 +33,10 @@ from skbdistil._exit_calibration import (
     cheapest_point,
     first_point,
     fit_temperatures,
+    judged,
     shared_thresholds,
     stage_thresholds,
+    stage_values,
 )
 from skbdistil._exit_rules import (
     REGRESSION_RULES,
@@ -43,7 +45,6 @@ from skbdistil._exit_rules import (
     check_rule,
     in_units,
     label_probabilities,
-    rule_values,
 )
 from skbdistil._sklearn_compat import (
     Interval,
@@ -435,7 +436,7 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
                     for scale in (np.ones(len(scores)), temperatures)
                 ]
             )
-        judged = _judged(
+        found = judged(
             scores,
             None if self.target == "agreement" else label,
             self.rule,
@@ -443,7 +444,7 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
             final_label,
             self.target,
         )
-        values, _, losses = judged
+        values, _, losses = found
         if self.thresholds == "shared":
             thresholds = shared_thresholds(values[:, order])
         else:
@@ -454,11 +455,11 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
             "calibration_errors_": errors,
             "final_": self.final,
         }
-        return fitted, judged, thresholds
+        return fitted, found, thresholds
 
     def _judged(self, estimator, scores, labels):
         label, final_label = labels
-        return _judged(
+        return judged(
             scores, label, self.rule_, self.temperatures_, final_label, self.target
         )
 
@@ -687,23 +688,6 @@ def _response(scores, stages, classes, temperatures, method):
         return label_probabilities(scores / temperatures[:, np.newaxis])
     # A copy, since further stages may be written to it.
     return as_decision(scores.copy())
-
-
-def _judged(scores, label, rule, temperatures, final_label=None, target="accuracy"):
-    """Values of the rule, whether a row is right, and whether the exit loses it.
-
-    Right is, without labels, what the full ensemble says, or the final model.
-    """
-    labels = scores.argmax(axis=2)
-    if final_label is not None:
-        labels = np.vstack([labels, final_label])
-    values = _values(rule, scores, temperatures, len(labels) - 1)
-    correct = labels == (labels[-1] if label is None else label)
-    if final_label is None or label is None or target == "accuracy":
-        return values, correct, correct[-1] & ~correct
-    losses = ~correct if target == "error" else labels != labels[-1]
-    losses[-1] = False  # is not answered locally
-    return values, correct, losses
 
 
 def _several_labels(estimator_name):
@@ -939,8 +923,8 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
     def _candidates(self, estimator, scores, labels, order, tested):
         final = self._distilled(estimator)
         tolerance = self._tolerance(final)
-        judged = _changes(scores, self.rule, tolerance, final.target_scale_)
-        values, _, losses = judged
+        found = _changes(scores, self.rule, tolerance, final.target_scale_)
+        values, _, losses = found
         # At the first stage nothing has changed yet.
         n_skipped = min(int(self.rule == "change"), len(values))
         values, losses = values[n_skipped:, order], losses[n_skipped:, order]
@@ -949,7 +933,7 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
         else:
             thresholds = stage_thresholds(values, losses)
         never = np.full((len(thresholds), n_skipped), np.inf)
-        return {"tolerance_": tolerance}, judged, np.hstack([never, thresholds])
+        return {"tolerance_": tolerance}, found, np.hstack([never, thresholds])
 
     def _judged(self, estimator, scores, labels):
         scale = self._distilled(estimator).target_scale_
@@ -984,16 +968,6 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
 
 def _changes(scores, rule, tolerance, scale):
     """Values of the rule, whether a row is within the tolerance, and whether not."""
-    values = _values(rule, scores, np.ones(len(scores)), len(scores) - 1)
+    values = stage_values(rule, scores, np.ones(len(scores)), len(scores) - 1)
     lost = (np.abs(scores - scores[-1]) * scale > tolerance).any(axis=2)
     return values, ~lost, lost
-
-
-def _values(rule, scores, temperatures, n_stages):
-    """Values of the rule at the first stages, shape (n_stages, n)."""
-    return np.array(
-        [
-            rule_values(rule, scores[:stage], temperatures[stage - 1])
-            for stage in range(1, n_stages + 1)
-        ]
-    ).reshape(n_stages, scores.shape[1])

@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skbdistil._calibrated import CalibratedEstimator, take
+from skbdistil._calibrated import CalibratedEstimator, take, take_features
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
     HasMethods,
@@ -199,7 +199,7 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         self.estimator_ = estimator
         self.residuals_ = residuals
         self.stage_residuals_ = stage_residuals
-        self._set_features()
+        take_features(self, estimator)
         self._remember_fit()
         return self
 
@@ -273,6 +273,10 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         InfiniteIntervalWarning
             If there are too few calibration rows for this `alpha`.
         """
+        return self._half_widths(alpha, stage, stacklevel=4)
+
+    def _half_widths(self, alpha, stage, stacklevel):
+        """As `half_widths`; `stacklevel` is that of the warning in `_rank`."""
         self._calibrated()
         residuals = self.residuals_
         if stage is not None:
@@ -283,12 +287,12 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
                     f"{stage!r} instead."
                 )
             residuals = self.stage_residuals_[stage - 1]
-        rank = self._rank(alpha)
+        rank = self._rank(alpha, stacklevel)
         if rank > len(residuals):
             return np.full(residuals.shape[1], np.inf)
         return residuals[rank - 1].copy()
 
-    def _rank(self, alpha):
+    def _rank(self, alpha, stacklevel):
         """Rank of the residual that is the half width; n + 1 where there is none."""
         if not isinstance(alpha, Real) or not 0 < alpha < 1:
             raise ValueError(f"'alpha' must be between 0 and 1. Got {alpha!r} instead.")
@@ -302,7 +306,7 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
                 f"least {math.ceil(1 / alpha) - 1} for alpha={float(alpha):g}: its "
                 "intervals are infinite.",
                 InfiniteIntervalWarning,
-                stacklevel=4,  # the caller of the public method
+                stacklevel=stacklevel,
             )
         return rank
 
@@ -332,7 +336,7 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         InfiniteIntervalWarning
             As `half_widths`.
         """
-        half = self.half_widths(alpha)
+        half = self._half_widths(alpha, None, stacklevel=4)
         return _around(self.estimator_.predict(X), half)
 
     def staged_predict_interval(self, X, alpha=0.1):
@@ -362,7 +366,7 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
             As `half_widths`.
         """
         self._calibrated()
-        rank = self._rank(alpha)
+        rank = self._rank(alpha, stacklevel=3)
         for targets, residuals in zip(
             _staged(self.estimator_, X), self.stage_residuals_, strict=True
         ):

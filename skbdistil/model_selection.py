@@ -493,7 +493,8 @@ class StagedSearchCV(GridSearchCV):
             If the estimator has no parameter `n_stages`.
         """
         self._check_stage_parameter()
-        super().fit(*with_labels(X, y), **params)
+        X, y = with_labels(X, y, getattr(self.estimator, "net", None))
+        super().fit(X, y, **params)
         if isinstance(self.scorer_, _StagedScorer):
             self.scorer_ = self.scorer_.__wrapped__
         return self
@@ -799,7 +800,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         if isinstance(scorer, _MultimetricScorer):
             self._deciding_score(scorer._scorers)
 
-        X, y = indexable(*with_labels(X, y))
+        X, y = with_labels(X, y, getattr(self.estimator, "net", None))
+        X, y = indexable(X, y)
         params = _check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
         weight = params.get("sample_weight")

@@ -192,7 +192,7 @@ class DeferralMonitor:
 
     @property
     def e_value_(self):
-        with np.errstate(over="ignore"):
+        with self._lock, np.errstate(over="ignore"):
             return float(np.exp(self._log_evidence()))
 
     def _log_evidence(self):

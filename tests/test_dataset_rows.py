@@ -14,7 +14,7 @@ from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting import _loop
 from skbdistil.datasets import Views
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.model_selection import StagedSearchCV
+from skbdistil.model_selection import HalvingStagedSearchCV, StagedSearchCV
 from skbdistil.teachers import TorchTeacher
 
 N_ROWS = 61
@@ -52,6 +52,9 @@ class Items(Dataset):
 
     def __getitem__(self, index):
         return self.make(index)
+
+
+DICTS = Items(lambda number: {"image": X[number], "label": int(Y[number])})
 
 
 def template(**options):
@@ -320,3 +323,34 @@ def test_items_of_which_some_have_no_label_raise():
     dataset = Items(lambda i: (X[i], 1) if i < 50 else X[i])
     with pytest.raises(ValueError, match="Some items of the dataset X have a label"):
         fitted(dataset)
+
+
+def collate(items):
+    images, labels = zip(*[item.values() for item in items], strict=True)
+    return np.stack(images), list(labels)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda clf: StagedSearchCV(clf, {"learning_rate": [0.01]}, cv=2),
+        lambda clf: HalvingStagedSearchCV(clf, {"learning_rate": [0.01]}, cv=2),
+        lambda clf: EarlyExitClassifier(clf, cv=0.3, random_state=0),
+        lambda clf: EarlyExitClassifier(FrozenEstimator(clf.fit(DICTS))),
+    ],
+    ids=["staged", "halving", "early", "early_frozen"],
+)
+def test_labels_are_read_as_the_template_says(wrap):
+    layer = torch.nn.Linear(36, 2, bias=False)
+    # Of the label, which is the sign of the mean.
+    torch.nn.init.constant_(layer.weight[0], -1.0)
+    torch.nn.init.constant_(layer.weight[1], 1.0)
+    clf = BDistilClassifier(
+        TorchTeacher(torch.nn.Sequential(torch.nn.Flatten(), layer)),
+        n_estimators=2,
+        max_epochs=1,
+        edge_tol=np.inf,
+        net=template(iterator_train__collate_fn=collate),
+        random_state=0,
+    )
+    assert wrap(clf).fit(DICTS).predict(DICTS).shape == (N_ROWS,)

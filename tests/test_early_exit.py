@@ -36,6 +36,7 @@ from skbdistil import (
     BDistilClassifier,
     BDistilRegressor,
     _exit_base,
+    _exit_calibration,
     _exit_runs,
     _perceptrons,
     early_exit,
@@ -478,7 +479,7 @@ def test_promise_is_kept_through_fit(thresholds):
     # What is true of the distribution, from more rows than noise could blur.
     X, _ = staged_rows(20000, np.random.RandomState(0))
     scores = Staged()._stage_scores(X)
-    values, _, losses = early_exit._judged(
+    values, _, losses = _exit_calibration.judged(
         scores, None, "confidence", np.ones(N_STAGES)
     )
     n_broken = 0
@@ -530,7 +531,7 @@ def test_rows_that_order_do_not_test(thresholds, monkeypatch):
             for stage, temperature in zip(scores[:, tested], scale, strict=True)
         ]
         assert_allclose(errors, expected)
-    values, correct, losses = early_exit._judged(
+    values, correct, losses = _exit_calibration.judged(
         scores, None, "confidence", early.temperatures_
     )
     if thresholds == "shared":

@@ -102,6 +102,22 @@ def test_coverage_over_draws_is_what_is_promised(fitted):
     assert 0.8 - 4 * error <= np.mean(covered) <= 0.8 + 1 / 31 + 4 * error
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda conformal, X: conformal.half_widths(1e-6),
+        lambda conformal, X: conformal.predict_interval(X, 1e-6),
+        lambda conformal, X: list(conformal.staged_predict_interval(X, 1e-6)),
+    ],
+    ids=["half_widths", "predict_interval", "staged_predict_interval"],
+)
+def test_warning_of_infinite_intervals_points_at_the_caller(fitted, ask):
+    reg, X, y = fitted
+    with pytest.warns(InfiniteIntervalWarning) as found:
+        ask(conformal_of(reg, X, y), X)
+    assert {warning.filename for warning in found} == {__file__}
+
+
 def test_too_few_rows_warn_and_are_infinite(fitted):
     reg, X, y = fitted
     conformal = conformal_of(reg, X[:18], y[:18])

@@ -1,7 +1,6 @@
 """The rounds of a fit in a file, from which a fit that was killed goes on."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import joblib
@@ -84,10 +83,8 @@ class Checkpoint:
         state : dict
             Of numbers, strings, lists, dicts and tensors.
         """
-        content = io.BytesIO()
-        torch.save(state, content)
         with new_file(self.path) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            torch.save(state, temporary)
 
 
 def fingerprint(estimator, plan, train, valid, *, earlier, device):

@@ -3,7 +3,6 @@
 import copy
 import sys
 import time
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -149,11 +148,12 @@ class Boosting:
                     best = self._states()
                 if checkpoint is not None and (stops or tasks.stopped):
                     # The file is also that of fits without this callback.
-                    warnings.warn(
-                        f"A callback has cut round {number} of {self.estimator_name} "
-                        "short. The checkpoint keeps the rounds before it only.",
-                        RuntimeWarning,
-                        stacklevel=2,
+                    self.notes.append(
+                        RuntimeWarning(
+                            f"A callback has cut round {number} of "
+                            f"{self.estimator_name} short. The checkpoint keeps the "
+                            "rounds before it only."
+                        )
                     )
                     checkpoint = None
                 if checkpoint is not None:
