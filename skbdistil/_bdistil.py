@@ -6,6 +6,7 @@ from functools import partial
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from skbdistil._arrays import (
     in_form_of,
     row_chunks,
     stack_rows,
+    take_rows,
     take_samples,
 )
 from skbdistil._boosting._checkpoint import Checkpoint, fingerprint
@@ -50,7 +52,7 @@ from skbdistil._boosting._plan import (
     split_rows,
 )
 from skbdistil._boosting._progress import FitTasks, Progress
-from skbdistil._boosting._random import draw_seeds
+from skbdistil._boosting._random import derive_seed, draw_seeds
 from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._rows import chunk_rows, resolve_device
 from skbdistil._boosting._scaling import (
@@ -61,7 +63,8 @@ from skbdistil._boosting._scaling import (
     target_scaling,
 )
 from skbdistil._boosting._training import check_net
-from skbdistil._dataset_rows import DatasetRows, with_labels
+from skbdistil._boosting._update import Updates, updated_ensemble
+from skbdistil._dataset_rows import DatasetRows, is_dataset, with_labels
 from skbdistil._decoding import CLASSES, LABELS
 from skbdistil._exit_rules import in_units
 from skbdistil._protocol import shallow_copy
@@ -84,6 +87,8 @@ from skbdistil._student_rows import (
 )
 from skbdistil._teacher_scores import teacher_score_warning
 from skbdistil._teacher_targets import (
+    all_trained,
+    further_answers,
     mixed_with_labels,
     scores_of_labels,
     teacher_targets,
@@ -505,6 +510,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 ensemble.eval(), boosting, plan, x, teacher_costs
             )
             vars(self).update(fitted)
+            vars(self).pop("_updates", None)
             notes += self._idle_note()
             if problem:
                 notes.append(CostsUnknownWarning(problem))
@@ -692,7 +698,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if transfers:
             shared["transfer_scores"] = ranks.of_first(response.transfer_scores)
         response = response._replace(**shared)
-        scores, transfer_scores, label = self._encode(response, y, weight)
+        scores, transfer_scores, label = self._encode(
+            response, y, weight, goes_on=self._goes_on()
+        )
         # The others are NaN throughout. All of them need no copy.
         was_asked = ~np.isnan(scores[:, 0])
         known = slice(None) if was_asked.all() else np.flatnonzero(was_asked)
@@ -1028,6 +1036,123 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             tasks,
         )
 
+    # Further rows
+
+    def _partial_fit(self, X, y, teacher_scores):
+        """Fit, or update what is fitted."""
+        if not hasattr(self, "ensemble_"):
+            return self.fit(X, y, teacher_scores=teacher_scores)
+        notes = []
+        try:
+            vars(self).update(self._updated(X, y, teacher_scores, notes))
+        finally:
+            for note in notes:
+                warnings.warn(note, stacklevel=4)
+        return self
+
+    def _updated(self, X, y, teacher_scores, notes):
+        """Attributes after an update of the students."""
+        estimator_name = type(self).__name__
+        check_net(self.net, estimator_name)
+        self._check_updatable(X)
+        X = _indexable(from_torch(X))
+        x = self._validated(X)
+        if y is not None:
+            y = self._checked_y(y)
+            check_consistent_length(x, y)
+        updates = getattr(self, "_updates", Updates())
+        # One draw each time, and other numbers each time where that is a constant.
+        drawn = draw_seeds(check_random_state(self.random_state), 1).tolist()
+        seed = derive_seed(*drawn, updates.n_updates)
+        scores, label = self._update_targets(X, x, y, teacher_scores, seed, notes)
+        known = np.flatnonzero(~np.isnan(scores[:, 0]))
+        if len(known) < len(scores):
+            x, scores = take_rows(x, known), scores[known]
+            label = None if label is None else label[known]
+        device = resolve_device(self.device, self.ensemble_.dtype, estimator_name)
+        self._check_in_range(x, self._ready_ensemble())
+        if label is not None and label.dtype.kind == "f":
+            label = label.astype(scores.dtype)
+        ensemble, optimizer_state = updated_ensemble(
+            self,
+            x,
+            scores,
+            None if label is None else torch.as_tensor(label),
+            device=device,
+            seed=seed,
+            optimizer_state=updates.optimizer_state,
+        )
+        return {
+            "ensemble_": ensemble,
+            "certificate_": self.certificate_.forgotten(),
+            "student_edges_": np.full_like(self.student_edges_, np.nan),
+            "idle_features_": np.full_like(self.idle_features_, np.nan),
+            "_updates": Updates(updates.n_updates + 1, optimizer_state),
+        }
+
+    def _check_updatable(self, X):
+        """Refuse what an update does not take into account."""
+        refused = {
+            "a dataset as X": is_dataset(X),
+            "a DataParallelNet as 'net'": getattr(self.net, "shares_rows", False),
+            "a 'class_weight'": getattr(self, "class_weight", None) is not None,
+        }
+        for what in [what for what, given in refused.items() if given]:
+            raise ValueError(
+                f"{type(self).__name__}.partial_fit does not support {what}."
+            )
+
+    def _update_targets(self, X, x, y, teacher_scores, seed, notes):
+        """What is learnt of further rows, NaN where that is nothing, and labels."""
+        estimator_name = type(self).__name__
+        regression, multilabel = not is_classifier(self), self._multilabel
+        n_samples, n_outputs = len(x), self.ensemble_.n_outputs
+        dtype = np.dtype(str(self.ensemble_.dtype).removeprefix("torch."))
+        if teacher_scores is not None or all_trained(self.teacher):
+            response, doubts = further_answers(
+                self.teacher if teacher_scores is None else "precomputed",
+                X,
+                teacher_scores=teacher_scores,
+                classes=None if regression else self.classes_,
+                n_outputs=n_outputs,
+                multilabel=multilabel,
+                dtype=np.float64 if regression else dtype,
+                random_state=seed,
+                estimator_name=estimator_name,
+            )
+            notes += doubts
+        elif y is None:
+            raise ValueError(
+                f"{estimator_name}.partial_fit has nothing to learn from: its teacher "
+                f"{self.teacher!r} does not come trained, and there are neither "
+                "teacher_scores nor y. Pass one of these."
+            )
+        else:
+            response = _NoAnswers(
+                np.full((n_samples, n_outputs), np.nan),
+                None if regression else self.classes_,
+            )
+        if y is not None and not (regression or multilabel):
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(
+                    f"The y of {estimator_name} holds {unknown.tolist()}, and the "
+                    f"classes of the fit are {self.classes_.tolist()}."
+                )
+        scores, _, label = self._encode(response, y, None, goes_on=True)
+        scores = scores.astype(dtype)
+        if label is not None:
+            known = ~np.isnan(scores[:, 0]) & (self.label_mix_ < 1)
+            if self.label_mix_ and known.any():
+                scores[known] = mixed_with_labels(
+                    scores[known], label[known], self.label_mix_
+                )
+            # As large as those of the fit.
+            largest = np.full((1, n_outputs), self.teacher_bound_, dtype)
+            if not known.all():
+                scores[~known] = scores_of_labels(label[~known], largest)
+        return scores, label
+
     # Predicting
 
     def _stage_scores(self, X):
@@ -1252,6 +1377,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         other.ladder_positions_ = self.ladder_positions_[first]
         other.training_history_ = self.training_history_[first]
         other.stage_costs_ = self.stage_costs_[first]
+        # An optimizer is that of all students.
+        vars(other).pop("_updates", None)
         if self.n_stages is not None and self.n_stages > n_stages:
             other.n_stages = None
         return other
@@ -1746,9 +1873,12 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
                 f"several. Got y of shape {np.shape(y)}."
             )
         self.multilabel_ = multilabel
-        if y is None:
-            return None
-        if not multilabel:
+        return None if y is None else self._checked_y(y)
+
+    def _checked_y(self, y):
+        """Labels of the kind that `multilabel_` says."""
+        estimator_name = type(self).__name__
+        if not self.multilabel_:
             y = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
             check_classification_targets(y)
             return column_or_1d(y)
@@ -1765,16 +1895,16 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             )
         return y.astype(np.int64)
 
-    def _encode(self, response, y, sample_weight):
+    def _encode(self, response, y, sample_weight, *, goes_on):
         """Scores in the order of the classes, those of transfers, labels as indices.
 
         With several labels per row, these are 0 and 1.
         """
         classes, order = np.unique(response.classes, return_index=True)
-        if self._goes_on() and not np.array_equal(classes, self.classes_):
+        if goes_on and not np.array_equal(classes, self.classes_):
             raise ValueError(
-                "With warm_start=True, the teacher must have the classes of the "
-                f"earlier fit, {self.classes_}. Got {classes}."
+                f"To go on with a fitted {type(self).__name__}, the teacher must have "
+                f"the classes of the earlier fit, {self.classes_}. Got {classes}."
             )
         self.classes_ = classes
         scores, transfer_scores = response.scores, response.transfer_scores
@@ -1832,6 +1962,81 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     def _predicted(self, scores):
         return self._decoding.predict(scores, self.classes_)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y=None, teacher_scores=None, classes=None):
+        """Train all students together on further rows, in one pass.
+
+        They minimise the mean over the stages of the distillation term, in batches of
+        `batch_size_` rows and at the constant rate `learning_rate`. The state of the
+        optimizer is kept from call to call. The first call, without a fit before, is a
+        `fit` to these rows.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, ...)
+            Rows of the shape seen in fit. No dataset.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels. They are learnt where there is no other answer, mixed with the
+            teacher's by `label_mix_`, and in the label term of the objective.
+
+        teacher_scores : array-like of shape (n_samples, n_classes), default=None
+            What a teacher says of these rows, whichever one has been distilled: logits
+            in the order of `classes_`. Rows of NaN have no answer, and without y they
+            are left out. None asks the parameter `teacher` where it comes trained. One
+            that was fitted in fit has not been kept.
+
+        classes : array-like of shape (n_classes,), default=None
+            All labels, which must be those of the first call, or of its teacher. Only
+            compared: rows of the first call hold all labels, or the teacher brings
+            them.
+
+        Returns
+        -------
+        self : object
+            Updated estimator.
+
+        Raises
+        ------
+        ValueError
+            If the input is unusable, if there is nothing to learn from, or if weights
+            become infinite or NaN. What was fitted before stays in place.
+
+        See Also
+        --------
+        skbdistil.online.OnlineBDistil : Follows a stream, and says when to ask.
+
+        Notes
+        -----
+        The students of the fit are replaced. Copies, ``clf[:k]`` and files from before
+        have other weights, and no later stage fits onto them. What was calibrated on
+        the students, such as an early exit, must be calibrated again, and says so.
+        `certificate_`, `student_edges_` and `idle_features_` become NaN: they are about
+        students that are no more. `class_weight` must be None; `sample_weight` and
+        `augment` have no part in it, nor have callbacks and schedules of `net`.
+
+        :func:`skbdistil.persistence.save` does not keep the state of the optimizer;
+        pickles do.
+        """
+        if hasattr(self, "ensemble_"):
+            self._check_classes(classes)
+            return self._partial_fit(X, y, teacher_scores)
+        other = shallow_copy(self)._partial_fit(X, y, teacher_scores)
+        other._check_classes(classes)
+        vars(self).update(vars(other))
+        return self
+
+    def _check_classes(self, classes):
+        """Compare what is passed to `partial_fit` with the classes of the fit."""
+        if classes is None or np.array_equal(np.unique(classes), self.classes_):
+            return
+        raise ValueError(
+            f"The classes of {type(self).__name__} are {self.classes_.tolist()}, those "
+            "of the rows or of the teacher of its first fit, and partial_fit was "
+            f"passed classes={np.asarray(classes).tolist()}. Begin with rows of all "
+            "classes, or with a teacher that comes trained."
+        )
 
     def decision_function(self, X):
         """Logits of the ensemble.
@@ -2306,8 +2511,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     _default_objective = "squared_error+barrier"
 
     def _validate_y(self, y):
-        if y is None:
-            return None
+        return None if y is None else self._checked_y(y)
+
+    def _checked_y(self, y):
         if np.asarray(y).dtype.kind in "SU":
             raise ValueError(
                 f"{type(self).__name__} needs targets that are numbers. Got y of "
@@ -2316,7 +2522,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             )
         return _check_y(y, multi_output=True, y_numeric=True, estimator=self)
 
-    def _encode(self, response, y, sample_weight):
+    def _encode(self, response, y, sample_weight, *, goes_on):
         """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
         known = ~np.isnan(values).any(axis=1)
@@ -2327,7 +2533,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                     f"y has {y.shape[1]} target(s), and the teacher gives "
                     f"{values.shape[1]}."
                 )
-        if not self._goes_on():
+        if not goes_on:
             self.target_mean_, self.target_scale_ = target_scaling(
                 values[known],
                 None if sample_weight is None else sample_weight[known],
@@ -2336,14 +2542,16 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             self.single_output_ = response.single_output
         elif len(self.target_mean_) != values.shape[1]:
             raise ValueError(
-                "With warm_start=True, the teacher must have the targets of the "
-                f"earlier fit, {len(self.target_mean_)}. Got {values.shape[1]}."
+                f"To go on with a fitted {type(self).__name__}, the teacher must have "
+                f"the targets of the earlier fit, {len(self.target_mean_)}. Got "
+                f"{values.shape[1]}."
             )
         constant = self.target_scale_ == 0
         if (values[known][:, constant] != self.target_mean_[constant]).any():
             raise ValueError(
-                "With warm_start=True, targets that were constant in the earlier fit "
-                "must be so again: the students give constants for them."
+                f"To go on with a fitted {type(self).__name__}, targets that were "
+                "constant in the earlier fit must be so again: the students give "
+                "constants for them."
             )
 
         def standardised(targets):
@@ -2377,6 +2585,59 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             return None
         values = scores * self.target_scale_ + self.target_mean_
         return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y=None, teacher_scores=None):
+        """Train all students together on further rows, in one pass.
+
+        They minimise the mean over the stages of the distillation term, in batches of
+        `batch_size_` rows and at the constant rate `learning_rate`. The state of the
+        optimizer is kept from call to call. The first call, without a fit before, is a
+        `fit` to these rows.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, ...)
+            Rows of the shape seen in fit. No dataset.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Targets. They are learnt where there is no other answer, mixed
+            with the teacher's by `label_mix_`, and in the label term of the objective.
+
+        teacher_scores : array-like of shape (n_samples, n_outputs), default=None
+            Values that a teacher gives for these rows, whichever one has been
+            distilled. Rows of NaN have no answer, and without y they are left out. None
+            asks the parameter `teacher` where it comes trained. One that was fitted in
+            fit has not been kept.
+
+        Returns
+        -------
+        self : object
+            Updated estimator.
+
+        Raises
+        ------
+        ValueError
+            If the input is unusable, if there is nothing to learn from, or if weights
+            become infinite or NaN. What was fitted before stays in place.
+
+        See Also
+        --------
+        skbdistil.online.OnlineBDistil : Follows a stream, and says when to ask.
+
+        Notes
+        -----
+        The students of the fit are replaced. Copies, ``clf[:k]`` and files from before
+        have other weights, and no later stage fits onto them. What was calibrated on
+        the students, such as an early exit, must be calibrated again, and says so.
+        `certificate_`, `student_edges_` and `idle_features_` become NaN: they are about
+        students that are no more. `sample_weight` and `augment` have no part in it, nor
+        have callbacks and schedules of `net`.
+
+        :func:`skbdistil.persistence.save` does not keep the state of the optimizer;
+        pickles do.
+        """
+        return self._partial_fit(X, y, teacher_scores)
 
     def predict(self, X):
         """Targets of each row.
@@ -2419,6 +2680,14 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+class _NoAnswers(NamedTuple):
+    """In place of a teacher's response, where there is none."""
+
+    scores: np.ndarray
+    classes: np.ndarray | None
+    transfer_scores: None = None
 
 
 def _has_columns(y):

@@ -20,6 +20,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
     check_cv,
 )
+from sklearn.utils.validation import check_consistent_length
 
 from skbdistil._decoding import as_pairs, of_pairs
 from skbdistil._sklearn_compat import _safe_indexing
@@ -164,6 +165,80 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
 def comes_trained(teacher):
     """Whether a teacher is used as it is, and not fitted in fit."""
     return isinstance(teacher, FrozenEstimator | TorchTeacher | torch.nn.Module | str)
+
+
+def all_trained(teacher):
+    """Whether a teacher, or each of several, can be asked at any time."""
+    if isinstance(teacher, list | tuple):
+        return bool(teacher) and all(map(all_trained, teacher))
+    return comes_trained(teacher) and not isinstance(teacher, str)
+
+
+def further_answers(
+    teacher,
+    X,
+    *,
+    teacher_scores=None,
+    classes,
+    n_outputs,
+    multilabel,
+    dtype,
+    random_state,
+    estimator_name,
+):
+    """Ask a teacher that comes trained about rows after a fit.
+
+    Parameters
+    ----------
+    teacher : object
+        As for :func:`teacher_targets`, or ``"precomputed"``.
+
+    X : array-like of shape (n_samples, ...)
+
+    teacher_scores : array-like, default=None
+        For ``teacher="precomputed"``, in the order of `classes`.
+
+    classes : ndarray or None
+        Those of the fit, all of which the teacher must know; None for a regression.
+
+    n_outputs : int
+
+    multilabel : bool
+
+    dtype, random_state, estimator_name
+        As for :func:`~skbdistil._teacher_scores.teacher_response`.
+
+    Returns
+    -------
+    response : TeacherResponse
+
+    notes : list of Warning
+    """
+    given = teacher_scores is not None
+    # Instead of labels, of which a few rows need not have all.
+    labels = np.zeros((1, n_outputs), dtype=int) if multilabel else classes
+    response, notes = teacher_targets(
+        teacher,
+        X if given else None,
+        None if given and not multilabel else labels,
+        cv=None,
+        teacher_scores=teacher_scores,
+        X_asked=None if given else X,
+        regression=classes is None,
+        multilabel=multilabel,
+        dtype=dtype,
+        random_state=random_state,
+        estimator_name=estimator_name,
+    )
+    if given:
+        check_consistent_length(X, response.scores)
+        if response.scores.shape[1] != n_outputs:
+            raise ValueError(
+                f"The teacher_scores of {estimator_name} must have the {n_outputs} "
+                f"columns of the fit. Got {response.scores.shape[1]}."
+            )
+        response = response._replace(classes=classes)
+    return response, notes
 
 
 def _doubts(response, estimator_name, *, judge=False):

@@ -5,7 +5,7 @@ NumPy only. Arrays with one row per sample are read chunk by chunk, so that the
 teacher's scores and the residuals may be memory maps larger than memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import log, sqrt
 from typing import NamedTuple
 
@@ -104,6 +104,18 @@ class Certificate:
             self.actual[stages],
             self.mean[stages],
             self.step[stages],
+        )
+
+    def forgotten(self):
+        """Certificate of the same shape of which nothing is known any more.
+
+        Returns
+        -------
+        certificate : Certificate
+            Whose numbers are all NaN.
+        """
+        return Certificate(
+            *(np.full_like(getattr(self, part.name), np.nan) for part in fields(self))
         )
 
     def scaled(self, scale):

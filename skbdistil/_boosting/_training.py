@@ -5,6 +5,7 @@ and mixed precision. What it does not bring is here: batches that are indexed in
 piece, heads that are centred, and telling an interrupt from early stopping.
 """
 
+import copy
 from functools import partial
 
 import torch
@@ -236,12 +237,59 @@ class Trainer:
             JointStudents(ensemble), students, criterion, *data, **options
         )
 
+    def update_jointly(self, ensemble, criterion, rows, *, optimizer_state, seed):
+        """Train all students in one pass over further rows, at a constant rate.
+
+        Callbacks of the template, such as schedules, belong to whole trainings and have
+        no part in this.
+
+        Parameters
+        ----------
+        ensemble : ProgressiveEnsemble
+            Not frozen.
+        criterion : torch.nn.Module
+        rows : RowData
+        optimizer_state : dict or None
+            What the last update of these students has returned.
+        seed : int
+
+        Returns
+        -------
+        optimizer_state : dict
+        """
+        data = rows.for_joint_training()
+        net = self._net()
+        net.callbacks = "disable"
+        net = self._prepared_net(net, JointStudents(ensemble), criterion, data)
+        self._run(net, list(ensemble.students), data, seed, optimizer_state)
+        return net.optimizer_.state_dict()["state"]
+
     def _train(
         self, module, students, criterion, data, valid, *, max_epochs, seed, bar=None
     ):
-        net = self._prepared_net(module, criterion, data, valid, max_epochs, bar)
+        net = self._prepared_net(
+            self._net(), module, criterion, data, valid, max_epochs, bar
+        )
+        self._run(net, students, data, seed)
+        return [
+            {"epoch": row["epoch"]}
+            | {
+                key: float(row[key])
+                for key in ("train_loss", "valid_loss")
+                if key in row
+            }
+            for row in net.history
+        ]
+
+    def _run(self, net, students, data, seed, optimizer_state=None):
+        """Train students in place by a net that is prepared."""
         with seeded(seed, self.device):
             net.initialize()
+            if optimizer_state is not None:
+                # A copy, since steps are made in place; with the settings of now, such as
+                # the rate.
+                state = {"state": copy.deepcopy(optimizer_state)}
+                net.optimizer_.load_state_dict(net.optimizer_.state_dict() | state)
             net.notify("on_train_begin", X=data, y=None)
             try:
                 net.fit_loop(data)
@@ -261,28 +309,20 @@ class Trainer:
         if self.centres:
             for student in students:
                 _centre(student.head)
-        return [
-            {"epoch": row["epoch"]}
-            | {
-                key: float(row[key])
-                for key in ("train_loss", "valid_loss")
-                if key in row
-            }
-            for row in net.history
-        ]
 
-    def _prepared_net(self, module, criterion, data, valid, max_epochs, bar):
-        if self.net is None:
-            # The fused step is one kernel for all parameters; not every device has it.
-            fused = self.device.type in ("cpu", "cuda")
-            net = _Net(
-                None,
-                criterion=None,
-                optimizer=torch.optim.AdamW,
-                optimizer__fused=fused,
-            )
-        else:
-            net = clone(self.net)
+    def _net(self):
+        """The template, or what there is without one."""
+        if self.net is not None:
+            return clone(self.net)
+        # The fused step is one kernel for all parameters; not every device has it.
+        fused = self.device.type in ("cpu", "cuda")
+        return _Net(
+            None, criterion=None, optimizer=torch.optim.AdamW, optimizer__fused=fused
+        )
+
+    def _prepared_net(
+        self, net, module, criterion, data, valid=None, max_epochs=1, bar=None
+    ):
         disabled = isinstance(net.callbacks, str)
         # Without names of ours, which might be names of the template's.
         callbacks = [] if disabled else list(net.callbacks or [])

@@ -111,6 +111,9 @@ class ConvergenceDisplay:
         TypeError
             If the estimator has no stages, or no certificate.
 
+        ValueError
+            If `partial_fit` has changed the students since the fit.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -129,6 +132,11 @@ class ConvergenceDisplay:
             raise TypeError(
                 f"{type(final).__name__} has no certificate. Pass a BDistilClassifier "
                 "or a BDistilRegressor."
+            )
+        if np.isnan(final.certificate_.mean).all():
+            raise ValueError(
+                f"{type(final).__name__}.partial_fit has changed the students since "
+                "the fit, and nothing is known of their convergence. Fit again."
             )
         display = cls(
             final.certificate_.actual,
