@@ -19,6 +19,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
+    RealNotInt,
     StrOptions,
     validate_params,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "HasMethods",
     "Interval",
     "ProgressBar",
+    "RealNotInt",
     "StrOptions",
     "_BaseComposition",
     "_MultimetricScorer",

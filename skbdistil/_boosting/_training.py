@@ -286,8 +286,7 @@ class Trainer:
         with seeded(seed, self.device):
             net.initialize()
             if optimizer_state is not None:
-                # A copy, since steps are made in place; with the settings of now, such as
-                # the rate.
+                # A copy, since steps are made in place; with the rate of now.
                 state = {"state": copy.deepcopy(optimizer_state)}
                 net.optimizer_.load_state_dict(net.optimizer_.state_dict() | state)
             net.notify("on_train_begin", X=data, y=None)
