@@ -1968,9 +1968,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         """Train all students together on further rows, in one pass.
 
         They minimise the mean over the stages of the distillation term, in batches of
-        `batch_size_` rows and at the constant rate `learning_rate`. The state of the
-        optimizer is kept from call to call. The first call, without a fit before, is a
-        `fit` to these rows.
+        `batch_size_` rows and at a constant rate, 0.3 times `learning_rate`. The state
+        of the optimizer is kept from call to call. The first call, without a fit
+        before, is a `fit` to these rows.
 
         Parameters
         ----------
@@ -2591,9 +2591,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         """Train all students together on further rows, in one pass.
 
         They minimise the mean over the stages of the distillation term, in batches of
-        `batch_size_` rows and at the constant rate `learning_rate`. The state of the
-        optimizer is kept from call to call. The first call, without a fit before, is a
-        `fit` to these rows.
+        `batch_size_` rows and at a constant rate, 0.3 times `learning_rate`. The state
+        of the optimizer is kept from call to call. The first call, without a fit
+        before, is a `fit` to these rows.
 
         Parameters
         ----------

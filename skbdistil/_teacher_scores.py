@@ -190,6 +190,7 @@ def teacher_response(
     transfers=(),
     random_state=None,
     dtype=np.float32,
+    compares=True,
     estimator_name,
 ):
     """Ask a teacher for its scores of rows, once.
@@ -252,6 +253,10 @@ def teacher_response(
 
     dtype : dtype, default=np.float32
         Dtype of the scores.
+
+    compares : bool, default=True
+        Whether a scikit-learn classifier is asked for labels, too. A few rows cannot
+        tell whether these agree with its scores.
 
     estimator_name : str
         Name of the estimator that asks, for error messages.
@@ -342,6 +347,7 @@ def teacher_response(
             multilabel=multilabel,
             sample_weight=sample_weight,
             random_state=random_state,
+            compares=compares,
             estimator_name=estimator_name,
         )
     name = ready.name
@@ -491,6 +497,7 @@ def _ready(
     multilabel,
     sample_weight,
     random_state,
+    compares,
     estimator_name,
 ):
     """A teacher that can be asked, fitted where it must be."""
@@ -559,6 +566,7 @@ def _ready(
                     frozen=frozen,
                     regression=regression,
                     multilabel=multilabel,
+                    compares=compares,
                     name=name,
                     estimator_name=estimator_name,
                 )
@@ -725,7 +733,16 @@ def _model_context(model, random_state):
 
 
 def _ask_model(
-    model, X, labels, *, frozen, regression, multilabel, name, estimator_name
+    model,
+    X,
+    labels,
+    *,
+    frozen,
+    regression,
+    multilabel,
+    compares,
+    name,
+    estimator_name,
 ):
     """Ask a fitted scikit-learn estimator or skorch net."""
     module = module_input = classes = rows = predicted = None
@@ -739,7 +756,7 @@ def _ask_model(
             values = label_columns(values, getattr(model, "classes_", None))
         if method == "predict":
             values = odds_of_answers(values)
-        if hasattr(model, "predict") and _net_of(model) is None:
+        if compares and hasattr(model, "predict") and _net_of(model) is None:
             rows = _compared_rows(X)
             with _naming(name, X, estimator_name):
                 predicted = np.asarray(model.predict(_safe_indexing(_own(X), rows)))
@@ -760,8 +777,9 @@ def _ask_model(
                 )
             classes = np.unique(classes)
             values = scores_from_labels(values, classes)
-        with _naming(name, X, estimator_name):
-            rows, predicted = _predicted_columns(model, _own(X), classes)
+        if compares:
+            with _naming(name, X, estimator_name):
+                rows, predicted = _predicted_columns(model, _own(X), classes)
     if frozen and isinstance(model, NeuralNet) and isinstance(X, np.ndarray):
         module = model.module_
         module_input = as_tensor(np.array(X[:1])).to(home_device(module))

@@ -228,6 +228,7 @@ def further_answers(
         multilabel=multilabel,
         dtype=dtype,
         random_state=random_state,
+        compares=False,
         estimator_name=estimator_name,
     )
     if given:

@@ -106,7 +106,7 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     batch_size : int, default=16
         Number of rows that the teacher is asked about at once, at least 1.
 
-    replay : float, default=1.0
+    replay : float, default=3.0
         Earlier rows in each update, for each new one; not negative. They are drawn from
         `memory_size` rows.
 
@@ -229,7 +229,7 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         target=0.9,
         max_updates=8,
         batch_size=16,
-        replay=1.0,
+        replay=3.0,
         memory_size=1000,
         committee=None,
         budget=None,

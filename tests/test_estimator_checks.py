@@ -12,6 +12,7 @@ from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.intervals import SplitConformalRegressor
+from skbdistil.online import OnlineBDistil
 
 EXPECTED_FAILURES = dict.fromkeys(
     (
@@ -58,6 +59,8 @@ TIERS = [
         for dtype, cv in (("float64", 0.2), ("float32", 2))
     ]
     + [
+        # It has no stream here, and its teacher is not asked.
+        OnlineBDistil(BDistilClassifier(dtype="float64", **CHECKED), teacher=len),
         CascadeClassifier(TIERS),
         CascadeClassifier(
             TIERS,

@@ -11,6 +11,9 @@ from skbdistil._boosting._rows import RowData
 from skbdistil._boosting._training import Trainer
 from skbdistil.objectives import _JointLoss
 
+# The rate of updates, as a share of `learning_rate`, which is the peak of a schedule.
+_RATE = 0.3
+
 
 class Updates(NamedTuple):
     """What the next update goes on from.
@@ -63,7 +66,7 @@ def updated_ensemble(estimator, x, scores, label, *, device, seed, optimizer_sta
     trainer = Trainer(
         estimator.net,
         batch_size=min(estimator.batch_size_, len(scores)),
-        learning_rate=estimator.learning_rate,
+        learning_rate=_RATE * estimator.learning_rate,
         device=device,
         patience=None,
         centres=not (regression or estimator._multilabel),
