@@ -25,6 +25,7 @@ GALLERY = [
     "plot_teacher_last.py",
     "plot_cascade.py",
     "plot_intervals.py",
+    "plot_online.py",
     "plot_certificate.py",
     "plot_resume.py",
     "plot_deployment.py",

@@ -32,6 +32,7 @@ _SUBMODULES = [
     "model_selection",
     "monitoring",
     "objectives",
+    "online",
     "parallel",
     "persistence",
     "precomputed",

@@ -32,21 +32,22 @@ from skbdistil.exceptions import DoubtfulTeacherWarning
 __all__ = ["OnlineBDistil"]
 
 
-class _Asked(NamedTuple):
-    """A row for the teacher.
+class _Answer(NamedTuple):
+    """What the teacher says of a row.
 
     Attributes
     ----------
     row : array-like of shape (1, ...)
-    predicted : ndarray of shape (1,) or (1, n_labels)
-        By the students, none of which has seen it.
-    by_stride : bool
-        Whether it was its turn, rather than that students disagree about it.
+    scores : ndarray of shape (1, n_outputs)
+        Of the teacher.
+    agreement : float
+        Share of the labels that the students, which had not seen the row, had given it.
+        NaN where the committee chose the row.
     """
 
     row: object
-    predicted: np.ndarray
-    by_stride: bool
+    scores: np.ndarray
+    agreement: float
 
 
 class _State(NamedTuple):
@@ -56,14 +57,14 @@ class _State(NamedTuple):
     ----------
     since : int
         Rows since the last one whose turn it was, that one included.
-    asked : tuple of _Asked
-        Rows that the teacher will be asked about together.
-    memory : tuple of (array-like, ndarray)
-        Rows with the answers to them, an even sample of all.
+    answers : tuple of _Answer
+        Those of the batch that is not complete.
+    memory : tuple of _Answer
+        An even sample of all before.
     """
 
     since: int
-    asked: tuple = ()
+    answers: tuple = ()
     memory: tuple = ()
 
 
@@ -71,11 +72,11 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Let students follow a stream by asking their teacher about a few of its rows.
 
     Rows are answered by the students as they come. Every `stride` rows the teacher is
-    asked about one; when `batch_size` answers have come together, they are compared
-    with what the students had said. If these agree with the teacher, the stride
-    doubles. If not, it is halved, and all students are trained together on these rows
-    and on earlier ones. Online model distillation [1]_, whose student is one network
-    and whose frames of a video are single rows here.
+    asked about one, and its answer is compared with that of the students. A batch of
+    such answers that meets the target doubles the stride. Each answer by which a batch
+    misses it halves the stride, and at the end of such a batch all students are trained
+    together on its rows and on earlier ones. This is online model distillation [1]_,
+    whose student is one network and whose frames of a video are single rows here.
 
     Parameters
     ----------
@@ -104,7 +105,8 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         meet the target on the rows that they are trained on.
 
     batch_size : int, default=16
-        Number of rows that the teacher is asked about at once, at least 1.
+        Number of answers in a batch, at least 1. Students change after whole batches
+        only.
 
     replay : float, default=3.0
         Earlier rows in each update, for each new one; not negative. They are drawn from
@@ -152,7 +154,7 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Rows from one that the teacher is asked about to the next, as it is now.
 
     stride_history_ : list of int
-        That stride after each batch of answers.
+        That stride at the end of each batch of answers.
 
     agreement_history_ : list of float
         Share of each batch on which students agreed with the teacher, before they were
@@ -167,9 +169,12 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    In [1]_ the stride follows the agreement after the updates. Here it is that before
-    them: after several updates to a few rows students agree with the teacher about
-    these rows whether they would about the next ones or not.
+    In [1]_ a frame, which has many answers, is a batch of its own, and the stride
+    follows the agreement after the updates. Here it is that before them: after several
+    updates to a few rows students agree with the teacher about these rows whether they
+    would about the next ones or not. With n answers in a batch and the target a, up to
+    (1 - a) n answers may differ. Since a batch takes n times the stride, the stride is
+    halved at each further one at once, and not at the end of the batch.
 
     What was calibrated on the students before says nothing of those after an update.
 
@@ -338,14 +343,13 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self.estimator_.predict(X)
         while first < n_samples:
             # Rows that these students are to predict as far as is known.
-            n_wanted = self._batch_size() - len(self._state.asked)
-            n_rows = min(max(1, n_wanted * self.stride_), n_samples - first)
+            n_wanted = self._batch_size() - len(self._state.answers)
+            n_rows = min(n_wanted * self.stride_, n_samples - first)
             rows = _safe_indexing(X, np.arange(first, first + n_rows))
-            labels, doubtful = self._predicted(rows)
-            n_taken = self._choose(rows, labels, doubtful)
-            found.append(labels[:n_taken])
-            first += n_taken
-            if self._is_due():
+            labels = self._follow_unchanged(rows)
+            found.append(labels)
+            first += len(labels)
+            if len(self._state.answers) >= self._batch_size():
                 self._learn()
         return np.concatenate(found)
 
@@ -360,77 +364,97 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             differs = differs.any(axis=2)
         return labels, differs.mean(axis=0) >= self.committee
 
-    def _choose(self, rows, labels, doubtful):
-        """Choose rows for the teacher until there are enough, and count what passed."""
-        since, asked, memory = self._state
-        n_taken = 0
-        for is_doubtful in doubtful.tolist():
-            n_taken += 1
+    def _follow_unchanged(self, rows):
+        """Predict rows, and ask the teacher, until the students are to be changed."""
+        labels, doubtful = self._predicted(rows)
+        for place, is_doubtful in enumerate(doubtful.tolist()):
             self.n_samples_seen_ += 1
+            since, answers, memory = self._state
             is_turn = since >= self.stride_
-            since = 1 if is_turn else since + 1
-            if (is_turn or is_doubtful) and self._may_ask(len(asked)):
-                here = np.arange(n_taken - 1, n_taken)
+            self._state = _State(1 if is_turn else since + 1, answers, memory)
+            if (is_turn or is_doubtful) and self._may_ask():
+                here = np.arange(place, place + 1)
                 row = _safe_indexing(rows, here)
-                asked = (*asked, _Asked(row, labels[here], is_turn))
-                if len(asked) >= self._batch_size():
-                    break
-        self._state = _State(since, asked, memory)
-        return n_taken
+                self._take_in(row, labels[here], by_stride=is_turn)
+                if len(self._state.answers) >= self._batch_size():
+                    return labels[: place + 1]
+        return labels
 
-    def _may_ask(self, n_waiting):
+    def _may_ask(self):
         """Whether one more row is within the budget."""
         if self.budget is None:
             return True
-        n_calls = self.n_teacher_calls_ + n_waiting + 1
+        n_calls = self.n_teacher_calls_ + 1
         if isinstance(self.budget, Integral):
             return n_calls <= self.budget
         return n_calls <= self.budget * self.n_samples_seen_
 
     def _batch_size(self):
-        """Rows to ask about at once: what is left, where that is less."""
-        if isinstance(self.budget, Integral):
-            left = self.budget - self.n_teacher_calls_
-            if left > 0:
-                return min(self.batch_size, left)
-        return self.batch_size
+        """Answers after which students are changed: the last may be fewer."""
+        if not isinstance(self.budget, Integral):
+            return self.batch_size
+        left = self.budget - self.n_teacher_calls_ + len(self._state.answers)
+        return min(self.batch_size, left) if left else self.batch_size
 
-    def _is_due(self):
-        return len(self._state.asked) >= self._batch_size()
+    def _take_in(self, row, predicted, *, by_stride):
+        """Ask the teacher about a row, and halve the stride where that is due."""
+        scores = self._ask(row)
+        self.n_teacher_calls_ += 1
+        agreement = np.nan
+        if by_stride:
+            agreement = float(np.mean(predicted == self.estimator_._predicted(scores)))
+        since, answers, memory = self._state
+        answers = (*answers, _Answer(row, scores, agreement))
+        self._state = _State(since, answers, memory)
+        # Whatever else this batch brings, it cannot meet the target.
+        if by_stride and agreement < 1 and self._n_missed() > self._n_allowed():
+            self._set_stride(self.stride_ // 2)
+
+    def _n_missed(self):
+        """Answers that the students had not given, among those of the batch."""
+        agreements = np.array([answer.agreement for answer in self._state.answers])
+        return np.nansum(1 - agreements)
+
+    def _n_allowed(self):
+        """How many of them a batch may have."""
+        # But for rounding: 1 - 0.9 is more than 0.1 by one part in 10 ** 16.
+        return (1 - self.target) * self.batch_size * (1 + 1e-9)
+
+    def _set_stride(self, stride):
+        low, high = self._stride_bounds()
+        self.stride_ = min(max(stride, low), high)
 
     def _learn(self):
-        """Ask the teacher about the rows that wait, compare, and train."""
-        since, asked, memory = self._state
-        X = _stacked([row for row, _, _ in asked])
-        scores = self._ask(X)
+        """Compare a batch of answers with those of the students, and train these."""
+        since, answers, memory = self._state
         students = self.estimator_
+        X = _stacked([answer.row for answer in answers])
+        scores = np.concatenate([answer.scores for answer in answers])
         of_teacher = students._predicted(scores)
-        predicted = np.concatenate([labels for _, labels, _ in asked])
-        by_stride = np.array([chosen for _, _, chosen in asked])
-        agreement = np.nan
-        if by_stride.any():
-            agreement = float(np.mean((predicted == of_teacher)[by_stride]))
+        by_stride = [a.agreement for a in answers if not np.isnan(a.agreement)]
+        agreement = float(np.mean(by_stride)) if by_stride else np.nan
         meets = agreement >= self.target
-        if not np.isnan(agreement):
-            low, high = self._stride_bounds()
-            changed = self.stride_ * 2 if meets else self.stride_ // 2
-            self.stride_ = min(max(changed, low), high)
+        if meets:
+            self._set_stride(2 * self.stride_)
+        elif by_stride and self._n_missed() <= self._n_allowed():
+            # Not seen before the end, of fewer answers than a whole batch.
+            self._set_stride(self.stride_ // 2)
         n_updates = 0
         while not meets and n_updates < self.max_updates:
-            replayed = self._replayed(memory, len(asked))
+            replayed = self._replayed(memory, len(answers))
             with warnings.catch_warnings():
                 # A doubt about the scores has been raised when the teacher was asked.
                 warnings.simplefilter("ignore", DoubtfulTeacherWarning)
                 students.partial_fit(
-                    _stacked([X, *(row for row, _ in replayed)]),
-                    teacher_scores=np.concatenate([scores, *(g for _, g in replayed)]),
+                    _stacked([X, *(answer.row for answer in replayed)]),
+                    teacher_scores=np.concatenate(
+                        [scores, *(answer.scores for answer in replayed)]
+                    ),
                 )
             n_updates += 1
             meets = np.mean(students.predict(X) == of_teacher) >= self.target
         self.n_updates_ += n_updates
-        answered = ((item.row, scores[[i]]) for i, item in enumerate(asked))
-        self._state = _State(since, (), self._remembered(memory, answered))
-        self.n_teacher_calls_ += len(asked)
+        self._state = _State(since, (), self._remembered(memory, answers))
         self.agreement_history_ = [*self.agreement_history_, agreement]
         self.stride_history_ = [*self.stride_history_, self.stride_]
 
@@ -453,7 +477,7 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             estimator_name=type(self).__name__,
         )
         for note in notes:
-            warnings.warn(note, stacklevel=5)  # the caller of update
+            warnings.warn(note, stacklevel=6)  # the caller of update
         return students._encode(response, None, None, goes_on=True)[0]
 
     def _replayed(self, memory, n_new):
@@ -462,10 +486,11 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         chosen = self._rng.choice(len(memory), n_rows, replace=False) if n_rows else ()
         return [memory[i] for i in chosen]
 
-    def _remembered(self, memory, answered):
+    def _remembered(self, memory, answers):
         """The memory with further rows: each row so far is in it alike likely."""
         memory = list(memory)
-        for number, item in enumerate(answered, self.n_teacher_calls_ + 1):
+        first = self.n_teacher_calls_ - len(answers) + 1
+        for number, item in enumerate(answers, first):
             if len(memory) < self.memory_size:
                 memory.append(item)
                 continue

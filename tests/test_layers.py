@@ -114,6 +114,12 @@ LAYERS = {
         "objectives",
         "students",
     },
+    "_boosting._update": {
+        "_boosting._residuals",
+        "_boosting._rows",
+        "_boosting._training",
+        "objectives",
+    },
     "_exit_base": {
         "_boosting._scaling",
         "_calibrated",
@@ -208,6 +214,7 @@ LAYERS = {
         "_boosting._rows",
         "_boosting._scaling",
         "_boosting._training",
+        "_boosting._update",
         "_dataset_rows",
         "_decoding",
         "_exit_rules",
@@ -265,6 +272,16 @@ LAYERS = {
         "objectives",
         "stages",
         "students",
+    },
+    "online": {
+        "_arrays",
+        "_bdistil",
+        "_boosting._random",
+        "_calibrated",
+        "_protocol",
+        "_sklearn_compat",
+        "_teacher_targets",
+        "exceptions",
     },
     "_saved_writer": {"_saved_format", "_untrusted", "augmentation"},
     "persistence": {

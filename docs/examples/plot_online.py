@@ -76,13 +76,14 @@ ways = {
     "every row": {"stride": 1},
     "stride 4 to 32": {"stride": (4, 32)},
 }
-answers, followers = {}, {}
+answers, strides, pieces = {}, {}, np.array_split(stream, 80)
 for name, params in ways.items():
     online = OnlineBDistil(clf, teacher, random_state=0, **params)
-    answers[name] = np.concatenate(
-        [online.update(piece) for piece in np.array_split(stream, 20)]
-    )
-    followers[name] = online
+    found, strides[name] = [], []
+    for piece in pieces:
+        found.append(online.update(piece))
+        strides[name].append(online.stride_)
+    answers[name] = np.concatenate(found)
     right = np.mean(answers[name] == truth)
     calls = online.n_teacher_calls_ / len(truth)
     print(f"{name}: {right:.1%} right, {calls:.1%} of the rows asked about")
@@ -103,11 +104,8 @@ for name, labels in answers.items():
     right = np.convolve(labels == truth, np.ones(width) / width, mode="valid")
     panels[0].plot(np.arange(width, len(labels) + 1), right, label=name)
 panels[0].set(ylabel=f"share right, last {width} rows")
-online = followers["stride 4 to 32"]
-# The stride before each batch of answers says how many rows it took.
-strides = [4, *online.stride_history_]
-ends = np.cumsum(online.batch_size * np.array(strides[:-1]))
-panels[1].step(ends, strides[1:], where="post", color="C2")
+ends = np.cumsum([len(piece) for piece in pieces])
+panels[1].step(ends, strides["stride 4 to 32"], where="post", color="C2")
 panels[1].set(xlabel="row of the stream", ylabel="rows from call to call")
 panels[1].set_yticks([4, 8, 16, 32])
 for panel in panels:
