@@ -229,7 +229,7 @@ def test_update_in_pieces_is_the_same_stream(clf, teacher, committee):
         online = OnlineBDistil(
             clf, teacher, committee=committee, max_updates=2, random_state=0
         )
-        pieces = np.array_split(STREAM, n_pieces)
+        pieces = np.array_split(STREAM[:300], n_pieces)
         labels = np.concatenate([online.update(piece) for piece in pieces])
         found.append((labels, student_bits(online.estimator_), online.stride_history_))
     np.testing.assert_array_equal(found[0][0], found[1][0])
@@ -316,7 +316,8 @@ def test_update_of_which_the_teacher_fails_changes_nothing(clf, teacher):
     def fails(X):
         raise ConnectionError("no line")
 
-    online = OnlineBDistil(clf, teacher, stride=2, random_state=0)
+    options = {"stride": 4, "max_updates": 2, "random_state": 0}
+    online = OnlineBDistil(clf, teacher, **options)
     online.update(STREAM[:100])
     before = pickle.dumps(online._state), student_bits(online.estimator_)
     state = online._rng.get_state()[1].tobytes()
@@ -326,7 +327,7 @@ def test_update_of_which_the_teacher_fails_changes_nothing(clf, teacher):
     assert (pickle.dumps(online._state), student_bits(online.estimator_)) == before
     assert online._rng.get_state()[1].tobytes() == state
     assert online.n_samples_seen_ == 100
-    twin = OnlineBDistil(clf, teacher, stride=2, random_state=0)
+    twin = OnlineBDistil(clf, teacher, **options)
     online.set_params(teacher=teacher).update(STREAM[100:200])
     twin.update(STREAM[:200])
     assert student_bits(online.estimator_) == student_bits(twin.estimator_)
@@ -392,7 +393,7 @@ def test_update_of_frames_keeps_their_names(teacher):
     of_frames = FrozenEstimator(forest)
     frame = pd.DataFrame(STREAM, columns=names)
     clf = BDistilClassifier(of_frames, **SMALL).fit(frame[:100])
-    online = OnlineBDistil(clf, of_frames, stride=3, random_state=0)
+    online = OnlineBDistil(clf, of_frames, stride=12, max_updates=1)
     labels = online.update(frame)
     assert list(online.feature_names_in_) == names
     assert online.n_updates_ > 0
@@ -405,7 +406,7 @@ def test_update_of_several_labels(teacher):
         RandomForestClassifier(10, random_state=0).fit(rows, labels)
     )
     clf = BDistilClassifier(forest, **SMALL).fit(rows[:100], labels[:100])
-    online = OnlineBDistil(clf, forest, stride=2, committee=0.5, random_state=0)
+    online = OnlineBDistil(clf, forest, stride=8, committee=0.5, max_updates=1)
     assert online.update(rows).shape == labels.shape
     assert 0 <= online.agreement_history_[0] <= 1
 
