@@ -19,7 +19,43 @@ from skbdistil._sklearn_compat import (
 from skbdistil.stages import _wrapped_estimator
 
 
-class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
+class EstimatorAround(MetaEstimatorMixin, BaseEstimator):
+    """Base: routing and tags of what has a parameter `estimator`, fitted or frozen."""
+
+    def _routed(self, params):
+        """Parameters of `fit` that go to that of the estimator."""
+        if get_config()["enable_metadata_routing"]:
+            return process_routing(self, "fit", **params).estimator.fit
+        return params
+
+    def get_metadata_routing(self):
+        """Metadata routing: `fit` passes its parameters on to that of the estimator.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        # For the `sample_weight` of `score`.
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(
+            estimator=self.estimator,
+            method_mapping=MethodMapping().add(callee="fit", caller="fit"),
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        estimator = self.estimator
+        if isinstance(estimator, FrozenEstimator):
+            # Its tags are a deep copy, which takes as long as a small student.
+            estimator = estimator.estimator
+        inner = get_tags(estimator)
+        tags.input_tags.three_d_array = inner.input_tags.three_d_array
+        tags.input_tags.sparse = inner.input_tags.sparse
+        tags.input_tags.allow_nan = inner.input_tags.allow_nan
+        return tags
+
+
+class CalibratedEstimator(EstimatorAround):
     """Base: fit the inner estimator or take it as it is, and remember which fit it was.
 
     A subclass has the parameter `estimator`, and sets `estimator_` in `fit`.
@@ -46,9 +82,7 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _fitted_clone(self, X, y, params, rows):
         """The estimator fitted to some rows, with parameters of `fit` cut to these."""
-        if get_config()["enable_metadata_routing"]:
-            params = process_routing(self, "fit", **params).estimator.fit
-        params_rows = params_of_rows(X, params, rows)
+        params_rows = params_of_rows(X, self._routed(params), rows)
         return clone(self.estimator).fit(take(X, rows), take(y, rows), **params_rows)
 
     # Which fit was calibrated
@@ -81,32 +115,6 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
         super().__setstate__(state)
         if state.get("_calibrated_fit"):
             self._remember_fit()
-
-    def get_metadata_routing(self):
-        """Metadata routing: `fit` passes its parameters on to that of the estimator.
-
-        Returns
-        -------
-        routing : MetadataRouter
-        """
-        # For the `sample_weight` of `score`.
-        router = MetadataRouter(owner=self).add_self_request(self)
-        return router.add(
-            estimator=self.estimator,
-            method_mapping=MethodMapping().add(callee="fit", caller="fit"),
-        )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        estimator = self.estimator
-        if isinstance(estimator, FrozenEstimator):
-            # Its tags are a deep copy, which takes as long as a small student.
-            estimator = estimator.estimator
-        inner = get_tags(estimator)
-        tags.input_tags.three_d_array = inner.input_tags.three_d_array
-        tags.input_tags.sparse = inner.input_tags.sparse
-        tags.input_tags.allow_nan = inner.input_tags.allow_nan
-        return tags
 
 
 def take(array, rows):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.base import ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skbdistil._arrays import from_torch
 from skbdistil._bdistil import BDistilClassifier
 from skbdistil._boosting._random import draw_seeds
-from skbdistil._calibrated import take_features
+from skbdistil._calibrated import EstimatorAround, take_features
 from skbdistil._protocol import shallow_copy
 from skbdistil._sklearn_compat import (
     HasMethods,
@@ -68,7 +68,7 @@ class _State(NamedTuple):
     memory: tuple = ()
 
 
-class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class OnlineBDistil(ClassifierMixin, EstimatorAround):
     """Let students follow a stream by asking their teacher about a few of its rows.
 
     Rows are answered by the students as they come. Every `stride` rows the teacher is
@@ -291,7 +291,7 @@ class OnlineBDistil(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self._check_students(self.estimator)
             students = clone(self.estimator)
             self._check_parameters(students)
-            students.fit(X, y, **params)
+            students.fit(X, y, **self._routed(params))
         self._start(students)
         return self
 

@@ -204,8 +204,9 @@ def test_settings_of_the_template_are_used(recording):
 def test_default_optimizer_is_adamw():
     rows = make_rows()
     student = rows.ensemble.new_student(STUDENT)
-    net = _trainer()._prepared_net(
-        student, student_loss(rows), rows.for_round(), None, 1, None
+    trainer = _trainer()
+    net = trainer._prepared_net(
+        trainer._net(), student, student_loss(rows), rows.for_round()
     )
     net.initialize()
     assert type(net.optimizer_) is torch.optim.AdamW
