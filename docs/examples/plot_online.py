@@ -92,11 +92,11 @@ for name, params in ways.items():
 # What it comes to
 # ----------------
 # The students that never ask are of no use once the rows are turned. The stride is long
-# while nothing changes, falls to its smallest while the rows turn, and grows again when
-# the students have caught up. What is left between the two upper curves is what the
-# other calls would buy: compare it with the price of a wrong answer. Where a stride
-# stays at its smallest for long, the target is out of reach at this pace; allow a
-# smaller stride, or take larger students.
+# while nothing changes, and falls to its smallest soon after the rows begin to turn. It
+# stays there as long as the students are below the target of 0.9, as they are to the
+# end. What is left between the two upper curves is what the other calls would buy:
+# compare it with the price of a wrong answer. If that is high, allow a smaller stride;
+# if no stride is small enough, take larger students.
 
 figure, panels = plt.subplots(2, 1, sharex=True, layout="constrained", figsize=(7, 6))
 width = 200
