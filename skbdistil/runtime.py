@@ -38,9 +38,10 @@ __all__ = ["ProgressiveSession"]
 #: version 1.
 _DEFERRING_SCHEMA = 2
 
-# Rows that run at once: at most so many, and fewer of large ones.
+# Rows, and numbers in them, that run at once: feature maps of more numbers leave the
+# caches of a processor, and take memory that a device may not have.
 _CHUNK_ROWS = 4096
-_CHUNK_SIZE = 2**25
+_CHUNK_SIZE = 2**20
 
 # A graph is one message of protobuf, which is no larger.
 _MAX_FILE_SIZE = 2**31
