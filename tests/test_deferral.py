@@ -592,6 +592,15 @@ def test_selective_audit_counts_local_answers_only(clf, model, rows, target):
         early.audit(X, monitor)
     with raises("one label per row"):
         early.audit(X, monitor, y[:-1])
+    n_audited = monitor.n_audited_
+    with raises("labels such as", "strings are never equal to numbers"):
+        early.audit(X, monitor, np.arange(len(y)))
+    for missing in (np.nan, None):
+        with_gap = y.astype(object)
+        with_gap[-1] = missing
+        with raises("An audited row has no label"):
+            early.audit(X, monitor, with_gap)
+    assert monitor.n_audited_ == n_audited
     with raises("marginal risk", "selective one"):
         early.audit(X, DeferralMonitor(0.2), y)
     with raises("must be a DeferralMonitor", error=TypeError):
