@@ -2,6 +2,7 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,8 @@ from common import SMALL, raises
 from skbdistil import BDistilClassifier
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.exceptions import CostsUnknownWarning, NothingCertifiedWarning
-from skbdistil.persistence import save
+from skbdistil.export import to_onnx
+from skbdistil.persistence import load, save
 
 RULES = ["vote", "score", "confidence"]
 
@@ -553,8 +555,30 @@ def test_no_rows_raise(tiers, digits):
 
 def test_saving_says_what_to_do(tiers, digits, tmp_path):
     cascade = CascadeClassifier(tiers[::2]).fit(digits[0])
-    with raises("CascadeClassifier cannot be saved", "joblib", error=TypeError):
-        save(cascade, tmp_path / "cascade.skb")
+    pipeline = make_pipeline(StandardScaler(), cascade)
+    for model in (cascade, FrozenEstimator(cascade), pipeline):
+        with raises("CascadeClassifier cannot be saved", "Pickle it", error=TypeError):
+            save(model, tmp_path / "cascade.skb")
+    with raises("Got CascadeClassifier", error=TypeError):
+        to_onnx(cascade, tmp_path / "cascade")
+
+
+def test_pickle_predicts_the_same_with_distilled_members(digits, tmp_path):
+    _, _, cascade = changing(digits)
+    joblib.dump(cascade, tmp_path / "cascade.joblib")
+    loaded = joblib.load(tmp_path / "cascade.joblib")
+    X = digits[4]
+    assert_array_equal(loaded.predict(X), cascade.predict(X))
+    assert_array_equal(loaded.exit_tiers(X), cascade.exit_tiers(X))
+
+
+def test_members_from_files_make_the_same_cascade(digits, tmp_path):
+    clf, tree, cascade = changing(digits)
+    save(clf, tmp_path / "clf.skb")
+    clf = load(tmp_path / "clf.skb")
+    tiers = [[FrozenEstimator(clf), FrozenEstimator(clf[:1])], FrozenEstimator(tree)]
+    other = clone(cascade).set_params(tiers=tiers).fit(digits[2])
+    assert_array_equal(other.predict(digits[4]), cascade.predict(digits[4]))
 
 
 def test_several_labels_per_row_raise():
