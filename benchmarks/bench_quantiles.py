@@ -108,19 +108,17 @@ def measured(name, seed):
     moved = conformal(
         np.maximum(ends[:, 0] - y_calibration, y_calibration - ends[:, 2])
     )
-    line |= judged("moved", quantiles[:, [0, 2]] + [-moved, moved], y)
     half_width = conformal(np.abs(y_calibration - ends[:, 1]))
-    middle = quantiles[:, [1]]
-    line |= judged("one_width", middle + [-half_width, half_width], y)
-    # Of the two halves of the rows by what is predicted about their noise.
-    widths = np.ptp(quantiles, axis=1)
-    is_noisy = widths > np.median(widths)
-    for half, rows in (("quiet", ~is_noisy), ("noisy", is_noisy)):
-        for who, low_high in (
-            ("moved", quantiles[:, [0, 2]] + [-moved, moved]),
-            ("one_width", middle + [-half_width, half_width]),
-        ):
-            line[f"coverage_{who}_{half}"] = covered(low_high[rows], y[rows])
+    low, middle, high = quantiles.T
+    # The halves of the rows by what is predicted about their noise.
+    is_noisy = high - low > np.median(high - low)
+    for who, intervals in {
+        "moved": np.column_stack([low - moved, high + moved]),
+        "one_width": np.column_stack([middle - half_width, middle + half_width]),
+    }.items():
+        line |= judged(who, intervals, y)
+        line[f"coverage_{who}_quiet"] = covered(intervals[~is_noisy], y[~is_noisy])
+        line[f"coverage_{who}_noisy"] = covered(intervals[is_noisy], y[is_noisy])
     return line
 
 

@@ -120,8 +120,9 @@ class CascadeClassifier(
         - "vote": the class c with the most votes, and the share :math:`v_c / k`; the
           vote-based rule of [1]_. One member always agrees with itself, so that a tier
           of one answers all rows.
-        - "score": the class c with the most votes, and :math:`p_c`; the score-based
-          rule of [1]_. A member votes for its class of the largest probability.
+        - "score": the class c with the most votes, and :math:`p_c`; what we take the
+          score-based rule of [1]_ to be, whose text was not at hand. A member votes for
+          its class of the largest probability.
         - "confidence": the class c of the largest :math:`p_c`, and :math:`p_c`; with
           one member, this is confidence-based deferral [2]_.
 

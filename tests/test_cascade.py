@@ -572,6 +572,16 @@ def test_pickle_predicts_the_same_with_distilled_members(digits, tmp_path):
     assert_array_equal(loaded.exit_tiers(X), cascade.exit_tiers(X))
 
 
+def test_skops_takes_a_cascade_whose_members_it_takes(digits):
+    skops = pytest.importorskip("skops.io")
+    members = [GaussianNB(), GaussianNB(var_smoothing=0.1)]
+    cascade = CascadeClassifier([members, GaussianNB()], rule="score")
+    data = skops.dumps(cascade.fit(digits[0][:, :8], digits[1]))
+    loaded = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+    X = digits[4][:, :8]
+    assert_array_equal(loaded.predict(X), cascade.predict(X))
+
+
 def test_members_from_files_make_the_same_cascade(digits, tmp_path):
     clf, tree, cascade = changing(digits)
     save(clf, tmp_path / "clf.skb")

@@ -26,6 +26,7 @@ from skbdistil.exceptions import InfiniteIntervalWarning, InvalidFileError
 from skbdistil.export import to_onnx
 from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.persistence import load, save
+from skbdistil.precision import lower_precision
 from skbdistil.runtime import ProgressiveSession
 from skbdistil.stages import staged
 from skbdistil.students import MLP
@@ -295,6 +296,15 @@ def test_session_without_intervals_for_what_is_asked_raises(
     older = with_intervals(exported, tmp_path / "older", lambda m: m.pop("intervals"))
     with raises("holds no intervals", error=AttributeError):
         ProgressiveSession(older).predict_interval(X)
+
+
+def test_copy_of_lower_precision_has_no_intervals(exported, exiting, tmp_path):
+    _, X = exiting
+    lower_precision(exported, tmp_path / "half", "float16")
+    session = ProgressiveSession(tmp_path / "half")
+    assert session.predict(X).shape == (len(X),)
+    with raises("holds no intervals", error=AttributeError):
+        session.predict_interval(X)
 
 
 def test_writing_intervals_that_do_not_hold_raises(tmp_path):
