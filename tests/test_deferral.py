@@ -709,6 +709,15 @@ def test_monitor_that_sees_only_losses_has_a_finite_logarithm():
     assert monitor.interval()[0] > 0.9
 
 
+def test_repr_of_a_monitor_makes_its_like():
+    monitor = DeferralMonitor(0.05, risk="selective", audit=0.5, random_state=3)
+    assert repr(monitor) == (
+        "DeferralMonitor(0.05, 0.1, risk='selective', audit=0.5, on_drift='warn', "
+        "random_state=3)"
+    )
+    assert_array_equal(eval(repr(monitor)).draw(9), monitor.draw(9))
+
+
 def test_drawn_rows_are_a_share():
     monitor = DeferralMonitor(0.1, audit=0.25, random_state=0)
     assert abs(monitor.draw(10_000).mean() - 0.25) < 0.02

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -370,6 +371,25 @@ def test_groups_are_either_trained_or_calibrated_on():
     is_held_out = (np.abs(errors[:, np.newaxis] - conformal.residuals_.T) < 1e-4).any(1)
     assert is_held_out.sum() == 24
     assert len(np.unique(groups[is_held_out])) == 6
+
+
+def test_search_in_a_pipeline_keeps_names_and_routes_weights():
+    X, y = make_rows(100)
+    X = pd.DataFrame(X, columns=list("abc"))
+    pipeline = make_pipeline(StandardScaler(), SplitConformalRegressor(STUDENTS))
+    pipeline.set_output(transform="pandas")
+    grid = {"splitconformalregressor__estimator__n_estimators": [1, 2]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    conformal = search.best_estimator_[-1]
+    assert list(conformal.feature_names_in_) == list("abc")
+    n_stages = search.best_params_.popitem()[1]
+    assert len(conformal.stage_residuals_) == n_stages
+    with config_context(enable_metadata_routing=True):
+        students = clone(STUDENTS).set_fit_request(sample_weight=True)
+        weighted = SplitConformalRegressor(students, random_state=0)
+        weighted.fit(X, y, sample_weight=np.arange(100))
+        alike = clone(weighted).fit(X, y)
+    assert not np.array_equal(weighted.residuals_, alike.residuals_)
 
 
 def test_boosting_of_scikit_learn_that_is_fitted_again_raises():
