@@ -256,8 +256,8 @@ def test_search_in_a_pipeline_and_display(single):
 
 
 def test_names_of_features_are_kept_in_files_too(tmp_path):
-    X, y = make_rows(100)
-    X = pd.DataFrame(X, columns=list("abc"[: X.shape[1]]))
+    X, y = make_rows()
+    X, y = pd.DataFrame(X[:100], columns=list("abcd")), y[:100]
     early = EarlyExitRegressor(clone(STUDENTS), 1.0, random_state=0).fit(X, y)
     save(early, tmp_path / "early.skb")
     loaded = load(tmp_path / "early.skb")
