@@ -61,19 +61,28 @@ def tiers_of(n_tiers):
         N_ROWS, 8, n_informative=6, n_redundant=0, n_classes=4, random_state=0
     )
     training, others = np.split(np.arange(N_ROWS), [N_TRAINING])
-    models = [
-        DecisionTreeClassifier(
-            max_depth=8, max_features=4, min_samples_leaf=5, random_state=seed
-        )
-        for seed in range(3)
-    ] + [ExtraTreesClassifier(100, min_samples_leaf=2, random_state=0)]
-    *trees, forest = [
-        FrozenEstimator(
-            Stored(model.fit(X[training], y[training]).predict_proba(X[others]))
-        )
-        for model in models
+
+    def stored(model):
+        proba = model.fit(X[training], y[training]).predict_proba(X[others])
+        return FrozenEstimator(Stored(proba))
+
+    forest = stored(ExtraTreesClassifier(100, min_samples_leaf=2, random_state=0))
+    tiers = [
+        [
+            stored(
+                DecisionTreeClassifier(
+                    max_depth=depth,
+                    max_features=4,
+                    min_samples_leaf=5,
+                    random_state=seed,
+                )
+            )
+            for seed in range(3)
+        ]
+        # Before the members of two tiers, shallower ones.
+        for depth in ((8,) if n_tiers == 2 else (5, 8))
     ]
-    tiers = [trees, forest] if n_tiers == 2 else [trees[0], trees, forest]
+    tiers.append(forest)
     return tiers, y[others]
 
 
@@ -108,15 +117,12 @@ def check(n_tiers, rule, target, n_draws):
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NothingCertifiedWarning)
-            warnings.filterwarnings("ignore", "Tier 1 of this", UserWarning)
             cascade.fit(rows, y[rows[:, 0]])
         risks.append(risk_of(cascade))
         certified.append(cascade.best_index_ > 0)
         asked.append(np.mean(cascade.exit_tiers(test) == n_tiers))
     all_leave = CascadeClassifier(tiers, rule=rule, threshold=0, costs=[1] * n_tiers)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Tier 1 of this", UserWarning)
-        all_leave.fit(test)
+    all_leave.fit(test)
     return {
         "tiers": n_tiers,
         "rule": rule,

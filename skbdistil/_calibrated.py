@@ -232,6 +232,7 @@ def _made_by(estimator):
         estimator = inner
     if hasattr(estimator, "exit_stages"):
         return [*made, estimator.thresholds_, *_made_by(estimator.estimator_)]
-    # Of others than ours, what all classifiers and those with stages have.
-    names = ["ensemble_", "classes_", *(_stage_attributes(estimator) or [])]
+    # Of ours and of cascades, and of others what all classifiers, or their stages, have.
+    names = ["ensemble_", "thresholds_", "classes_"]
+    names += _stage_attributes(estimator) or []
     return [*made, *(getattr(estimator, "__dict__", {}).get(name) for name in names)]

@@ -856,9 +856,7 @@ def _votes(member, X, classes):
         raise _no_answer(
             member, f"must predict labels of shape {shape}. Got shape {labels.shape}."
         )
-    # Strings and numbers are compared as a whole by older releases of NumPy.
-    is_voted = labels[:, np.newaxis] == classes
-    votes = np.broadcast_to(is_voted, (*shape, len(classes)))
+    votes = labels[:, np.newaxis] == classes
     is_known = votes.any(axis=1)
     if not is_known.all():
         raise _no_answer(
