@@ -232,7 +232,7 @@ def _made_by(estimator):
         estimator = inner
     if hasattr(estimator, "exit_stages"):
         return [*made, estimator.thresholds_, *_made_by(estimator.estimator_)]
-    # Of ours and of cascades; of others what classifiers, or what has stages, must have.
+    # Of ours and of cascades; of others what classifiers, or what has stages, has.
     names = ["ensemble_", "thresholds_", "classes_"]
     names += _stage_attributes(estimator) or []
     return [*made, *(getattr(estimator, "__dict__", {}).get(name) for name in names)]
