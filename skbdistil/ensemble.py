@@ -397,6 +397,10 @@ class ProgressiveEnsemble(nn.Module):
         The running mean is multiplied by `output_scale` and shifted by `output_mean`:
         the units of a regression target. None leaves it as it is.
 
+    first_stages : array-like of int of shape (n_outputs,), default=None
+        Stage from which each output has students, from 1 on; before it, its running
+        mean is 0. None: the first one. Each output then has a `carry` of its own.
+
     Attributes
     ----------
     students : torch.nn.ModuleList
@@ -446,12 +450,14 @@ class ProgressiveEnsemble(nn.Module):
         dtype=torch.float32,
         output_mean=None,
         output_scale=None,
+        first_stages=None,
     ):
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.n_outputs = n_outputs
         self.connection = _check_connection(connection, type(self).__name__)
         self.integer_input = integer_input
+        self.first_stages = first_stages
         self._empty = torch.zeros((), dtype=dtype)
         # Kept as x * factor + offset, which is one pass over the input.
         factor = offset = None
@@ -534,7 +540,8 @@ class ProgressiveEnsemble(nn.Module):
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
-        student.register_buffer("carry", torch.ones(()))
+        of_outputs = () if self.first_stages is None else (self.n_outputs,)
+        student.register_buffer("carry", torch.ones(of_outputs))
         student.never_trained = {
             name
             for name, parameter in student.named_parameters()
@@ -789,6 +796,7 @@ class ProgressiveEnsemble(nn.Module):
             self.n_outputs,
             connection=self.connection,
             integer_input=self.integer_input,
+            first_stages=self.first_stages,
         )
         for name, buffer in self.named_buffers(recurse=False):
             setattr(other, name, buffer)
