@@ -435,6 +435,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             train, valid = self._split(data, train_rows, valid_rows)
             if transfers:
                 train = train.extended(x_transfers, transfer_scores)
+            first_stages = self._later_than_1(first_stages, data.scores.shape[1])
             if earlier is None:
                 if connection == "auto":
                     connection = auto_connection(
@@ -442,14 +443,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                         input_shape,
                         data.scores.shape[1],
                         estimator_name,
+                        # What student 1 learns for its outputs may not do for others.
+                        shared_blocks=int(first_stages is None),
                     )
                 ensemble = self._new_ensemble(train, connection, device, notes)
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
-            ensemble.first_stages = self._later_than_1(
-                first_stages, ensemble.n_outputs
-            )
+            ensemble.first_stages = first_stages
             ranks.check_same("The training rows", train.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
@@ -919,7 +920,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     def _untrained_note(self):
         """A warning where boosting has ended before the round of some outputs."""
         first_stages = self.ensemble_.first_stages
-        if first_stages is None or self._round_limit is not None:
+        n_planned = self._round_limit or self.n_estimators
+        if first_stages is None or self.n_estimators_ >= n_planned:
             return []
         outputs = np.flatnonzero(first_stages > self.n_estimators_).tolist()
         if not outputs:
@@ -2082,6 +2084,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
+    output_schedule : list of list of int or None, default=None
+        Groups of outputs, by their numbers from 0 on, of which each round adds one:
+        round r trains the outputs of the groups 1 to r, and the rounds after the last
+        group train all outputs. Before its first round an output is predicted as the
+        mean of the teacher's values; the t of `combine`, the game and the certificate
+        count from there, so that its first student is all there is of it. Each output
+        must be in one group. More groups than `n_estimators` are allowed with
+        `warm_start` only, for later fits to train. ``connection="auto"`` then shares no
+        first block, which would be trained for the first group alone. None: all outputs
+        from the first round on.
+
     connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
@@ -2234,7 +2247,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     student_edges_ : ndarray of shape (n_students, n_outputs)
         Edges ``sum_i (K+ - K-)(f - g)`` of each student under the weights of its
-        round, of standardised targets.
+        round, of standardised targets. 0 for outputs that the round does not train.
 
     certificate_ : Certificate
         ``bound``, ``actual`` and ``mean``, of shape (n_students, n_outputs): the bound
@@ -2243,7 +2256,11 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets. ``step``, of shape (n_students,): ``eta * max |f_t - g|``; the bound is
         infinite from the round on in which this exceeds 1.7932. ``potential``, of the
         shape of ``bound``: a bound on the same error that needs no condition on the
-        steps.
+        steps. Of an output that no round has trained yet, both bounds are infinite, and
+        the errors are those of the mean of the teacher's values.
+
+    first_stages_ : ndarray of int of shape (n_outputs,)
+        Stage from which each output is trained, from 1 on; see `output_schedule`.
 
     eta_ : float
         Step of the game.
@@ -2473,7 +2490,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     def _first_stages(self, earlier):
         first_stages = first_rounds(
-            self.output_schedule, self.n_estimators, type(self).__name__
+            self.output_schedule,
+            self.n_estimators,
+            type(self).__name__,
+            goes_on=self.warm_start,
         )
         if earlier is not None:
             self._check_schedule_goes_on(first_stages)

@@ -265,7 +265,7 @@ def _check_connection(connection, estimator_name, *, auto=False):
     )
 
 
-def _auto_connection(ladder, input_shape, n_outputs):
+def _auto_connection(ladder, input_shape, n_outputs, shared_blocks=1):
     """Connection that suits the backbones of a ladder.
 
     Parameters
@@ -274,16 +274,19 @@ def _auto_connection(ladder, input_shape, n_outputs):
         Backbone factories.
     input_shape : tuple of int
     n_outputs : int
+    shared_blocks : int, default=1
 
     Returns
     -------
     connection : type or Lateral
-        Block by block after a shared first one, for convolutional backbones that have
-        blocks left after it and fit each other. For all others :class:`Wide` where
+        Block by block after the shared ones, for convolutional backbones that have
+        blocks left after them and fit each other. For all others :class:`Wide` where
         there are few outputs, else :class:`Dense`.
     """
     joined = Wide if n_outputs <= _FEW_OUTPUTS else Dense
-    lateral = ProgressiveEnsemble(input_shape, 1, connection=Lateral(shared_blocks=1))
+    lateral = ProgressiveEnsemble(
+        input_shape, 1, connection=Lateral(shared_blocks=shared_blocks)
+    )
     for factory in ladder:
         backbone = _build_backbone(factory, input_shape)
         if not isinstance(backbone, ConvNet1d | ConvNet2d):

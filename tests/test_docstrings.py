@@ -38,7 +38,8 @@ def shared(section):
 
 def test_estimators_have_the_same_parameters():
     classifier, regressor = (inspect.signature(cls).parameters for cls in ESTIMATORS)
-    assert set(classifier) == {*regressor, "class_weight"}
+    own = {"class_weight": classifier, "output_schedule": regressor}
+    assert {*classifier, "output_schedule"} == {*regressor, "class_weight"}
     assert all(classifier[name] == regressor[name] for name in regressor)
     assert shared("Parameters") == sorted(regressor)
 

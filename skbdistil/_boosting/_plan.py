@@ -325,7 +325,9 @@ def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
                 )
 
 
-def auto_connection(student, input_shape, n_outputs, estimator_name):
+def auto_connection(
+    student, input_shape, n_outputs, estimator_name, *, shared_blocks=1
+):
     """Connection that suits the backbones and the number of outputs.
 
     Parameters
@@ -335,6 +337,8 @@ def auto_connection(student, input_shape, n_outputs, estimator_name):
     n_outputs : int
     estimator_name : str
         For messages.
+    shared_blocks : int, default=1
+        Where students are connected block by block.
 
     Returns
     -------
@@ -346,10 +350,10 @@ def auto_connection(student, input_shape, n_outputs, estimator_name):
         ladder = _check_ladder(student, estimator_name)
     # What is drawn for the weights must not use up random numbers.
     with seeded(0, torch.device("cpu")):
-        return _auto_connection(ladder, input_shape, n_outputs)
+        return _auto_connection(ladder, input_shape, n_outputs, shared_blocks)
 
 
-def first_rounds(schedule, n_rounds, estimator_name):
+def first_rounds(schedule, n_rounds, estimator_name, *, goes_on=False):
     """Round that trains each output for the first time.
 
     Parameters
@@ -359,6 +363,8 @@ def first_rounds(schedule, n_rounds, estimator_name):
     n_rounds : int
     estimator_name : str
         For messages.
+    goes_on : bool, default=False
+        Whether further rounds may follow, so that there may be more groups than rounds.
 
     Returns
     -------
@@ -379,10 +385,11 @@ def first_rounds(schedule, n_rounds, estimator_name):
             f"{what} must name each output once, by its number from 0 on: an output "
             f"that is in no group would never be trained. Got {schedule!r}."
         )
-    if len(schedule) > n_rounds:
+    if len(schedule) > n_rounds and not goes_on:
         raise ValueError(
-            f"{what} has {len(schedule)} groups, one for a round, and n_estimators="
-            f"{n_rounds} rounds are too few for them."
+            f"{what} has {len(schedule)} groups, each of which needs a round, and "
+            f"n_estimators={n_rounds}. Only with warm_start=True can later fits train "
+            "the rest."
         )
     rounds = np.empty(len(outputs), dtype=np.int64)
     for number, group in enumerate(schedule, start=1):
