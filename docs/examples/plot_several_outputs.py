@@ -77,5 +77,5 @@ for ax, (name, reg) in zip(axes, fitted.items(), strict=True):
         ax.plot(costs, of_target, marker="o", linewidth=width, label=target)
     ax.set(title=name, xlabel="multiply-accumulates of a row")
 axes[0].set(ylabel="R$^2$ on test rows")
-axes[0].legend()
+axes[1].legend(loc="lower right")
 plt.show()
