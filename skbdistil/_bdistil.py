@@ -435,7 +435,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             train, valid = self._split(data, train_rows, valid_rows)
             if transfers:
                 train = train.extended(x_transfers, transfer_scores)
-            first_stages = self._later_than_1(first_stages, data.scores.shape[1])
+            first_stages = self._checked_stages(first_stages, data.scores.shape[1])
             if earlier is None:
                 if connection == "auto":
                     connection = auto_connection(
@@ -905,8 +905,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         """Stage from which each output is trained; None without a schedule."""
         return None
 
-    def _later_than_1(self, first_stages, n_outputs):
-        """The same where a stage is not the first one, else None."""
+    def _checked_stages(self, first_stages, n_outputs):
+        """The same for the outputs that there are; None where all are of stage 1."""
         if first_stages is None:
             return None
         if len(first_stages) != n_outputs:

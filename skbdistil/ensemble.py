@@ -400,7 +400,7 @@ class ProgressiveEnsemble(nn.Module):
         The running mean is multiplied by `output_scale` and shifted by `output_mean`:
         the units of a regression target. None leaves it as it is.
 
-    first_stages : array-like of int of shape (n_outputs,), default=None
+    first_stages : ndarray of int of shape (n_outputs,), default=None
         Stage from which each output has students, from 1 on; before it, its running
         mean is 0. None: the first one. Each output then has a `carry` of its own.
 

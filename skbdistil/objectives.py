@@ -494,17 +494,20 @@ class _JointLoss(_EnsembleTerms):
             As for :class:`_StudentLoss`; the residual sum is not used.
         """
         alpha, loss = self.objective.alpha, 0.0
-        target_of_all = target
+        for scores, part in self._trained(stages, target):
+            with torch.no_grad():
+                name = self._distillation_name
+                rows, gradient = self._distillation(name, scores, part)
+                if alpha:
+                    term, slope = self._label(scores, part)
+                    rows, gradient = rows + alpha * term, gradient + alpha * slope
+            loss = loss + _mean_of_rows(rows, gradient, scores, part)
+        return loss / len(stages)
+
+    def _trained(self, stages, target):
+        """Yield scores and targets of each stage, of the outputs that it is about."""
         for number, scores in enumerate(stages, start=1):
             outputs = None
             if self.first_stages is not None:
                 outputs = np.flatnonzero(self.first_stages <= number)
-            scores, target = _of_outputs(outputs, scores, target_of_all)
-            with torch.no_grad():
-                name = self._distillation_name
-                rows, gradient = self._distillation(name, scores, target)
-                if alpha:
-                    term, slope = self._label(scores, target)
-                    rows, gradient = rows + alpha * term, gradient + alpha * slope
-            loss = loss + _mean_of_rows(rows, gradient, scores, target)
-        return loss / len(stages)
+            yield _of_outputs(outputs, scores, target)

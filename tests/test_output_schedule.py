@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common import COMBINATIONS, SMALL, raises, student_bits
-from skbdistil import BDistilRegressor
+from skbdistil import BDistilRegressor, DistillationObjective
 from skbdistil._boosting import _loop
 from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._residuals import Residuals
@@ -63,6 +63,7 @@ FORMS = [
     {"connection": "lateral", "student": partial(MLP, hidden=(4, 4, 4))},
     {"objective": "squared_error", "eta": 0},
     {"early_stopping": True},
+    {"objective": DistillationObjective("squared_error", on="student", alpha=0.5)},
     {"max_attempts": 2, "edge_tol": "auto", "max_epochs": 20},
 ]
 
