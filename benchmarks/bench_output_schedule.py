@@ -375,7 +375,10 @@ def run(path, folder, n_seeds):
 def report(records):
     """Print the tables of the documentation."""
     found = {}
+    complete = {record["seed"] for record in records if record["method"] == LAST}
     for record in records:
+        if record["seed"] not in complete:
+            continue
         n_outputs = {name: len(outputs) for name, outputs in OUTPUTS.items()}
         # Of an output, whatever its group.
         right = sum(record[name] * n for name, n in n_outputs.items())
