@@ -63,7 +63,9 @@ print("bound of the largest error:")
 print(np.round(reg.certificate_.potential, 1))
 
 # %%
-# So look at the targets one by one, on rows that no one has learnt from.
+# So look at the targets one by one, on rows that no one has learnt from. With the
+# schedule, the first student is good at the load, and the other targets wait for the
+# second. Without a target that must come first there is no reason for a schedule.
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
 for ax, (name, reg) in zip(axes, fitted.items(), strict=True):
