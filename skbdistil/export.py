@@ -28,11 +28,15 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
+from skbdistil.exported import ExportedClassifier, ExportedRegressor
 from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
 from skbdistil.stages import _wrapped_estimator
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
+
+# Are in a folder already.
+_EXPORTED = (ExportedClassifier, ExportedRegressor)
 
 # The oldest that the exporter writes without converting it.
 _OPSET = 18
@@ -351,8 +355,13 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ...     sorted(path.name for path in Path(folder, "iris").iterdir())
     ['manifest.json', 'stage_1.onnx', 'stage_2.onnx']
     """
-    _check_installed("to_onnx")
     parts = _unwrap(estimator)
+    if isinstance(parts.final, _EXPORTED):
+        _check_copied(parts, X, fixed_stage)
+        with new_folder(directory) as folder:
+            _write_copy(folder, parts)
+        return
+    _check_installed("to_onnx")
     rows = _rows(parts, "to_onnx", X=X)
     # What cannot be stored shows before the stages are exported.
     manifest = _manifest(parts, rows)
@@ -443,8 +452,45 @@ def _unwrap(estimator):
             "EarlyExitClassifier or an EarlyExitRegressor. Got "
             f"{type(inner).__name__}{where} instead."
         )
-    steps += leaves([("student_transform", inner.student_transform_)])
+    transform = getattr(inner, "student_transform_", None)
+    steps += leaves([("student_transform", transform)])
     return _Parts(estimator, inner, early, steps)
+
+
+def _check_copied(parts, X, fixed_stage):
+    """Refuse what a folder that is there already cannot be given."""
+    name = type(parts.final).__name__
+    if parts.early is None:
+        raise TypeError(
+            f"{name} is a folder already. to_onnx writes it again with the rule of an "
+            "EarlyExitClassifier or EarlyExitRegressor around it."
+        )
+    if parts.steps:
+        raise ValueError(
+            f"to_onnx cannot export the transforms {named(parts.steps)}: the stages of "
+            f"{name} are written as they are."
+        )
+    if X is not None or fixed_stage is not None:
+        raise ValueError(
+            f"to_onnx writes the stages of {name} as they are: neither 'X' nor "
+            "'fixed_stage' can be given."
+        )
+
+
+def _write_copy(folder, parts):
+    """Write the stages of a folder with another rule."""
+    final, session = parts.final, parts.final.session_
+    n_stages, export = final._n_stages_used(), session._export
+    manifest = copy.deepcopy(session.manifest)
+    manifest["stages"] = manifest["stages"][:n_stages]
+    graphs = [*export.stages[:n_stages]]
+    if export.fixed is not None and export.fixed_stage <= n_stages:
+        graphs.append(export.fixed)
+    else:
+        manifest["fixed_stage"] = None
+    manifest["early_exit"] = _stored_rule(parts.early)
+    manifest["schema_version"] = _schema(manifest["early_exit"])
+    write_stages(folder, manifest, [session._verified(graph) for graph in graphs])
 
 
 def _cpu_ensemble(final, n_stages=None):
@@ -479,12 +525,10 @@ def _manifest(parts, rows):
             "scale": final.target_scale_.tolist(),
             "single_output": final.single_output_,
         }
-    deferral = None
     if early is not None:
         early_exit = _stored_rule(early)
-        deferral = early_exit.get("deferral")
     return {
-        "schema_version": 1 if deferral is None else _DEFERRING_SCHEMA,
+        "schema_version": _schema(early_exit),
         "package_version": __version__,
         "kind": _kind(final),
         "classes": classes,
@@ -501,6 +545,11 @@ def _manifest(parts, rows):
         "stages": [],
         "fixed_stage": None,
     }
+
+
+def _schema(early_exit):
+    """Version of a manifest with this rule, or with none."""
+    return _DEFERRING_SCHEMA if "deferral" in (early_exit or {}) else 1
 
 
 def _kind(final):
@@ -638,6 +687,11 @@ def _graph(parts, X, needed_by):
 def _one_piece(needed_by, estimator, n_stages, transformed, X=None):
     """Rows and ensemble of an export that cannot say what has to be done before."""
     parts = _unwrap(estimator)
+    if isinstance(parts.final, _EXPORTED):
+        raise TypeError(
+            f"{needed_by} needs the students, and {type(parts.final).__name__} holds "
+            "graphs that have been exported."
+        )
     rows = _rows(parts, needed_by, X=X, transformed=transformed)
     if rows.outside and not transformed:
         raise ValueError(
