@@ -28,6 +28,7 @@ GALLERY = [
     "plot_certificate.py",
     "plot_resume.py",
     "plot_deployment.py",
+    "plot_precision.py",
     "*",
 ]
 

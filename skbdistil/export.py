@@ -243,6 +243,9 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
         be the last step of a pipeline, whose transforms are exported as described in
         the Notes. It may be inside :class:`~sklearn.frozen.FrozenEstimator`, or the
         best one of a search. Stages beyond `n_stages` of the estimator are not written.
+        Of an early exit around :class:`~skbdistil.exported.ExportedClassifier` or
+        :class:`~skbdistil.exported.ExportedRegressor`, the stages are copied from
+        their folder.
 
     directory : str or path-like
         Folder to write. It must not exist, or be empty; it appears when all is written.
@@ -268,7 +271,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ValueError
         If the exit rule is a callable, or was calibrated for another number of stages,
         if `fixed_stage` is out of its range, or if `X` is given and there are
-        transforms that cannot be exported.
+        transforms that cannot be exported. If stages are copied, and `X` or
+        `fixed_stage` is given or there are transforms.
 
     FileExistsError
         If there is something in `directory`, such as what another export is writing.

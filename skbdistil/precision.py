@@ -235,9 +235,9 @@ def lower_precision(
 
     The graph of a fixed stage, `fixed_stage` of :func:`~skbdistil.export.to_onnx`, is
     copied where the stages up to this one stay in float32, and lowered with them where
-    all of them are in float16. Otherwise it is left out, with a warning. With
-    `fallback` it becomes the last stage. Bytes, agreement and latency of the report are
-    those of the stages before that.
+    all of them are in float16, or all in int4. Otherwise it is left out, with a
+    warning. With `fallback` it becomes the last stage. Bytes, agreement and latency of
+    the report are those of the stages before that.
 
     "auto" looks at bytes and agreement; latencies are only reported. With the free
     schedule, it measures the loss of agreement of each precision of each stage alone.
@@ -514,9 +514,14 @@ class _Lowering:
         graph has one precision.
         """
         (precision, *others) = set(precisions[: self._full._export.fixed_stage])
-        if others or precision not in ("float32", "float16"):
+        if others:
             return None
-        return self._fixed if precision == "float32" else _float16(self._fixed)
+        lowered = {
+            "float32": lambda content: content,
+            "float16": _float16,
+            "int4": _int4,
+        }.get(precision)
+        return None if lowered is None else lowered(self._fixed)
 
     def _fallback(self):
         """Entry of the manifest and content of a stage of all students in float32."""
@@ -559,8 +564,8 @@ class _Lowering:
             warnings.warn(
                 f"{fixed.fixed.file}, the graph of the fixed stage "
                 f"{fixed.fixed_stage}, is not in the copy: the stages up to it are "
-                "neither all in float32 nor all in float16, and it would not predict "
-                "as they do.",
+                "not all in float32, all in float16 or all in int4, and it would not "
+                "predict as they do.",
                 UserWarning,
                 stacklevel=3,
             )
