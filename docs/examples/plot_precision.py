@@ -122,10 +122,11 @@ for name, title in names.items():
 # What to choose
 # --------------
 # Each point of a curve is a set of thresholds. Where a few labels in a hundred may
-# differ from those of float32, the lowest precision is the cheapest. Each precision ends
-# at an agreement that it cannot exceed. Beyond that, int8 with the fallback reads a part
-# of what early exit in float32 does. It needs space for both on the disk. Whether it
-# saves time as well depends on the processor: compare the latencies of the sessions.
+# differ from those of float32, the lowest precision is the cheapest. Each precision
+# ends at an agreement that it cannot exceed. Beyond that, int8 with the fallback reads
+# a part of what early exit in float32 does. It needs space for both on the disk.
+# Whether it saves time as well depends on the processor: compare the latencies of the
+# sessions.
 
 figure, axes = plt.subplots(layout="constrained")
 for title, path in paths.items():
