@@ -833,16 +833,17 @@ def _kept_log():
 
 
 def _float32_layers(content):
-    """Kinds of layers whose weights are matrices in float32."""
+    """Kinds of nodes whose weights are matrices in float32."""
     onnx = import_module("onnx")
     graph = onnx.load_from_string(content).graph
     matrices = {
         weights.name
         for weights in graph.initializer
-        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1
+        if weights.data_type == onnx.TensorProto.FLOAT
+        and sum(size > 1 for size in weights.dims) > 1
     }
-    layers = [node for node in graph.node if node.op_type in _LAYERS]
-    return sorted({n.op_type for n in layers if matrices.intersection(n.input)})
+    nodes = (node for node in graph.node if matrices.intersection(node.input))
+    return sorted({node.op_type for node in nodes})
 
 
 def _with_output(content, name, new_name):
