@@ -5,7 +5,7 @@ is calibrated here is what runs.
 """
 
 import os
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -113,8 +113,9 @@ class _BaseExported(BaseEstimator):
             )
         self.session_ = session
         self.ensemble_ = _ExportedStages(session)
-        self.stage_costs_ = _stage_costs(session.manifest["stages"])
-        self.precisions_ = [stage["precision"] for stage in session.manifest["stages"]]
+        stages = session.manifest["stages"]
+        self.stage_costs_ = _stage_costs(stages)
+        self.precisions_ = [stage.get("precision") for stage in stages]
         self.n_features_in_ = session.input_shape[0]
         names = session._export.feature_names
         if names is not None:
@@ -224,10 +225,11 @@ class ExportedClassifier(ClassifierMixin, _BaseExported):
         Precision of each stage.
 
     stage_costs_ : :class:`~skbdistil.costs.StageCosts`
-        What the manifest says of the stages. Multiply-accumulates count alike in all
-        precisions, bytes of weights do not: ``cost="weight_bytes"`` is the unit in
-        which stages of lower precision are cheaper. Other costs, such as operations
-        weighted by `precisions_`, are stated by a callable.
+        What the manifest says of the stages, NaN where it does not.
+        Multiply-accumulates count alike in all precisions, bytes of weights do not:
+        ``cost="weight_bytes"`` is the unit in which stages of lower precision are
+        cheaper. Other costs, such as operations weighted by `precisions_`, are stated
+        by a callable.
 
     n_features_in_ : int
         First entry of the shape of a row.
@@ -432,9 +434,9 @@ def _stage_costs(stages):
     """Costs of stages as their manifest states them."""
 
     def numbers(key):
-        # Macs that could not be counted are None there.
-        found = [np.nan if stage[key] is None else stage[key] for stage in stages]
-        return np.array(found)
+        # What could not be counted is None there. Nobody else has checked the others.
+        found = [stage.get(key) for stage in stages]
+        return np.array([n if isinstance(n, Real) else np.nan for n in found])
 
     return StageCosts(
         macs=numbers("macs"),

@@ -1,6 +1,8 @@
 """Folders of exported stages as estimators, and the early exit chosen for them."""
 
+import json
 import pickle
+import shutil
 import sys
 from functools import partial
 
@@ -134,6 +136,34 @@ def test_costs_are_those_of_the_manifest(digits, folder, fallback):
         found = stage_cost(lowered, unit, X=X)
         assert len(found) == N_STAGES + 1
         assert (np.diff(found) >= 0).all()
+
+
+def test_costs_weighted_by_precision(fallback):
+    bits = {"int4": 4, "float32": 32}
+
+    def bit_operations(exported):
+        macs = exported.stage_costs_.macs
+        weights = [bits[precision] for precision in exported.precisions_]
+        return np.cumsum(macs * weights)
+
+    exported = ExportedClassifier(fallback).fit()
+    costs = stage_cost(FrozenEstimator(exported), bit_operations)
+    macs = exported.stage_costs_.macs
+    assert_array_equal(costs[:-1], 4 * macs[:-1].cumsum())
+    assert costs[-1] == (4 + 32) * macs[-1]
+
+
+def test_costs_that_the_manifest_lacks_are_unknown(folder, tmp_path):
+    directory = shutil.copytree(folder, tmp_path / "edited")
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["stages"][1]["macs"] = None
+    del manifest["stages"][1]["parameters"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    exported = ExportedClassifier(directory).fit()
+    for unit in ("macs", "parameters"):
+        with pytest.raises(ValueError, match=r"operations of stage 2 could not be"):
+            stage_cost(exported, unit)
 
 
 def test_clone_and_pickle(digits, folder):
