@@ -198,6 +198,9 @@ def test_partial_fit_of_a_regressor_learns():
     assert reg.score(STREAM, 100 + target[100:]) > before
     with raises("y has 1 target(s)", "2"):
         reg.partial_fit(X[:9], target[:9, :1])
+    # Outputs that a stage does not train would be trained.
+    with raises("BDistilRegressor.partial_fit", "output_schedule"):
+        reg.set_params(output_schedule=[[0], [1]]).partial_fit(X[:9], target[:9])
 
 
 # The stream
