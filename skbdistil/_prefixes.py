@@ -36,6 +36,28 @@ def prefix_stages(n_students, steps):
     return np.column_stack([students.ravel(), steps.ravel()])
 
 
+def is_of_ensemble(stages, ensemble):
+    """Whether these are stages of this ensemble, as :func:`prefix_stages` gives them.
+
+    Parameters
+    ----------
+    stages : ndarray of int of shape (n_stages, 2)
+    ensemble : ProgressiveEnsemble
+
+    Returns
+    -------
+    answer : bool
+    """
+    n_students, n_steps = stages.max(axis=0).tolist()
+    known = n_students <= len(ensemble) and n_steps <= ensemble.input_shape[0]
+    return (
+        known
+        and stages.min() >= 1
+        and np.array_equal(stages, prefix_stages(n_students, np.unique(stages[:, 1])))
+        and all(map(can_read_on, ensemble.students))
+    )
+
+
 def prefix_macs(ensemble, stages):
     """Multiply-accumulates per row that each stage adds, where no step is read twice.
 

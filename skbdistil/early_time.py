@@ -1,4 +1,4 @@
-"""Early prediction in time: a series is read only as far as it takes to be sure of it."""
+"""Early prediction in time: a series is read as far as it takes to be sure of it."""
 
 from numbers import Integral
 
@@ -12,6 +12,7 @@ from skbdistil._bdistil import BDistilClassifier
 from skbdistil._boosting._rows import BatchIterator
 from skbdistil._dataset_rows import is_dataset
 from skbdistil._exit_base import _NumpyState
+from skbdistil._exit_rules import RULES
 from skbdistil._exit_runs import ExitRun
 from skbdistil._prefixes import PrefixState, can_read_on, prefix_macs, prefix_stages
 from skbdistil._seeding import seeded
@@ -23,7 +24,9 @@ from skbdistil.students import _auto_students, _check_ladder
 
 __all__ = ["EarlyTimeClassifier", "PrefixBatches", "SeriesStream"]
 
-_UNITS = ("macs", "steps")
+#: What `cost` and `rule` may name.
+TIME_UNITS = ("macs", "steps")
+TIME_RULES = [rule for rule in RULES if rule != "agreement"]
 
 
 class EarlyTimeClassifier(EarlyExitClassifier):
@@ -284,19 +287,21 @@ class EarlyTimeClassifier(EarlyExitClassifier):
             )
 
     def _check_cost(self):
-        if not (
-            callable(self.cost) or (isinstance(self.cost, str) and self.cost in _UNITS)
-        ):
+        is_unit = isinstance(self.cost, str) and self.cost in TIME_UNITS
+        if not (is_unit or callable(self.cost)):
             raise ValueError(
                 f"The 'cost' parameter of {type(self).__name__} must be one of "
-                f"{list(_UNITS)} or a callable. Got {self.cost!r} instead."
+                f"{list(TIME_UNITS)} or a callable. Got {self.cost!r} instead."
             )
 
-    def _indexable(self, X, y):
-        X, y = super()._indexable(X, y)
+    def _calibration_rows(self, X, *args, **kwargs):
         if not is_dataset(X):
-            self._check_input_shape(np.shape(X)[1:])
-        return X, y
+            input_shape = np.shape(X)[1:]
+            self._check_input_shape(input_shape)
+            if isinstance(self.estimator, BDistilClassifier):
+                # Students that cannot read on are refused before they are trained.
+                self._check_students(_untrained(self.estimator, input_shape))
+        return super()._calibration_rows(X, *args, **kwargs)
 
     def _check_input_shape(self, input_shape):
         """Refuse rows that are no series, or too short."""
@@ -311,9 +316,6 @@ class EarlyTimeClassifier(EarlyExitClassifier):
                 f"The 'steps' parameter of {estimator_name} must be at most the length "
                 f"of the series, {input_shape[0]}. Got {self.steps!r} instead."
             )
-        if isinstance(self.estimator, BDistilClassifier):
-            # Students that cannot read on are refused before they are trained.
-            self._check_students(_untrained(self.estimator, tuple(input_shape)))
 
     # The stages
 
@@ -321,7 +323,6 @@ class EarlyTimeClassifier(EarlyExitClassifier):
         final = super()._distilled(estimator)
         if _has_transforms(estimator) or final.student_transform_ is not None:
             raise ValueError(_no_transforms(type(self).__name__))
-        self._check_input_shape(final.input_shape_)
         self._check_students(final.ensemble_.students)
         return final
 
@@ -338,6 +339,7 @@ class EarlyTimeClassifier(EarlyExitClassifier):
 
     def _stages(self, final):
         """Stages for the parameters."""
+        self._check_input_shape(final.input_shape_)
         return prefix_stages(final._n_stages_used(), self.steps)
 
     def _stage_scores(self, final, X, *, fitted):
@@ -476,8 +478,8 @@ class EarlyTimeClassifier(EarlyExitClassifier):
 class SeriesStream:
     """Answers to series whose steps come in one after the other.
 
-    Made by :meth:`EarlyTimeClassifier.stream`. What was fitted then answers, whatever is
-    fitted later.
+    Made by :meth:`EarlyTimeClassifier.stream`. What was fitted then answers, whatever
+    is fitted later.
 
     Parameters
     ----------
@@ -678,6 +680,7 @@ def _prefix_states(final, X, stages):
 
 
 def _has_transforms(estimator):
+    """Whether a fitted estimator hands on other rows than it gets."""
     while estimator is not None:
         if isinstance(estimator, Pipeline) and len(estimator) > 1:
             return True

@@ -23,6 +23,7 @@ from skbdistil._boosting._rows import resolve_device
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import REGRESSION_RULES, RULES
 from skbdistil._files import write_file
+from skbdistil._prefixes import is_of_ensemble
 from skbdistil._saved_format import (
     BACKBONES,
     CONVOLUTIONAL,
@@ -30,7 +31,6 @@ from skbdistil._saved_format import (
     EARLY_EXITS,
     ESTIMATORS,
     JSON,
-    NOT_SAVED,
     PARTS,
     RECORDS,
     SAVABLE,
@@ -45,6 +45,7 @@ from skbdistil._saved_format import (
     is_plain_key,
     open_archive,
     pack,
+    saved_parameters,
 )
 from skbdistil._saved_writer import Writer
 from skbdistil._sklearn_compat import BaseSearchCV
@@ -60,6 +61,7 @@ from skbdistil._untrusted import (
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_time import TIME_RULES, TIME_UNITS, EarlyTimeClassifier
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.objectives import DistillationObjective
@@ -96,8 +98,9 @@ def save(estimator, path, *, include_teacher=False):
     estimator : estimator
         Fitted :class:`~skbdistil.BDistilClassifier`,
         :class:`~skbdistil.BDistilRegressor`,
-        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
-        :class:`~skbdistil.early_exit.EarlyExitRegressor`; also inside
+        :class:`~skbdistil.early_exit.EarlyExitClassifier`,
+        :class:`~skbdistil.early_exit.EarlyExitRegressor` or
+        :class:`~skbdistil.early_time.EarlyTimeClassifier`; also inside
         :class:`~sklearn.frozen.FrozenEstimator`, or as the last step of a
         :class:`~sklearn.pipeline.Pipeline`, whose other steps skops saves. Of a search,
         save ``best_estimator_``.
@@ -476,7 +479,7 @@ class _Reader:
         cls = ESTIMATORS.get(name)
         require(cls is not None, f"its class {name!r} is unknown.")
         params = self.value(params)
-        extra = params.keys() - (set(cls._get_param_names()) - NOT_SAVED)
+        extra = params.keys() - saved_parameters(cls)
         require(not extra, f"parameters {sorted(extra)} of {name} are not expected.")
         if cls is Pipeline:
             return self._pipeline(params, **rest)
@@ -501,7 +504,8 @@ class _Reader:
             params.setdefault("estimator", fitted["estimator_"])
         estimator = _built(cls, params)
         _require_known("rule", estimator.rule, _rules(cls))
-        _require_known("cost", estimator.cost, UNITS)
+        units = TIME_UNITS if cls is EarlyTimeClassifier else UNITS
+        _require_known("cost", estimator.cost, units)
         if fitted is not None:
             _set_exits(estimator, fitted)
         return estimator
@@ -767,14 +771,22 @@ def _set_exits(estimator, fitted):
     # A final model that rows are deferred to is a stage of the path.
     n_stages = len(thresholds) + 1
     is_classifying = is_classifier(estimator)
-    n_students = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
+    n_local = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
     require(
         type(final) is (BDistilClassifier if is_classifying else BDistilRegressor)
         and not getattr(final, "multilabel_", False)
-        and n_students <= len(final)
-        and n_students in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
+        and n_local in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
         "its stages are not those of its estimator.",
     )
+    if isinstance(estimator, EarlyTimeClassifier):
+        stages = fitted.get("stages_")
+        require(_fits(stages, ("i", (n_local, 2))), "it lacks the stages in time.")
+        require(
+            is_of_ensemble(stages, final.ensemble_),
+            "its stages are not those of its estimator.",
+        )
+    else:
+        require(n_local <= len(final), "its stages are not those of its estimator.")
     n_points = len(fitted["path_"].costs)
     points = ("f", (n_points,))
     expected = {
@@ -796,9 +808,11 @@ def _set_exits(estimator, fitted):
     }
     if is_classifying:
         expected |= {
-            "temperatures_": ("f", (n_students,)),
-            "calibration_errors_": [type(None), ("f", (2, n_students))],
+            "temperatures_": ("f", (n_local,)),
+            "calibration_errors_": [type(None), ("f", (2, n_local))],
         }
+        if isinstance(estimator, EarlyTimeClassifier):
+            expected["stages_"] = ("i", (n_local, 2))
     else:
         expected["tolerance_"] = ("f", (final.ensemble_.n_outputs,))
     _check_attributes(fitted, expected)
@@ -818,6 +832,8 @@ def _set_exits(estimator, fitted):
 
 
 def _rules(cls):
+    if cls is EarlyTimeClassifier:
+        return TIME_RULES
     return RULES if cls is EarlyExitClassifier else REGRESSION_RULES
 
 

@@ -1,0 +1,247 @@
+"""Early prediction in time: accuracy against the share of the series that is read.
+
+    python -m benchmarks.bench_early_time                # students
+    python -m benchmarks.bench_early_time --rows FOLDER  # rows for TEASER, as files
+    python -m benchmarks.bench_early_time --report       # tables of what is there
+
+What is in the file of results is not run again. :mod:`benchmarks.early_time_teaser`
+adds the results of TEASER, in an environment of its own.
+
+DSA-19: sensors on people who do sports; students learn from persons 1 to 5, thresholds
+are chosen on person 6, persons 7 and 8 judge. Spoken digits stand in for Google-13,
+which is not here: log-mel frames, and the test rows of the file. Of both, some rows
+and every second step are taken. The teacher, which
+sees whole series, is a forest on their means, deviations and extremes by quarter. Both
+sets come from the folder of --data, or of the environment variable SKBDISTIL_DATA.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from skorch import NeuralNet
+from threadpoolctl import threadpool_limits
+
+from benchmarks.accuracy_cost import data
+from benchmarks.accuracy_cost.results import append
+from skbdistil import BDistilClassifier
+from skbdistil.early_time import EarlyTimeClassifier, PrefixBatches
+from skbdistil.metrics import earliness, earliness_harmonic_mean
+from skbdistil.students import RecurrentNet
+
+STEPS = {
+    "dsa19": (6, 12, 25, 37, 50, 63),
+    "spoken_digits": (5, 10, 20, 30, 40, 49),
+}
+MAX_DROPS = [0.01, 0.02, 0.05]
+N_TRAIN, N_CALIBRATE, N_TEST = 1000, 500, 600
+
+
+def some(X, y, n_samples, seed):
+    """Some rows, balanced, and every second step of them."""
+    if len(y) > n_samples:
+        X, _, y, _ = train_test_split(
+            X, y, train_size=n_samples, stratify=y, random_state=seed
+        )
+    return np.float32(X[:, ::2]), y
+
+
+def rows_of(name, seed, folder):
+    """Rows to train on, to calibrate on and to test on."""
+    if name == "dsa19":
+        X, y, X_test, y_test, person = data.dsa19(folder, None)
+        held_out = person == 6
+        X, y, X_held_out, y_held_out = (
+            X[~held_out],
+            y[~held_out],
+            X[held_out],
+            y[held_out],
+        )
+    else:
+        X, y, X_test, y_test, *_ = data.fsdd(folder, None)
+        X, X_held_out, y, y_held_out = train_test_split(
+            X, y, test_size=N_CALIBRATE, stratify=y, random_state=seed
+        )
+    return (
+        some(X, y, N_TRAIN, seed),
+        some(X_held_out, y_held_out, N_CALIBRATE, seed),
+        some(X_test, y_test, N_TEST, seed),
+    )
+
+
+def summary(X):
+    """Means, deviations and extremes of each channel, by quarter of the series."""
+    parts = np.array_split(X, 4, axis=1)
+    functions = (np.mean, np.std, np.min, np.max)
+    return np.hstack([f(part, axis=1) for part in parts for f in functions])
+
+
+def experiment(name, seed, folder):
+    """Records of one set and seed."""
+    (X, y), (X_held_out, y_held_out), (X_test, y_test) = rows_of(name, seed, folder)
+    steps = STEPS[name]
+    teacher = make_pipeline(
+        FunctionTransformer(summary), ExtraTreesClassifier(200, random_state=seed)
+    ).fit(X, y)
+    # Its own scores on the rows that it has learned would teach labels only.
+    scores = (
+        make_pipeline(
+            FunctionTransformer(summary),
+            ExtraTreesClassifier(
+                200, bootstrap=True, oob_score=True, random_state=seed
+            ),
+        )
+        .fit(X, y)[-1]
+        .oob_decision_function_
+    )
+    scores = np.log(np.clip(scores, 1e-3, None)).astype(np.float32)
+
+    def record(method, labels, read, cost, **details):
+        share = earliness(read, steps[-1])
+        accuracy = accuracy_score(y_test, labels)
+        return {
+            "dataset": name,
+            "seed": seed,
+            "method": method,
+            **details,
+            "accuracy": accuracy,
+            "earliness": share,
+            "harmonic_mean": earliness_harmonic_mean(accuracy, share),
+            "cost": cost,
+        }
+
+    whole = np.full(len(X_test), steps[-1])
+    yield record("teacher", teacher.predict(X_test), whole, None)
+    for training in ("whole", "prefixes"):
+        net = None
+        if training == "prefixes":
+            net = NeuralNet(
+                None,
+                criterion=None,
+                iterator_train=PrefixBatches,
+                iterator_train__steps=steps,
+            )
+        began = time.perf_counter()
+        clf = BDistilClassifier(
+            "precomputed",
+            student=partial(RecurrentNet, hidden=(16,)),
+            n_estimators=3,
+            max_epochs=24,
+            batch_size=128,
+            learning_rate=0.02,
+            edge_tol=np.inf,
+            net=net,
+            random_state=seed,
+        ).fit(X, y, teacher_scores=scores)
+        seconds = time.perf_counter() - began
+        all_macs = None
+        for n_steps in steps:
+            early = EarlyTimeClassifier(
+                FrozenEstimator(clf), [n_steps], max_drop=0
+            ).fit(X_held_out, y_held_out)
+            all_macs = early.costs_[-1]
+            early.thresholds_[:] = np.inf
+            labels, stages, costs = early.predict_with_stages(X_test)
+            yield record(
+                "fixed",
+                labels,
+                stages[:, 1],
+                float(costs.mean()),
+                training=training,
+                n_steps=n_steps,
+                seconds=seconds,
+            )
+        for thresholds, max_drop in itertools.product(("shared", "stage"), MAX_DROPS):
+            early = EarlyTimeClassifier(
+                FrozenEstimator(clf),
+                steps,
+                target="accuracy",
+                thresholds=thresholds,
+                max_drop=max_drop,
+            ).fit(X_held_out, y_held_out)
+            labels, stages, costs = early.predict_with_stages(X_test)
+            held_out = early.path_.scores[early.best_index_]
+            yield record(
+                "early",
+                labels,
+                stages[:, 1],
+                float(costs.mean()),
+                training=training,
+                thresholds=thresholds,
+                max_drop=max_drop,
+                share_of_cost=float(costs.mean() / all_macs),
+                mean_students=float(stages[:, 0].mean()),
+                validation_harmonic_mean=earliness_harmonic_mean(
+                    held_out, early.earliness_
+                ),
+            )
+
+
+def read(path):
+    """Records of the file; none if there is no file yet."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run(path, folder, n_seeds):
+    done = {
+        (record["dataset"], record["seed"])
+        for record in read(path)
+        if record["method"] == "early"
+    }
+    for seed, name in itertools.product(range(n_seeds), STEPS):
+        if (name, seed) not in done:
+            append(path, list(experiment(name, seed, folder)))
+            print(name, seed, flush=True)
+
+
+def write_rows(target, folder, n_seeds):
+    """Write the rows of each set and seed for TEASER, which has no use for torch."""
+    for seed, name in itertools.product(range(n_seeds), STEPS):
+        train, held_out, test = rows_of(name, seed, folder)
+        parts = {"train": train, "held_out": held_out, "test": test}
+        arrays = {
+            f"{letter}_{part}": array
+            for part, pair in parts.items()
+            for letter, array in zip("Xy", pair, strict=True)
+        }
+        np.savez(Path(target) / f"{name}_{seed}.npz", steps=STEPS[name], **arrays)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).parent / "results" / "early_time.jsonl",
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    if args.report:
+        report(read(args.results))
+    elif not args.data:
+        parser.error("the data come from --data or SKBDISTIL_DATA")
+    elif args.rows:
+        write_rows(args.rows, Path(args.data), args.seeds)
+    else:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
+        with threadpool_limits(1):
+            run(args.results, Path(args.data), args.seeds)
