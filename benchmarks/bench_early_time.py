@@ -37,6 +37,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost import data
 from benchmarks.accuracy_cost.results import append
+from benchmarks.bench_teachers import table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.early_time import EarlyTimeClassifier, PrefixBatches
 from skbdistil.metrics import earliness, earliness_harmonic_mean
@@ -220,6 +221,63 @@ def write_rows(target, folder, n_seeds):
             for letter, array in zip("Xy", pair, strict=True)
         }
         np.savez(Path(target) / f"{name}_{seed}.npz", steps=STEPS[name], **arrays)
+
+
+def report(records):
+    """Print the tables of the documentation."""
+
+    def cells(names, **wanted):
+        found = [
+            record
+            for record in records
+            if all(record.get(name) == value for name, value in wanted.items())
+        ]
+        return [with_error([record[name] for record in found], 3) for name in names]
+
+    scores = ["accuracy", "earliness", "harmonic_mean"]
+    trainings = ["whole", "prefixes"]
+    for name, steps in STEPS.items():
+        rows = [
+            [f"{n_steps / steps[-1]:.2f}"]
+            + [
+                cells(
+                    ["accuracy"],
+                    dataset=name,
+                    method="fixed",
+                    training=training,
+                    n_steps=n_steps,
+                )[0]
+                for training in trainings
+            ]
+            for n_steps in steps
+        ]
+        teacher = cells(["accuracy"], dataset=name, method="teacher")
+        table(
+            f"{name}: test accuracy of all students by the share of the series that "
+            "is read, trained on whole series and on prefixes",
+            ["share", "whole series", "prefixes"],
+            [*rows, ["the teacher, all of it", *teacher, ""]],
+        )
+        rows = []
+        for training, thresholds, max_drop in itertools.product(
+            trainings, ("shared", "stage"), MAX_DROPS
+        ):
+            found = cells(
+                [*scores, "share_of_cost"],
+                dataset=name,
+                method="early",
+                training=training,
+                thresholds=thresholds,
+                max_drop=max_drop,
+            )
+            rows.append([f"students, {training}", thresholds, f"{max_drop:g}", *found])
+        found = cells(scores, dataset=name, method="teaser")
+        rows.append(["TEASER", "", "", *found, ""])
+        table(
+            f"{name}: test rows, where thresholds allow a drop on calibration rows",
+            ["method", "thresholds", "drop", *scores, "share of cost"],
+            rows,
+        )
 
 
 if __name__ == "__main__":

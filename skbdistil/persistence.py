@@ -780,13 +780,12 @@ def _set_exits(estimator, fitted):
     )
     if isinstance(estimator, EarlyTimeClassifier):
         stages = fitted.get("stages_")
-        require(_fits(stages, ("i", (n_local, 2))), "it lacks the stages in time.")
-        require(
-            is_of_ensemble(stages, final.ensemble_),
-            "its stages are not those of its estimator.",
+        of_ensemble = _fits(stages, ("i", (n_local, 2))) and is_of_ensemble(
+            stages, final.ensemble_
         )
     else:
-        require(n_local <= len(final), "its stages are not those of its estimator.")
+        of_ensemble = n_local <= len(final)
+    require(of_ensemble, "its stages are not those of its estimator.")
     n_points = len(fitted["path_"].costs)
     points = ("f", (n_points,))
     expected = {
