@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import os
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -47,6 +46,7 @@ STEPS = {
     "dsa19": (6, 12, 25, 37, 50, 63),
     "spoken_digits": (5, 10, 20, 30, 40, 49),
 }
+TRAININGS = ["whole", "prefixes"]
 MAX_DROPS = [0.01, 0.02, 0.05]
 N_TRAIN, N_CALIBRATE, N_TEST = 1000, 500, 600
 
@@ -90,105 +90,72 @@ def summary(X):
     return np.hstack([f(part, axis=1) for part in parts for f in functions])
 
 
-def experiment(name, seed, folder):
-    """Records of one set and seed."""
+def experiment(name, seed, training, folder):
+    """Records of one set and seed, and of students that are trained in one way."""
     (X, y), (X_held_out, y_held_out), (X_test, y_test) = rows_of(name, seed, folder)
     steps = STEPS[name]
     teacher = make_pipeline(
-        FunctionTransformer(summary), ExtraTreesClassifier(200, random_state=seed)
+        FunctionTransformer(summary),
+        ExtraTreesClassifier(200, bootstrap=True, oob_score=True, random_state=seed),
     ).fit(X, y)
-    # Its own scores on the rows that it has learned would teach labels only.
-    scores = (
-        make_pipeline(
-            FunctionTransformer(summary),
-            ExtraTreesClassifier(
-                200, bootstrap=True, oob_score=True, random_state=seed
-            ),
-        )
-        .fit(X, y)[-1]
-        .oob_decision_function_
-    )
-    scores = np.log(np.clip(scores, 1e-3, None)).astype(np.float32)
+    # What its trees have not learned by heart.
+    scores = np.log(np.clip(teacher[-1].oob_decision_function_, 1e-3, None))
 
-    def record(method, labels, read, cost, **details):
-        share = earliness(read, steps[-1])
+    def record(method, labels, n_steps_read, **details):
         accuracy = accuracy_score(y_test, labels)
+        share = earliness(n_steps_read, steps[-1])
         return {
             "dataset": name,
             "seed": seed,
+            "training": training,
             "method": method,
             **details,
             "accuracy": accuracy,
             "earliness": share,
             "harmonic_mean": earliness_harmonic_mean(accuracy, share),
-            "cost": cost,
         }
 
     whole = np.full(len(X_test), steps[-1])
-    yield record("teacher", teacher.predict(X_test), whole, None)
-    for training in ("whole", "prefixes"):
-        net = None
-        if training == "prefixes":
-            net = NeuralNet(
-                None,
-                criterion=None,
-                iterator_train=PrefixBatches,
-                iterator_train__steps=steps,
-            )
-        began = time.perf_counter()
-        clf = BDistilClassifier(
-            "precomputed",
-            student=partial(RecurrentNet, hidden=(16,)),
-            n_estimators=3,
-            max_epochs=24,
-            batch_size=128,
-            learning_rate=0.02,
-            edge_tol=np.inf,
-            net=net,
-            random_state=seed,
-        ).fit(X, y, teacher_scores=scores)
-        seconds = time.perf_counter() - began
-        all_macs = None
-        for n_steps in steps:
-            early = EarlyTimeClassifier(
-                FrozenEstimator(clf), [n_steps], max_drop=0
-            ).fit(X_held_out, y_held_out)
-            all_macs = early.costs_[-1]
-            early.thresholds_[:] = np.inf
-            labels, stages, costs = early.predict_with_stages(X_test)
-            yield record(
-                "fixed",
-                labels,
-                stages[:, 1],
-                float(costs.mean()),
-                training=training,
-                n_steps=n_steps,
-                seconds=seconds,
-            )
-        for thresholds, max_drop in itertools.product(("shared", "stage"), MAX_DROPS):
-            early = EarlyTimeClassifier(
-                FrozenEstimator(clf),
-                steps,
-                target="accuracy",
-                thresholds=thresholds,
-                max_drop=max_drop,
-            ).fit(X_held_out, y_held_out)
-            labels, stages, costs = early.predict_with_stages(X_test)
-            held_out = early.path_.scores[early.best_index_]
-            yield record(
-                "early",
-                labels,
-                stages[:, 1],
-                float(costs.mean()),
-                training=training,
-                thresholds=thresholds,
-                max_drop=max_drop,
-                share_of_cost=float(costs.mean() / all_macs),
-                mean_students=float(stages[:, 0].mean()),
-                validation_harmonic_mean=earliness_harmonic_mean(
-                    held_out, early.earliness_
-                ),
-            )
+    yield record("teacher", teacher.predict(X_test), whole)
+    net = NeuralNet(None, criterion=None, optimizer=torch.optim.AdamW)
+    if training == "prefixes":
+        net.set_params(iterator_train=PrefixBatches, iterator_train__steps=steps)
+    clf = BDistilClassifier(
+        "precomputed",
+        student=partial(RecurrentNet, hidden=(16,)),
+        n_estimators=3,
+        max_epochs=24,
+        batch_size=128,
+        learning_rate=0.02,
+        edge_tol=np.inf,
+        net=net,
+        random_state=seed,
+    ).fit(X, y, teacher_scores=scores)
+    for n_steps in steps:
+        fixed = EarlyTimeClassifier(FrozenEstimator(clf), [n_steps], max_drop=0)
+        fixed.fit(X_held_out)
+        fixed.thresholds_[:] = np.inf
+        labels, stages, costs = fixed.predict_with_stages(X_test)
+        cost_of_all = costs.mean()
+        yield record("fixed", labels, stages[:, 1], n_steps=n_steps)
+    for thresholds, max_drop in itertools.product(("shared", "stage"), MAX_DROPS):
+        early = EarlyTimeClassifier(
+            FrozenEstimator(clf),
+            steps,
+            target="accuracy",
+            thresholds=thresholds,
+            max_drop=max_drop,
+        ).fit(X_held_out, y_held_out)
+        labels, stages, costs = early.predict_with_stages(X_test)
+        yield record(
+            "early",
+            labels,
+            stages[:, 1],
+            thresholds=thresholds,
+            max_drop=max_drop,
+            n_students=float(stages[:, 0].mean()),
+            share_of_cost=float(costs.mean() / cost_of_all),
+        )
 
 
 def read(path):
@@ -199,15 +166,12 @@ def read(path):
 
 
 def run(path, folder, n_seeds):
-    done = {
-        (record["dataset"], record["seed"])
-        for record in read(path)
-        if record["method"] == "early"
-    }
-    for seed, name in itertools.product(range(n_seeds), STEPS):
-        if (name, seed) not in done:
-            append(path, list(experiment(name, seed, folder)))
-            print(name, seed, flush=True)
+    keys = ("dataset", "seed", "training")
+    done = {tuple(record.get(key) for key in keys) for record in read(path)}
+    for seed, name, training in itertools.product(range(n_seeds), STEPS, TRAININGS):
+        if (name, seed, training) not in done:
+            append(path, list(experiment(name, seed, training, folder)))
+            print(name, seed, training, flush=True)
 
 
 def write_rows(target, folder, n_seeds):
@@ -235,7 +199,6 @@ def report(records):
         return [with_error([record[name] for record in found], 3) for name in names]
 
     scores = ["accuracy", "earliness", "harmonic_mean"]
-    trainings = ["whole", "prefixes"]
     for name, steps in STEPS.items():
         rows = [
             [f"{n_steps / steps[-1]:.2f}"]
@@ -247,11 +210,11 @@ def report(records):
                     training=training,
                     n_steps=n_steps,
                 )[0]
-                for training in trainings
+                for training in TRAININGS
             ]
             for n_steps in steps
         ]
-        teacher = cells(["accuracy"], dataset=name, method="teacher")
+        teacher = cells(["accuracy"], dataset=name, method="teacher", training="whole")
         table(
             f"{name}: test accuracy of all students by the share of the series that "
             "is read, trained on whole series and on prefixes",
@@ -260,7 +223,7 @@ def report(records):
         )
         rows = []
         for training, thresholds, max_drop in itertools.product(
-            trainings, ("shared", "stage"), MAX_DROPS
+            TRAININGS, ("shared", "stage"), MAX_DROPS
         ):
             found = cells(
                 [*scores, "share_of_cost"],

@@ -636,9 +636,9 @@ class SeriesStream:
 class PrefixBatches(BatchIterator):
     """Batches of prefixes, for students that are to answer early.
 
-    An iterator for the training of :class:`~skbdistil.BDistilClassifier`. All rows of a
-    batch are cut after the same number of steps, drawn anew for each batch. The scores
-    of the teacher are those of the whole series.
+    An iterator for the template `net` of :class:`~skbdistil.BDistilClassifier`. All
+    rows of a batch are cut after the same number of steps, drawn anew for each batch.
+    What is learned of them are the scores of the teacher for the whole series.
 
     Parameters
     ----------
@@ -650,13 +650,14 @@ class PrefixBatches(BatchIterator):
 
     Examples
     --------
+    >>> import torch
     >>> from skorch import NeuralNet
     >>> from skbdistil import BDistilClassifier
     >>> from skbdistil.early_time import PrefixBatches
     >>> from skbdistil.students import RecurrentNet
     >>> net = NeuralNet(
-    ...     None, criterion=None, iterator_train=PrefixBatches,
-    ...     iterator_train__steps=(25, 50, 100),
+    ...     None, criterion=None, optimizer=torch.optim.AdamW,
+    ...     iterator_train=PrefixBatches, iterator_train__steps=(25, 50, 100),
     ... )
     >>> clf = BDistilClassifier(student=RecurrentNet, net=net)
     """
