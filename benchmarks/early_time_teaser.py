@@ -24,7 +24,7 @@ def classifier(name, seed):
     from aeon.classification.feature_based import SummaryClassifier
     from sklearn.ensemble import RandomForestClassifier
 
-    forest = RandomForestClassifier(200, random_state=seed)
+    forest = RandomForestClassifier(100, random_state=seed)
     return SummaryClassifier(estimator=forest, random_state=seed)
 
 

@@ -22,6 +22,7 @@ GALLERY = [
     "plot_image_views.py",
     "plot_accuracy_latency.py",
     "plot_early_exit.py",
+    "plot_early_time.py",
     "plot_teacher_last.py",
     "plot_cascade.py",
     "plot_intervals.py",
