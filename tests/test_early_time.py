@@ -372,6 +372,12 @@ def test_training_on_prefixes_sees_all_of_the_lengths_and_no_other():
     assert seen == set(STEPS)
 
 
+@pytest.mark.parametrize("steps", [[], [0], [4, 2], 3, [1.5]])
+def test_prefixes_of_impossible_steps_raise(steps):
+    with pytest.raises(ValueError, match="'steps' of PrefixBatches"):
+        PrefixBatches(range(8), 4, steps)
+
+
 # Files
 
 
