@@ -35,11 +35,13 @@ from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
+from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 __all__ = [
     "BACKBONES",
+    "CALIBRATED",
     "CONVOLUTIONAL",
     "DISTILLED",
     "EARLY_EXITS",
@@ -71,7 +73,8 @@ SKOPS = re.compile(r"[0-9]{1,9}\.skops")
 
 DISTILLED = (BDistilClassifier, BDistilRegressor)
 EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor, EarlyTimeClassifier)
-SAVABLE = (*DISTILLED, *EARLY_EXITS, FrozenEstimator, Pipeline)
+CALIBRATED = (*EARLY_EXITS, SplitConformalRegressor)
+SAVABLE = (*DISTILLED, *CALIBRATED, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
 ESTIMATORS = {
