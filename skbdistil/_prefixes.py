@@ -48,6 +48,8 @@ def is_of_ensemble(stages, ensemble):
     -------
     answer : bool
     """
+    if not len(stages):
+        return False
     n_students, n_steps = stages.max(axis=0).tolist()
     known = n_students <= len(ensemble) and n_steps <= ensemble.input_shape[0]
     return (

@@ -403,6 +403,7 @@ def test_stages_of_a_file_that_are_not_those_of_the_ensemble_are_none(clf):
     stages = _prefixes.prefix_stages(N_STUDENTS, STEPS)
     assert _prefixes.is_of_ensemble(stages, ensemble)
     for other in (
+        stages[:0],
         stages[::-1],
         stages * 2,
         stages - 1,
@@ -516,7 +517,7 @@ def test_backbone_that_reads_on_is_one_that_reads_at_once(cell):
         assert_allclose(features, backbone(x), rtol=1e-5, atol=1e-6)
 
 
-def test_costs_that_cannot_be_counted_are_unknown():
+def test_cost_of_a_stage_is_that_of_its_steps_and_its_head():
     ensemble = ProgressiveEnsemble((9, 2), 3)
     ensemble.append(ensemble.new_student(RecurrentNet))
     stages = _prefixes.prefix_stages(1, [4, 9])
