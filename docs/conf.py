@@ -23,6 +23,7 @@ GALLERY = [
     "plot_several_outputs.py",
     "plot_accuracy_latency.py",
     "plot_early_exit.py",
+    "plot_early_time.py",
     "plot_teacher_last.py",
     "plot_cascade.py",
     "plot_intervals.py",

@@ -22,6 +22,7 @@ _SUBMODULES = [
     "datasets",
     "distillation",
     "early_exit",
+    "early_time",
     "ensemble",
     "exceptions",
     "export",

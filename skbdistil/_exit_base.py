@@ -135,6 +135,34 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         """Cumulative costs of all stages, that of the final model as the last."""
         return costs
 
+    def _check_cost(self):
+        """Refuse a unit of cost that is none."""
+        _check_unit(self.cost)
+
+    def _stage_costs(self, estimator, X, n_stages):
+        """Cumulative costs of the stages, without a final model."""
+        return stage_cost(estimator, self.cost, X=X)[:n_stages]
+
+    def _stage_macs(self, final):
+        """Multiply-accumulates of each stage alone, NaN where they are not known."""
+        return final.stage_costs_.macs[: self._n_stages()]
+
+    def _stage_scores(self, final, X, *, fitted):
+        """Scores of all stages, of shape (T, n, L), those of the fit where `fitted`."""
+        return final._stage_scores(X)
+
+    def _stage_states(self, final, X):
+        """Begin a pass over the stages of the fit for each chunk of the rows."""
+        return final._stage_states(X)
+
+    def _as_long(self, scores, estimator):
+        """Scores of a fold for the stages of the estimator of all rows.
+
+        Where boosting stopped early, the last stage is that of all later ones.
+        """
+        stages = np.arange(self._distilled(estimator)._n_stages_used())
+        return scores[np.minimum(stages, len(scores) - 1)]
+
     def _answers(self, X, stages, response):
         """Predictions of all rows, those that are deferred by the final model."""
         return response("predict")
@@ -175,6 +203,10 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
     def _n_stages(self):
         """Number of stages that were calibrated."""
         return len(self.costs_)
+
+    def _n_students(self):
+        """Number of students that were calibrated."""
+        return self._n_stages()
 
     def _stage_temperatures(self):
         return np.ones(self._n_stages())
@@ -223,7 +255,7 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         estimator_name = type(self).__name__
         X, y = with_labels(X, y, getattr(self.estimator, "net", None))
         self._check_parameters(y)
-        _check_unit(self.cost)
+        self._check_cost()
         if self.delta is not None and self.max_cost is not None:
             raise ValueError(
                 f"The parameters 'delta' and 'max_cost' of {estimator_name} exclude "
@@ -245,8 +277,8 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 f"{type(estimator).__name__} are not."
             )
         self._check_fitted(estimator)
-        costs = np.asarray(stage_cost(estimator, self.cost, X=x), dtype=float)
-        costs = self._path_costs(costs[: len(scores)])
+        costs = np.asarray(self._stage_costs(estimator, x, len(scores)), dtype=float)
+        costs = self._path_costs(costs)
 
         n_samples = scores.shape[1]
         order = tested = np.arange(n_samples)
@@ -315,7 +347,6 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 f"what predicts, so that nothing can be guaranteed. Got cv={self.cv!r}."
             )
         estimator = fitted(np.arange(n_samples))
-        n_stages = self._distilled(estimator)._n_stages_used()
         folds = []
         splitter = check_cv(self.cv, y, classifier=is_classifier(self))
         for trained, held_out in splitter.split(X, y, groups):
@@ -325,9 +356,7 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 fold, x, take(known, held_out), self._final_given()
             )
             scores = self._comparable(scores, fold, estimator)
-            # Where boosting stopped early, the last stage is that of all later ones.
-            stages = np.minimum(np.arange(n_stages), len(scores) - 1)
-            folds.append((scores[stages], labels))
+            folds.append((self._as_long(scores, estimator), labels))
         if not folds:
             raise ValueError(f"The 'cv' parameter of {estimator_name} has no folds.")
         scores, labels = zip(*folds, strict=True)
@@ -349,12 +378,14 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
             )
         return final
 
-    def _scored(self, estimator, X, y, final):
+    def _scored(self, estimator, X, y, final, *, fitted=False):
         """Scores of all stages, and what `_judged` needs of y and of the final model.
 
         The scores are of shape (T, n, L). What there is not is None.
         """
-        scores = self._distilled(estimator)._stage_scores(_transformed(estimator, X))
+        scores = self._stage_scores(
+            self._distilled(estimator), _transformed(estimator, X), fitted=fitted
+        )
         return scores, (
             None if y is None else self._columns_of(y, estimator),
             None if final is None else self._final_columns(final, X, estimator),
@@ -383,10 +414,10 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 "chosen. They, and what they guarantee, do not hold for it: fit it "
                 "again."
             )
-        if final._n_stages_used() != self._n_stages():
+        if final._n_stages_used() != self._n_students():
             raise NotFittedError(
-                f"This {type(self).__name__} was calibrated with {self._n_stages()} "
-                f"stages, and its estimator now has {final._n_stages_used()}: fit it "
+                f"This {type(self).__name__} was calibrated with {self._n_students()} "
+                f"students, and its estimator now has {final._n_stages_used()}: fit it "
                 "again."
             )
         return final
@@ -423,7 +454,7 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 thresholds=self.thresholds_,
                 temperatures=self._stage_temperatures(),
             )
-            for rows, state in final._stage_states(X)
+            for rows, state in self._stage_states(final, X)
         )
         response = self._response(final, scores, stages)
         return runs, stages, response
@@ -550,8 +581,8 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         if not isinstance(seconds, Real) or not seconds > 0:
             raise ValueError(f"'seconds' must be positive. Got {seconds!r} instead.")
         runs, _, response = self._begin(X)
-        macs = _final_estimator(self.estimator_).stage_costs_.macs
-        run_within(list(runs), macs[: self._n_stages()], seconds, began)
+        macs = self._stage_macs(_final_estimator(self.estimator_))
+        run_within(list(runs), macs, seconds, began)
         return response(method)
 
     def exit_path(self, X, y=None):
@@ -583,7 +614,7 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         check_is_fitted(self)
         X, y = self._indexable(X, y)
         self._calibrated()
-        scores, labels = self._scored(self.estimator_, X, y, self._final())
+        scores, labels = self._scored(self.estimator_, X, y, self._final(), fitted=True)
         values, correct, losses = self._judged(self.estimator_, scores, labels)
         return exit_path(self.path_.thresholds, values, losses, correct, self.costs_)
 

@@ -34,13 +34,14 @@ class ExitRun:
     ----------
     n_left : int
         Number of rows that have not left.
+    left : slice or ndarray of int
+        Their positions; while there are none, of those that were the last to leave.
     """
 
     def __init__(self, state, rows, scores, stages, *, rule, thresholds, temperatures):
         self._state = state
-        # Where the rows that are left are written: a slice is fast, for as long as it
-        # is all of them.
-        self._left = rows
+        # A slice is fast, for as long as it is all of them.
+        self.left = rows
         self.n_left = rows.stop - rows.start
         self._history = []
         self._scores = scores
@@ -66,7 +67,7 @@ class ExitRun:
         leaves = values >= threshold
         if is_last:
             self.write()
-            self._stages[self._left] += ~leaves
+            self._stages[self.left] += ~leaves
             self.n_left = 0
             return
         n_leaves = np.count_nonzero(leaves)
@@ -75,9 +76,9 @@ class ExitRun:
         self.write()
         if n_leaves < self.n_left:
             stays = np.flatnonzero(~leaves)
-            if isinstance(self._left, slice):
-                self._left = np.arange(self._left.start, self._left.stop)
-            self._left = self._left[stays]
+            if isinstance(self.left, slice):
+                self.left = np.arange(self.left.start, self.left.stop)
+            self.left = self.left[stays]
             self._history = [scores[stays] for scores in self._history]
             self._state.select(stays)
         self.n_left -= n_leaves
@@ -85,8 +86,8 @@ class ExitRun:
     def write(self):
         """Write what is known of the rows that are left."""
         if self.n_left:
-            self._scores[self._left] = self._history[-1]
-            self._stages[self._left] = len(self._history)
+            self._scores[self.left] = self._history[-1]
+            self._stages[self.left] = len(self._history)
 
 
 def run_within(runs, costs, seconds, began):

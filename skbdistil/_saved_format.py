@@ -33,6 +33,7 @@ from skbdistil._untrusted import parse_json, require
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
 from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.objectives import DistillationObjective
@@ -46,7 +47,6 @@ __all__ = [
     "EARLY_EXITS",
     "ESTIMATORS",
     "JSON",
-    "NOT_SAVED",
     "PARTS",
     "RECORDS",
     "SAVABLE",
@@ -61,6 +61,7 @@ __all__ = [
     "is_plain_key",
     "open_archive",
     "pack",
+    "saved_parameters",
 ]
 
 #: To be raised with every change that this version's `load` cannot read.
@@ -71,7 +72,7 @@ WEIGHTS = "weights.safetensors"
 SKOPS = re.compile(r"[0-9]{1,9}\.skops")
 
 DISTILLED = (BDistilClassifier, BDistilRegressor)
-EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor)
+EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor, EarlyTimeClassifier)
 CALIBRATED = (*EARLY_EXITS, SplitConformalRegressor)
 SAVABLE = (*DISTILLED, *CALIBRATED, FrozenEstimator, Pipeline)
 
@@ -87,7 +88,7 @@ PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
 #: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,
 #: nor is a model to ask.
-NOT_SAVED = {"checkpoint", "final", "memory", "net", "steps"}
+NOT_SAVED = {"checkpoint", "final", "memory", "net"}
 
 # With what an entry in the directory of a zip archive begins; those of archives that
 # are stored in this one count, too.
@@ -100,6 +101,12 @@ _MAX_BUILT = 2**22
 # Sparse matrices are compressed: so many times, from so many bytes on.
 _MAX_RATIO = 20
 _SMALL_MATRIX = 2**24
+
+
+def saved_parameters(cls):
+    """Names of the parameters of an estimator that its part of the JSON holds."""
+    apart = {"steps"} if cls is Pipeline else set()
+    return set(cls._get_param_names()) - NOT_SAVED - apart
 
 
 def import_safetensors():

@@ -14,13 +14,13 @@ from skbdistil._saved_format import (
     CALIBRATED,
     DISTILLED,
     ESTIMATORS,
-    NOT_SAVED,
     PARTS,
     RECORDS,
     forget_caches,
     import_skops,
     is_part,
     is_plain_key,
+    saved_parameters,
 )
 from skbdistil._untrusted import ITEM_TYPES
 from skbdistil.augmentation import Munge, Spunge
@@ -117,10 +117,11 @@ class Writer:
     def _estimator(self, estimator):
         cls = type(estimator)
         node = {"class": cls.__name__}
+        saved = saved_parameters(cls)
         params = {
             name: value
             for name, value in estimator.get_params(deep=False).items()
-            if name not in NOT_SAVED and not isinstance(value, np.random.RandomState)
+            if name in saved and not isinstance(value, np.random.RandomState)
         }
         if cls in DISTILLED:
             teacher = params.pop("teacher")

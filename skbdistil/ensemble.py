@@ -315,7 +315,11 @@ class _Student(nn.Module):
         self.passes_own = join is not None and join.passes_on == "own"
 
     def forward(self, x, earlier=()):
-        own = joined = self.backbone(x)
+        return self.joined(self.backbone(x), earlier)
+
+    def joined(self, own, earlier=()):
+        """What `forward` returns, from the features of the backbone."""
+        joined = own
         if self.join is not None:
             read = [activations[0] for activations in earlier if activations]
             joined = self.join(own, read)

@@ -28,6 +28,7 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
+from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.exported import ExportedClassifier, ExportedRegressor
 from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
@@ -462,6 +463,13 @@ def _unwrap(estimator):
             early, step = inner, inner.estimator_
         elif step is None and hasattr(inner, "stage_residuals_"):
             conformal, step = inner, inner.estimator_
+    if isinstance(early, EarlyTimeClassifier):
+        raise TypeError(
+            f"{type(early).__name__} cannot be exported: the graphs of the students "
+            "take whole series, and do not keep their states from one step to the "
+            "next. Export its estimator_, which answers after the last step, or use "
+            "its stream() with torch."
+        )
     check_is_fitted(inner)
     if not isinstance(inner, StagedEstimator):
         where = "" if inner is estimator else f" inside {type(estimator).__name__}"

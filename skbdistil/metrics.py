@@ -13,6 +13,8 @@ __all__ = [
     "accuracy_cost_curve",
     "calibration_error",
     "cost_at_score",
+    "earliness",
+    "earliness_harmonic_mean",
     "pareto_optimal",
     "score_at_cost",
 ]
@@ -500,6 +502,103 @@ def _stage_within(costs, budget):
             f"{costs[0]:.15g}."
         )
     return stage
+
+
+def earliness(n_steps_read, n_steps):
+    """Mean share of the series that was read.
+
+    Parameters
+    ----------
+    n_steps_read : array-like of shape (n_samples,)
+        Number of steps that were read of each series, from 0 to its length.
+
+    n_steps : int or array-like of int of shape (n_samples,)
+        Length of the series, positive; one for all, or one for each.
+
+    Returns
+    -------
+    share : float
+        Between 0 and 1. Smaller is earlier.
+
+    Raises
+    ------
+    ValueError
+        If there are no series, or more steps were read than there are.
+
+    See Also
+    --------
+    earliness_harmonic_mean : In one number with the accuracy.
+
+    References
+    ----------
+    .. [1] P. Schaefer, U. Leser, "TEASER: Early and Accurate Time Series
+       Classification", section 2, Data Mining and Knowledge Discovery 34, 2020.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import earliness
+    >>> earliness([25, 50, 100, 25], 100)
+    0.5
+    """
+    read = np.asarray(n_steps_read, dtype=np.float64)
+    length = np.asarray(n_steps, dtype=np.float64)
+    if read.ndim != 1 or not len(read) or length.shape not in ((), read.shape):
+        raise ValueError(
+            "'n_steps_read' must have one number for each of at least one series, and "
+            f"'n_steps' one for all or one for each. Got shapes {read.shape} and "
+            f"{length.shape}."
+        )
+    # Also where one of them is NaN.
+    if not ((read >= 0) & (read <= length) & (length > 0)).all():
+        raise ValueError(
+            "'n_steps_read' must be from 0 to 'n_steps', which must be positive."
+        )
+    return float(np.mean(read / length))
+
+
+def earliness_harmonic_mean(accuracy, earliness):
+    """Harmonic mean of the accuracy and of the share that was not read.
+
+    With accuracy A and earliness E, it is ``2 (1 - E) A / ((1 - E) + A)`` [1]_. Reading
+    whole series gives 0, however accurate.
+
+    Parameters
+    ----------
+    accuracy : float
+        Between 0 and 1.
+
+    earliness : float
+        As :func:`earliness` returns it, between 0 and 1.
+
+    Returns
+    -------
+    mean : float
+        Between 0 and 1, greater being better. 0 if both are 0.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    References
+    ----------
+    .. [1] P. Schaefer, U. Leser, "TEASER: Early and Accurate Time Series
+       Classification", section 2, Data Mining and Knowledge Discovery 34, 2020.
+
+    Examples
+    --------
+    >>> from skbdistil.metrics import earliness_harmonic_mean
+    >>> earliness_harmonic_mean(0.75, 0.25)
+    0.75
+    """
+    for name, value in (("accuracy", accuracy), ("earliness", earliness)):
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise ValueError(
+                f"{name!r} must be a number between 0 and 1. Got {value!r} instead."
+            )
+    unread = 1 - earliness
+    total = unread + accuracy
+    return float(2 * unread * accuracy / total) if total else 0.0
 
 
 def _as_function(metric):

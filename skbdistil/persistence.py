@@ -24,6 +24,7 @@ from skbdistil._calibrated import take_features
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import REGRESSION_RULES, RULES
 from skbdistil._files import write_file
+from skbdistil._prefixes import is_of_ensemble
 from skbdistil._saved_format import (
     BACKBONES,
     CALIBRATED,
@@ -32,7 +33,6 @@ from skbdistil._saved_format import (
     EARLY_EXITS,
     ESTIMATORS,
     JSON,
-    NOT_SAVED,
     PARTS,
     RECORDS,
     SAVABLE,
@@ -47,6 +47,7 @@ from skbdistil._saved_format import (
     is_plain_key,
     open_archive,
     pack,
+    saved_parameters,
 )
 from skbdistil._saved_writer import Writer
 from skbdistil._sklearn_compat import BaseSearchCV
@@ -62,6 +63,7 @@ from skbdistil._untrusted import (
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.early_time import TIME_RULES, TIME_UNITS, EarlyTimeClassifier
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.objectives import DistillationObjective
@@ -99,7 +101,8 @@ def save(estimator, path, *, include_teacher=False):
         Fitted :class:`~skbdistil.BDistilClassifier`,
         :class:`~skbdistil.BDistilRegressor`,
         :class:`~skbdistil.early_exit.EarlyExitClassifier`,
-        :class:`~skbdistil.early_exit.EarlyExitRegressor` or
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`,
+        :class:`~skbdistil.early_time.EarlyTimeClassifier` or
         :class:`~skbdistil.intervals.SplitConformalRegressor`; also inside
         :class:`~sklearn.frozen.FrozenEstimator`, or as the last step of a
         :class:`~sklearn.pipeline.Pipeline`, whose other steps skops saves. Of a search,
@@ -475,7 +478,7 @@ class _Reader:
         cls = ESTIMATORS.get(name)
         require(cls is not None, f"its class {name!r} is unknown.")
         params = self.value(params)
-        extra = params.keys() - (set(cls._get_param_names()) - NOT_SAVED)
+        extra = params.keys() - saved_parameters(cls)
         require(not extra, f"parameters {sorted(extra)} of {name} are not expected.")
         if cls is Pipeline:
             return self._pipeline(params, **rest)
@@ -502,7 +505,8 @@ class _Reader:
         is_exiting = cls in EARLY_EXITS
         if is_exiting:
             _require_known("rule", estimator.rule, _rules(cls))
-            _require_known("cost", estimator.cost, UNITS)
+            units = TIME_UNITS if cls is EarlyTimeClassifier else UNITS
+            _require_known("cost", estimator.cost, units)
         if fitted is not None:
             check = _check_exits if is_exiting else _check_intervals
             check(estimator, fitted)
@@ -779,14 +783,21 @@ def _check_exits(estimator, fitted):
     # A final model that rows are deferred to is a stage of the path.
     n_stages = len(thresholds) + 1
     is_classifying = is_classifier(estimator)
-    n_students = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
+    n_local = len(np.atleast_1d(fitted.get("temperatures_", fitted["costs_"])))
     require(
         type(final) is (BDistilClassifier if is_classifying else BDistilRegressor)
         and not getattr(final, "multilabel_", False)
-        and n_students <= len(final)
-        and n_students in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
+        and n_local in ((n_stages, n_stages - 1) if is_classifying else (n_stages,)),
         "its stages are not those of its estimator.",
     )
+    if isinstance(estimator, EarlyTimeClassifier):
+        stages = fitted.get("stages_")
+        of_ensemble = _fits(stages, ("i", (n_local, 2))) and is_of_ensemble(
+            stages, final.ensemble_
+        )
+    else:
+        of_ensemble = n_local <= len(final)
+    require(of_ensemble, "its stages are not those of its estimator.")
     n_points = len(fitted["path_"].costs)
     points = ("f", (n_points,))
     expected = {
@@ -808,9 +819,11 @@ def _check_exits(estimator, fitted):
     }
     if is_classifying:
         expected |= {
-            "temperatures_": ("f", (n_students,)),
-            "calibration_errors_": [type(None), ("f", (2, n_students))],
+            "temperatures_": ("f", (n_local,)),
+            "calibration_errors_": [type(None), ("f", (2, n_local))],
         }
+        if isinstance(estimator, EarlyTimeClassifier):
+            expected["stages_"] = ("i", (n_local, 2))
     else:
         expected["tolerance_"] = ("f", (final.ensemble_.n_outputs,))
     _check_attributes(fitted, expected)
@@ -855,6 +868,8 @@ def _check_intervals(estimator, fitted):
 
 
 def _rules(cls):
+    if cls is EarlyTimeClassifier:
+        return TIME_RULES
     return RULES if cls is EarlyExitClassifier else REGRESSION_RULES
 
 

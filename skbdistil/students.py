@@ -432,6 +432,34 @@ class RecurrentNet(Backbone):
             for n_in, n_out in zip(inputs, self.widths, strict=True)
         )
 
+    def advance(self, x, states=None):
+        """Read further steps of the rows, from where they were left.
+
+        Parameters
+        ----------
+        x : torch.Tensor of shape (n, steps, channels)
+            The further steps only, at least one.
+
+        states : list or None, default=None
+            What the last call returned; None at the first step.
+
+        Returns
+        -------
+        features : torch.Tensor of shape (n, d)
+            As of :meth:`forward` for all steps read so far.
+
+        states : list
+            One item per layer: the hidden state of shape (1, n, units), and for "lstm"
+            a tuple of it and the cell state.
+        """
+        if states is None:
+            states = [None] * len(self.blocks)
+        maps, kept = self.prepare(x), []
+        for block, state in zip(self.blocks, states, strict=True):
+            maps, state = block.rnn(maps, state)
+            kept.append(state)
+        return self.pool(maps), kept
+
     def pool(self, maps):
         """Keep the hidden state of the last step."""
         # A view would hold the states of all steps in memory.

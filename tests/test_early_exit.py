@@ -697,7 +697,7 @@ def test_stages_in_use(clf, digits):
     for method in (early.predict, early.exit_path):
         with pytest.raises(
             NotFittedError,
-            match="was calibrated with 2 stages, and its estimator now has 3",
+            match="was calibrated with 2 students, and its estimator now has 3",
         ):
             method(digits[4])
     frozen.estimator.set_params(n_stages=2)
