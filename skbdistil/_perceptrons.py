@@ -18,6 +18,8 @@ from skbdistil.ensemble import (
     ProgressiveEnsemble,
     StageState,
     Wide,
+    Window,
+    _first_read,
     _Student,
 )
 from skbdistil.students import MLP
@@ -55,7 +57,10 @@ def _is_plain(ensemble):
     """Whether all students are perceptrons of the package, and nothing is hooked in."""
     return (
         type(ensemble) is ProgressiveEnsemble
-        and ensemble.connection in (None, Dense, Last, Wide)
+        and (
+            ensemble.connection in (None, Dense, Last, Wide)
+            or type(ensemble.connection) is Window
+        )
         and all(map(_is_perceptron, ensemble.students))
         and not any(_hooks(ensemble))
         and not _has_own_forward(map(vars, ensemble.modules()))
@@ -290,9 +295,10 @@ class _ProductState(StageState):
         """Keep what later students read."""
         connection = self.ensemble.connection
         if connection is not None:
-            if connection.reads == "last":
-                self._earlier.clear()
             self._earlier.append(features)
+            # Of the students so far, those that the next one reads.
+            first = _first_read(connection, self.n_stages + 1)
+            del self._earlier[: len(self._earlier) - (self.n_stages + 1 - first)]
 
     def select(self, rows):
         """Drop all other rows: they are not computed any further."""

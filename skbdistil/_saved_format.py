@@ -33,7 +33,7 @@ from skbdistil._untrusted import parse_json, require
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
-from skbdistil.ensemble import Dense, Last, Lateral, Wide
+from skbdistil.ensemble import Dense, Last, Lateral, Recurrent, Wide, Window
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
@@ -73,10 +73,8 @@ EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor)
 SAVABLE = (*DISTILLED, *EARLY_EXITS, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
-ESTIMATORS = {
-    cls.__name__: cls
-    for cls in (*SAVABLE, DistillationObjective, Lateral, Munge, Spunge)
-}
+_PARAMETERS = (DistillationObjective, Lateral, Munge, Recurrent, Spunge, Window)
+ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, *_PARAMETERS)}
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
