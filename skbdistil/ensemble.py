@@ -304,6 +304,8 @@ class Recurrent(BaseEstimator):
     19
     """
 
+    _parameter_constraints = {}
+
 
 # Outputs up to which connection="auto" lets heads read the features of all students.
 _FEW_OUTPUTS = 2
