@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.frozen import FrozenEstimator
 from saved_files import edited, set_item
+from sklearn.frozen import FrozenEstimator
 
 from common import SMALL, raises, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor
@@ -211,7 +211,8 @@ def test_students_that_are_not_recurrent_raise(factory):
         "skbdistil.students.RecurrentNet",
         f"The backbone {factory.__name__} does not",
     ):
-        model.fit(rows(), np.arange(24) % 2, teacher_scores=np.ones((24, 2)))
+        scores = 4 * np.eye(2)[np.arange(24) % 2]
+        model.fit(rows(), np.arange(24) % 2, teacher_scores=scores)
 
 
 def test_factory_that_takes_no_extra_inputs_raises():
