@@ -443,7 +443,11 @@ class _Student(nn.Module):
         self.passes_own = join is not None and join.passes_on == "own"
 
     def forward(self, x, earlier=()):
-        own = joined = self.backbone(x)
+        return self.join_on(self.backbone(x), earlier)
+
+    def join_on(self, own, earlier):
+        """Scores and activations, from the features of the backbone."""
+        joined = own
         if self.join is not None:
             read = [activations[0] for activations in earlier if activations]
             joined = self.join(own, read)
@@ -1017,7 +1021,7 @@ class StageState:
     def advance(self):
         """Run the next student."""
         student = self._students[self.n_stages]
-        scores, activations = student(self.x, self.earlier)
+        scores, activations = self._run(student)
         if self.mean is not None:
             scores = torch.addcmul(scores, self.mean, student.carry)
         self.mean = scores
@@ -1029,6 +1033,10 @@ class StageState:
             if position not in read:
                 self.earlier[position] = ()
         self._read = read
+
+    def _run(self, student):
+        """Scores of the head of the next student, and its activations."""
+        return student(self.x, self.earlier)
 
     def output_mean(self):
         """Running mean of the students run so far, in the units of the output.
