@@ -1,14 +1,14 @@
 """The recurrent connection beside the others, for recurrent students.
 
-Run as ``python -m benchmarks.bench_recurrent``, and with ``--report`` to print the tables
-of what is in the file of results; what is in it is not run again. An LSTM of 128 units is
-the teacher. Students of every connection are as wide as makes all of them together cost
-what those of "dense" cost, to the nearest unit.
+Run as ``python -m benchmarks.bench_recurrent``, and with ``--report`` to print the
+tables of what is in the file of results; what is in it is not run again. An LSTM of 128
+units is the teacher. Students of every connection are as wide as makes all of them
+together cost what those of "dense" cost, to the nearest unit.
 
 Sets: digits read row by row (8 steps), and DSA-19 (activities of people; every second
 step and every second row, people 1 to 5 to train on, 6 to choose by and 7 and 8 to test
-on) from the folder of --data, or of the environment variable SKBDISTIL_DATA; without it,
-it is left out.
+on) from the folder of --data, or of the environment variable SKBDISTIL_DATA; without
+it, it is left out.
 """
 
 import argparse

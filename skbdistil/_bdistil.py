@@ -1146,7 +1146,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
     @property
     def connection_(self):
-        """How the students are connected: a class, a `Lateral` or None."""
+        """How the students are connected: a class, an object that says it, or None."""
         return self.ensemble_.connection
 
     def staged_score(self, X, y, sample_weight=None):
@@ -1376,8 +1376,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
-            :class:`~skbdistil.ensemble.Lateral` or \
+    connection : {"auto", "dense", "last", "wide", "lateral", "recurrent"}, None, \
+            :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
@@ -1562,7 +1564,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     ladder_positions_ : list of int
         Position in `ladder_` of the class of each student.
 
-    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+    connection_ : type, :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or None
         How the students are connected.
 
     objective_ : :class:`~skbdistil.objectives.DistillationObjective`
@@ -2044,8 +2048,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
-            :class:`~skbdistil.ensemble.Lateral` or \
+    connection : {"auto", "dense", "last", "wide", "lateral", "recurrent"}, None, \
+            :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
@@ -2232,7 +2238,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     ladder_positions_ : list of int
         Position in `ladder_` of the class of each student.
 
-    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+    connection_ : type, :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or None
         How the students are connected.
 
     objective_ : :class:`~skbdistil.objectives.DistillationObjective`

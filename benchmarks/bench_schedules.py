@@ -1,0 +1,282 @@
+"""The schedules of the paper's figure 4: latency of students run in other orders.
+
+Run as ``python -m benchmarks.bench_schedules``, and with ``--report`` to print the
+table of what is in the file of results, to which every run adds. Four students that are
+joined by "dense", so that backbones do not wait for each other, on 1 and on 64 rows:
+
+- in torch: one after the other; backbones in two threads, all or two at a time; and as
+  ``predict`` runs them, which takes steps of narrow recurrent students together;
+- exported: stage by stage; as the one graph of a fixed stage, by one thread and by two;
+  and backbones in two threads. All calls of onnxruntime use one thread but for those.
+
+Times are of the wall clock. Calls take turns in random order, and ratios are taken
+within a turn: their median, and the ratio of the 10th percentiles, which are of turns
+in which both cores were free. The floor is the longest path: the dearest backbone and
+all connections and heads. Goal: a schedule is kept where it is faster on a measured
+size.
+"""
+
+import argparse
+import copy
+import gc
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from benchmarks.accuracy_cost.results import append
+from benchmarks.bench_cascades import read
+from benchmarks.bench_teachers import table
+from skbdistil import BDistilClassifier, _perceptrons
+from skbdistil.costs import module_costs, stage_costs
+from skbdistil.ensemble import ProgressiveEnsemble
+from skbdistil.export import _onnx_model, to_onnx
+from skbdistil.runtime import ProgressiveSession
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
+
+N_STUDENTS, N_OUTPUTS = 4, 10
+N_ROWS = [1, 64]
+
+STUDENTS = {
+    "perceptron, 64 to 16": ((64,), partial(MLP, hidden=(16,))),
+    "perceptron, 784 to 256, 256": ((784,), partial(MLP, hidden=(256, 256))),
+    "convolutions, 3 x 32 x 32": ((3, 32, 32), ConvNet2d),
+    "convolutions, 125 x 45": ((125, 45), ConvNet1d),
+    "GRU of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,))),
+    "GRU of 16, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(16,))),
+    "LSTM of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,), cell="lstm")),
+}
+
+IN_ORDER, STAGES = "torch, in order", "session, stage by stage"
+
+
+def classifier(shape, factory):
+    """A classifier with random weights, as if it were fitted."""
+    torch.manual_seed(0)
+    ensemble = ProgressiveEnsemble(shape, N_OUTPUTS)
+    for _ in range(N_STUDENTS):
+        ensemble.append(ensemble.new_student(factory))
+    clf = BDistilClassifier()
+    clf.ensemble_ = ensemble.eval()
+    clf.classes_ = np.arange(N_OUTPUTS)
+    clf.input_shape_ = shape
+    clf.student_transform_ = None
+    clf.n_estimators_ = N_STUDENTS
+    clf.stage_costs_ = stage_costs(ensemble, ensemble.example())
+    return clf
+
+
+class Connected(torch.nn.Module):
+    """Running mean of all students, from the features of their backbones."""
+
+    def __init__(self, students):
+        super().__init__()
+        self.students = students
+
+    def forward(self, features):
+        earlier, mean = [], None
+        for student, own in zip(self.students, features, strict=True):
+            scores, kept = student.join_on(own, earlier)
+            mean = scores if mean is None else scores + student.carry * mean
+            earlier.append(kept)
+        return mean
+
+
+def floor(clf):
+    """Multiply-accumulates of the longest path, as a share of all."""
+    students = clf.ensemble_.students
+    x = clf.ensemble_.example()
+    backbones = [module_costs(student.backbone, x).macs for student in students]
+    total = clf.stage_costs_.cumulative_macs[-1]
+    return float((max(backbones) + total - sum(backbones)) / total)
+
+
+def opened(model, n_threads=1):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    return onnxruntime.InferenceSession(model, options)
+
+
+def calls(clf, x, folder, pool):
+    """What is timed, by name; all of them return the same scores."""
+    ensemble = clf.ensemble_
+    students = list(ensemble.students)
+    connected = Connected(ensemble.students)
+    array = x.numpy()
+
+    def in_turn(start):
+        with torch.inference_mode():
+            state = start(x)
+            for _ in students:
+                state.advance()
+            return state.mean
+
+    def features_of(student):
+        with torch.inference_mode():
+            return student.backbone(x)
+
+    def in_threads(n_together):
+        features = []
+        for first in range(0, N_STUDENTS, n_together):
+            group = students[first : first + n_together]
+            features += pool.map(features_of, group)
+        with torch.inference_mode():
+            return connected(features)
+
+    to_onnx(clf, folder / "all", fixed_stage=N_STUDENTS)
+    session = ProgressiveSession(folder / "all", n_threads=1)
+
+    def graph(n_threads):
+        path = folder / "all" / f"fixed_stage_{N_STUDENTS}.onnx"
+        found = opened(path, n_threads)
+        return lambda: found.run([f"scores_{N_STUDENTS}"], {"x": array})[0]
+
+    backbones = [
+        opened(
+            _onnx_model(
+                copy.deepcopy(student.backbone), (ensemble.example(),), ["x"], ["h"]
+            ).SerializeToString()
+        )
+        for student in students
+    ]
+    features = [torch.zeros(2, student.n_features) for student in students]
+    names = [f"h_{number}" for number in range(N_STUDENTS)]
+    joined = opened(
+        _onnx_model(
+            copy.deepcopy(connected), (features,), names, ["scores"]
+        ).SerializeToString()
+    )
+
+    def graphs_in_threads():
+        found = pool.map(lambda graph: graph.run(None, {"x": array})[0], backbones)
+        return joined.run(None, dict(zip(names, found, strict=True)))[0]
+
+    def longest_chain():
+        (found,) = backbones[0].run(None, {"x": array})
+        return joined.run(None, dict.fromkeys(names, found))[0]
+
+    def longest_chain_in_torch():
+        with torch.inference_mode():
+            return connected([features_of(students[0])] * N_STUDENTS)
+
+    ahead = partial(_perceptrons.start, ensemble, n_ahead=N_STUDENTS)
+    return {
+        IN_ORDER: lambda: in_turn(ensemble.start),
+        "torch, all in threads": lambda: in_threads(N_STUDENTS),
+        "torch, pairs in threads": lambda: in_threads(2),
+        "torch, as predict": lambda: in_turn(ahead),
+        "torch, longest chain": longest_chain_in_torch,
+        STAGES: lambda: list(session._staged_scores(array))[-1],
+        "session, one graph": graph(1),
+        "session, one graph, two threads": graph(2),
+        "session, all in threads": graphs_in_threads,
+        "session, longest chain": longest_chain,
+    }
+
+
+def measure(timed, n_turns):
+    """Seconds of shape (n_turns, n_calls)."""
+    seconds = np.empty((n_turns, len(timed)))
+    generator = np.random.default_rng(0)
+    gc.disable()
+    for turn in range(-3, n_turns):
+        for position in generator.permutation(len(timed)):
+            began = time.perf_counter()
+            timed[position]()
+            if turn >= 0:
+                seconds[turn, position] = time.perf_counter() - began
+    gc.enable()
+    return seconds
+
+
+def run(path, n_turns):
+    with ThreadPoolExecutor(2) as pool:
+        for name, (shape, factory) in STUDENTS.items():
+            clf = classifier(shape, factory)
+            for n_rows in N_ROWS:
+                x = torch.randn(n_rows, *shape)
+                with tempfile.TemporaryDirectory() as folder:
+                    timed = calls(clf, x, Path(folder), pool)
+                    expected = np.asarray(timed[IN_ORDER]())
+                    for what, call in timed.items():
+                        if "chain" not in what:
+                            np.testing.assert_allclose(call(), expected, atol=1e-4)
+                    seconds = measure(list(timed.values()), n_turns)
+                columns = dict(zip(timed, seconds.T, strict=True))
+                records = []
+                for what, column in columns.items():
+                    base = columns[IN_ORDER if what.startswith("torch") else STAGES]
+                    low, low_base = np.quantile([column, base], 0.1, axis=1)
+                    records.append(
+                        {
+                            "students": name,
+                            "rows": n_rows,
+                            "what": what,
+                            "median": float(np.median(column)),
+                            "ratio": float(np.median(column / base)),
+                            "low_ratio": float(low / low_base),
+                            "floor_macs": floor(clf),
+                        }
+                    )
+                append(path, records)
+                print(name, n_rows, flush=True)
+
+
+def report(records):
+    """Print the table of the documentation: medians of the runs in the file."""
+    groups = {}
+    for record in records:
+        group = groups.setdefault((record["students"], record["rows"]), {})
+        group.setdefault(record["what"], []).append(record)
+    for side in ("torch", "session"):
+        rows = []
+        for (name, n_rows), by_what in groups.items():
+            found = {
+                what.partition(", ")[2]: {
+                    key: np.median([record[key] for record in several])
+                    for key in ("median", "ratio", "low_ratio", "floor_macs")
+                }
+                for what, several in by_what.items()
+                if what.startswith(side)
+            }
+            header = list(found)
+            first, *others = found.values()
+            rows.append(
+                [
+                    name,
+                    n_rows,
+                    f"{first['median'] * 1e3:.2f}",
+                    *(f"{one['ratio']:.2f} ({one['low_ratio']:.2f})" for one in others),
+                    f"{first['floor_macs']:.2f}",
+                ]
+            )
+        first, *others = header
+        table(
+            f"{side}: milliseconds {first}, and ratios to it: medians, and in brackets "
+            "of the 10th percentiles; multiply-accumulates of the longest path as a "
+            "share of all",
+            ["students", "rows", first, *others, "floor"],
+            rows,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path(__file__).parent / "results" / "schedules.jsonl",
+    )
+    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--report", action="store_true")
+    args = parser.parse_args()
+    if args.report:
+        report(read(args.results))
+    else:
+        torch.set_num_threads(1)
+        run(args.results, args.turns)
