@@ -42,9 +42,10 @@ def start(ensemble, x, n_ahead):
     state : StageState
         To be used in inference mode.
     """
-    if n_ahead > 1 and len(x) < _MANY_ROWS and _is_plain(ensemble):
-        groups = _groups(ensemble.students[:n_ahead])
-        if len(groups) < n_ahead:
+    if n_ahead > 1 and len(x) < _MANY_ROWS:
+        groups = _groups(list(ensemble.students)[:n_ahead])
+        # Looking at all modules takes time, which others need not spend.
+        if len(groups) < n_ahead and _is_plain(ensemble):
             return _GroupedState(ensemble, x, groups)
     return ensemble.start(x)
 
@@ -54,7 +55,6 @@ def _is_plain(ensemble):
     return (
         type(ensemble) is ProgressiveEnsemble
         and ensemble.device.type == "cpu"
-        and all(type(student) is _Student for student in ensemble.students)
         and not any(hooks(ensemble))
         and not has_own_forward(map(vars, ensemble.modules()))
     )
@@ -64,7 +64,7 @@ def _groups(students):
     """Neighbours that run together, as lists; a student of another kind is alone."""
     groups, kind, n_units = [], None, 0
     for student in students:
-        kind_before, kind = kind, _kind(student.backbone)
+        kind_before, kind = kind, _kind(student)
         widest = max(student.backbone.widths) if kind else 0
         n_units += widest
         if kind is None or kind != kind_before or n_units > _MAX_UNITS:
@@ -74,11 +74,11 @@ def _groups(students):
     return groups
 
 
-def _kind(backbone):
-    """Type and number of the layers, or None where they cannot be joined."""
-    if type(backbone) is not RecurrentNet:
+def _kind(student):
+    """Type and number of its layers, or None where they cannot be joined."""
+    if type(student) is not _Student or type(student.backbone) is not RecurrentNet:
         return None
-    layers = list(backbone.blocks)
+    layers = list(student.backbone.blocks)
     cells = {type(layer.rnn) for layer in layers if type(layer) is _RecurrentLayer}
     if len(cells) == 1 and all(map(_is_usual, layers)):
         return *cells, len(layers)

@@ -276,11 +276,11 @@ class Recurrent(BaseEstimator):
     At step ``s``, each layer of student ``t`` reads, besides its own input, the hidden
     state of the same layer of student ``t - 1`` at step ``s - 1``; at the first step,
     zeros. Where student ``t - 1`` has no such layer, nothing is added. For
-    :class:`skbdistil.students.RecurrentNet`, whose subclasses included.
+    :class:`skbdistil.students.RecurrentNet` and its subclasses.
 
-    All other connections let a student wait for the last step of the earlier ones.
-    Behind this one, what a student computes at a step depends on earlier steps only, so
-    that all students can take a step at the same time.
+    What a student computes at a step depends on earlier steps of the others only, so
+    that all students can take a step at the same time. With the other connections a
+    student waits for the last step of those before it.
 
     See Also
     --------
@@ -1029,9 +1029,8 @@ class StageState:
         self.n_stages += 1
         # What the last student has read, and no later one will, is freed.
         read = self.ensemble.read_by(self.n_stages)
-        for position in self._read:
-            if position not in read:
-                self.earlier[position] = ()
+        for position in set(self._read).difference(read):
+            self.earlier[position] = ()
         self._read = read
 
     def _run(self, student):
