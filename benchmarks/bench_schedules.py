@@ -1,8 +1,9 @@
 """The schedules of the paper's figure 4: latency of students run in other orders.
 
 Run as ``python -m benchmarks.bench_schedules``, and with ``--report`` to print the
-table of what is in the file of results, to which every run adds. Four students that are
-joined by "dense", so that backbones do not wait for each other, on 1 and on 64 rows:
+tables of what is in the file of results; what is in it is not run again. Four students
+that are joined by "dense", so that backbones do not wait for each other, on 1 and on 64
+rows:
 
 - in torch: one after the other; backbones in two threads, all or two at a time; and as
   ``predict`` runs them, which takes steps of narrow recurrent students together;
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.results import append
 from benchmarks.bench_cascades import read
@@ -43,13 +45,13 @@ N_STUDENTS, N_OUTPUTS = 4, 10
 N_ROWS = [1, 64]
 
 STUDENTS = {
+    "GRU of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,))),
+    "GRU of 16, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(16,))),
+    "LSTM of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,), cell="lstm")),
     "perceptron, 64 to 16": ((64,), partial(MLP, hidden=(16,))),
     "perceptron, 784 to 256, 256": ((784,), partial(MLP, hidden=(256, 256))),
     "convolutions, 3 x 32 x 32": ((3, 32, 32), ConvNet2d),
     "convolutions, 125 x 45": ((125, 45), ConvNet1d),
-    "GRU of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,))),
-    "GRU of 16, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(16,))),
-    "LSTM of 8, 125 x 45": ((125, 45), partial(RecurrentNet, hidden=(8,), cell="lstm")),
 }
 
 IN_ORDER, STAGES = "torch, in order", "session, stage by stage"
@@ -99,10 +101,41 @@ def floor(clf):
 def opened(model, n_threads=1):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
+    if not isinstance(model, Path):
+        model = model.SerializeToString()
     return onnxruntime.InferenceSession(model, options)
 
 
-def calls(clf, x, folder, pool):
+class Graphs:
+    """The ensemble of a classifier as graphs of onnxruntime.
+
+    Parameters
+    ----------
+    clf : BDistilClassifier
+    folder : pathlib.Path
+        To export to.
+    """
+
+    def __init__(self, clf, folder):
+        students = clf.ensemble_.students
+        to_onnx(clf, folder / "all", fixed_stage=N_STUDENTS)
+        self.session = ProgressiveSession(folder / "all", n_threads=1)
+        path = folder / "all" / f"fixed_stage_{N_STUDENTS}.onnx"
+        self.by_threads = {n_threads: opened(path, n_threads) for n_threads in (1, 2)}
+        x = (clf.ensemble_.example(),)
+        self.backbones = [
+            opened(_onnx_model(copy.deepcopy(student.backbone), x, ["x"], ["h"]))
+            for student in students
+        ]
+        features = [torch.zeros(2, student.n_features) for student in students]
+        self.names = [f"h_{number}" for number in range(N_STUDENTS)]
+        connected = Connected(copy.deepcopy(students))
+        self.joined = opened(
+            _onnx_model(connected, (features,), self.names, ["scores"])
+        )
+
+
+def calls(clf, graphs, x, pool):
     """What is timed, by name; all of them return the same scores."""
     ensemble = clf.ensemble_
     students = list(ensemble.students)
@@ -128,37 +161,22 @@ def calls(clf, x, folder, pool):
         with torch.inference_mode():
             return connected(features)
 
-    to_onnx(clf, folder / "all", fixed_stage=N_STUDENTS)
-    session = ProgressiveSession(folder / "all", n_threads=1)
-
     def graph(n_threads):
-        path = folder / "all" / f"fixed_stage_{N_STUDENTS}.onnx"
-        found = opened(path, n_threads)
+        found = graphs.by_threads[n_threads]
         return lambda: found.run([f"scores_{N_STUDENTS}"], {"x": array})[0]
 
-    backbones = [
-        opened(
-            _onnx_model(
-                copy.deepcopy(student.backbone), (ensemble.example(),), ["x"], ["h"]
-            ).SerializeToString()
-        )
-        for student in students
-    ]
-    features = [torch.zeros(2, student.n_features) for student in students]
-    names = [f"h_{number}" for number in range(N_STUDENTS)]
-    joined = opened(
-        _onnx_model(
-            copy.deepcopy(connected), (features,), names, ["scores"]
-        ).SerializeToString()
-    )
+    def joined(features):
+        feed = dict(zip(graphs.names, features, strict=True))
+        return graphs.joined.run(None, feed)[0]
+
+    def features_in(graph):
+        return graph.run(None, {"x": array})[0]
 
     def graphs_in_threads():
-        found = pool.map(lambda graph: graph.run(None, {"x": array})[0], backbones)
-        return joined.run(None, dict(zip(names, found, strict=True)))[0]
+        return joined(pool.map(features_in, graphs.backbones))
 
     def longest_chain():
-        (found,) = backbones[0].run(None, {"x": array})
-        return joined.run(None, dict.fromkeys(names, found))[0]
+        return joined([features_in(graphs.backbones[0])] * N_STUDENTS)
 
     def longest_chain_in_torch():
         with torch.inference_mode():
@@ -171,7 +189,7 @@ def calls(clf, x, folder, pool):
         "torch, pairs in threads": lambda: in_threads(2),
         "torch, as predict": lambda: in_turn(ahead),
         "torch, longest chain": longest_chain_in_torch,
-        STAGES: lambda: list(session._staged_scores(array))[-1],
+        STAGES: lambda: graphs.session._staged_scores(array)[-1],
         "session, one graph": graph(1),
         "session, one graph, two threads": graph(2),
         "session, all in threads": graphs_in_threads,
@@ -195,72 +213,65 @@ def measure(timed, n_turns):
 
 
 def run(path, n_turns):
-    with ThreadPoolExecutor(2) as pool:
-        for name, (shape, factory) in STUDENTS.items():
-            clf = classifier(shape, factory)
-            for n_rows in N_ROWS:
+    done = {(record["students"], record["rows"]) for record in read(path)}
+    for name, (shape, factory) in STUDENTS.items():
+        sizes = [n_rows for n_rows in N_ROWS if (name, n_rows) not in done]
+        if not sizes:
+            continue
+        clf = classifier(shape, factory)
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+            graphs = Graphs(clf, Path(folder))
+            for n_rows in sizes:
                 x = torch.randn(n_rows, *shape)
-                with tempfile.TemporaryDirectory() as folder:
-                    timed = calls(clf, x, Path(folder), pool)
-                    expected = np.asarray(timed[IN_ORDER]())
-                    for what, call in timed.items():
-                        if "chain" not in what:
-                            np.testing.assert_allclose(call(), expected, atol=1e-4)
-                    seconds = measure(list(timed.values()), n_turns)
-                columns = dict(zip(timed, seconds.T, strict=True))
-                records = []
-                for what, column in columns.items():
-                    base = columns[IN_ORDER if what.startswith("torch") else STAGES]
-                    low, low_base = np.quantile([column, base], 0.1, axis=1)
-                    records.append(
-                        {
-                            "students": name,
-                            "rows": n_rows,
-                            "what": what,
-                            "median": float(np.median(column)),
-                            "ratio": float(np.median(column / base)),
-                            "low_ratio": float(low / low_base),
-                            "floor_macs": floor(clf),
-                        }
-                    )
-                append(path, records)
+                timed = calls(clf, graphs, x, pool)
+                expected = np.asarray(timed[IN_ORDER]())
+                for what, call in timed.items():
+                    if "chain" not in what:
+                        np.testing.assert_allclose(call(), expected, atol=1e-4)
+                columns = measure(list(timed.values()), n_turns).T
+                append(path, list(records_of(clf, n_rows, timed, columns, name)))
                 print(name, n_rows, flush=True)
 
 
+def records_of(clf, n_rows, names, columns, students):
+    columns = dict(zip(names, columns, strict=True))
+    for what, column in columns.items():
+        base = columns[IN_ORDER if what.startswith("torch") else STAGES]
+        low, low_base = np.quantile([column, base], 0.1, axis=1)
+        yield {
+            "students": students,
+            "rows": n_rows,
+            "what": what,
+            "median": float(np.median(column)),
+            "ratio": float(np.median(column / base)),
+            "low_ratio": float(low / low_base),
+            "floor_macs": floor(clf),
+        }
+
+
 def report(records):
-    """Print the table of the documentation: medians of the runs in the file."""
-    groups = {}
-    for record in records:
-        group = groups.setdefault((record["students"], record["rows"]), {})
-        group.setdefault(record["what"], []).append(record)
+    """Print the tables of the documentation."""
     for side in ("torch", "session"):
-        rows = []
-        for (name, n_rows), by_what in groups.items():
-            found = {
-                what.partition(", ")[2]: {
-                    key: np.median([record[key] for record in several])
-                    for key in ("median", "ratio", "low_ratio", "floor_macs")
-                }
-                for what, several in by_what.items()
-                if what.startswith(side)
-            }
-            header = list(found)
-            first, *others = found.values()
-            rows.append(
-                [
-                    name,
-                    n_rows,
-                    f"{first['median'] * 1e3:.2f}",
-                    *(f"{one['ratio']:.2f} ({one['low_ratio']:.2f})" for one in others),
-                    f"{first['floor_macs']:.2f}",
-                ]
-            )
-        first, *others = header
+        groups = {}
+        for record in records:
+            if record["what"].startswith(side):
+                key = record["students"], record["rows"]
+                groups.setdefault(key, []).append(record)
+        rows = [
+            [
+                *key,
+                f"{1e3 * first['median']:.2f}",
+                *(f"{one['ratio']:.2f} ({one['low_ratio']:.2f})" for one in others),
+                f"{first['floor_macs']:.2f}",
+            ]
+            for key, (first, *others) in groups.items()
+        ]
+        names = [one["what"].partition(", ")[2] for one in next(iter(groups.values()))]
         table(
-            f"{side}: milliseconds {first}, and ratios to it: medians, and in brackets "
-            "of the 10th percentiles; multiply-accumulates of the longest path as a "
-            "share of all",
-            ["students", "rows", first, *others, "floor"],
+            f"{side}: milliseconds {names[0]}, and ratios to it: medians, and in "
+            "brackets of the 10th percentiles; multiply-accumulates of the longest "
+            "path as a share of all",
+            ["students", "rows", *names, "floor"],
             rows,
         )
 
@@ -272,11 +283,12 @@ if __name__ == "__main__":
         type=Path,
         default=Path(__file__).parent / "results" / "schedules.jsonl",
     )
-    parser.add_argument("--turns", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
         torch.set_num_threads(1)
-        run(args.results, args.turns)
+        with threadpool_limits(1):
+            run(args.results, args.turns)
