@@ -10,8 +10,12 @@ rows:
 - exported: stage by stage; as the one graph of a fixed stage, by one thread and by two;
   and backbones in two threads. All calls of onnxruntime use one thread but for those.
 
-Times are of the wall clock. Calls take turns in random order, and ratios are taken
-within a turn: their median, and the ratio of the 10th percentiles, which are of turns
+With ``--groups``, how many units recurrent students that take their steps together may
+have, and on how many rows: processor time of one thread, as a ratio to one after the
+other (``results/schedule_groups.jsonl``).
+
+Times are otherwise of the wall clock. Calls take turns in random order, and ratios are
+taken within a turn: their median, and the ratio of the 10th percentiles, which are of turns
 in which both cores were free. The floor is the longest path: the dearest backbone and
 all connections and heads. Goal: a schedule is kept where it is faster on a measured
 size.
@@ -20,6 +24,7 @@ size.
 import argparse
 import copy
 import gc
+import itertools
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +39,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.accuracy_cost.results import append
 from benchmarks.bench_cascades import read
 from benchmarks.bench_teachers import table
-from skbdistil import BDistilClassifier, _perceptrons
+from skbdistil import BDistilClassifier, _perceptrons, _recurrents
 from skbdistil.costs import module_costs, stage_costs
 from skbdistil.ensemble import ProgressiveEnsemble
 from skbdistil.export import _onnx_model, to_onnx
@@ -57,18 +62,18 @@ STUDENTS = {
 IN_ORDER, STAGES = "torch, in order", "session, stage by stage"
 
 
-def classifier(shape, factory):
+def classifier(shape, factory, n_students=N_STUDENTS):
     """A classifier with random weights, as if it were fitted."""
     torch.manual_seed(0)
     ensemble = ProgressiveEnsemble(shape, N_OUTPUTS)
-    for _ in range(N_STUDENTS):
+    for _ in range(n_students):
         ensemble.append(ensemble.new_student(factory))
     clf = BDistilClassifier()
     clf.ensemble_ = ensemble.eval()
     clf.classes_ = np.arange(N_OUTPUTS)
     clf.input_shape_ = shape
     clf.student_transform_ = None
-    clf.n_estimators_ = N_STUDENTS
+    clf.n_estimators_ = n_students
     clf.stage_costs_ = stage_costs(ensemble, ensemble.example())
     return clf
 
@@ -197,17 +202,17 @@ def calls(clf, graphs, x, pool):
     }
 
 
-def measure(timed, n_turns):
+def measure(timed, n_turns, clock=time.perf_counter):
     """Seconds of shape (n_turns, n_calls)."""
     seconds = np.empty((n_turns, len(timed)))
     generator = np.random.default_rng(0)
     gc.disable()
     for turn in range(-3, n_turns):
         for position in generator.permutation(len(timed)):
-            began = time.perf_counter()
+            began = clock()
             timed[position]()
             if turn >= 0:
-                seconds[turn, position] = time.perf_counter() - began
+                seconds[turn, position] = clock() - began
     gc.enable()
     return seconds
 
@@ -249,6 +254,44 @@ def records_of(clf, n_rows, names, columns, students):
         }
 
 
+def groups(path, n_turns):
+    """Time of recurrent students by the units of a group, 0 for no groups."""
+    before = _recurrents._MAX_UNITS, _recurrents._MANY_ROWS
+    cases = itertools.product(
+        ("gru", "lstm"),
+        ((4, 8), (4, 16), (8, 8), (4, 32), (4, 64)),
+        (1, 16, 64, 256, 1024),
+    )
+    for cell, (n_students, width), n_rows in cases:
+        factory = partial(RecurrentNet, hidden=(width,), cell=cell)
+        ensemble = classifier((100, 45), factory, n_students).ensemble_
+        x = torch.randn(n_rows, 100, 45)
+
+        @torch.inference_mode()
+        def scores(max_units, ensemble=ensemble, x=x, n_students=n_students):
+            _recurrents._MAX_UNITS, _recurrents._MANY_ROWS = max_units, np.inf
+            state = _recurrents.start(ensemble, x, n_students)
+            for _ in range(n_students):
+                state.advance()
+
+        units = [0, 32, 64, 128]
+        timed = [partial(scores, max_units) for max_units in units]
+        try:
+            seconds = measure(timed, n_turns, time.process_time)
+        finally:
+            _recurrents._MAX_UNITS, _recurrents._MANY_ROWS = before
+        ratios = np.median(seconds / seconds[:, :1], axis=0)
+        record = {
+            "cell": cell,
+            "n_students": n_students,
+            "width": width,
+            "rows": n_rows,
+            "milliseconds": 1e3 * float(np.median(seconds[:, 0])),
+            "ratios": dict(zip(map(str, units[1:]), ratios[1:].tolist(), strict=True)),
+        }
+        append(path, [record])
+
+
 def report(records):
     """Print the tables of the documentation."""
     for side in ("torch", "session"):
@@ -284,6 +327,7 @@ if __name__ == "__main__":
         default=Path(__file__).parent / "results" / "schedules.jsonl",
     )
     parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--groups", action="store_true")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
@@ -291,4 +335,7 @@ if __name__ == "__main__":
     else:
         torch.set_num_threads(1)
         with threadpool_limits(1):
-            run(args.results, args.turns)
+            if args.groups:
+                groups(args.results.with_name("schedule_groups.jsonl"), args.turns)
+            else:
+                run(args.results, args.turns)
