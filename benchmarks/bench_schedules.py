@@ -15,9 +15,9 @@ have, and on how many rows: processor time of one thread, as a ratio to one afte
 other (``results/schedule_groups.jsonl``).
 
 Times are otherwise of the wall clock. Calls take turns in random order, and ratios are
-taken within a turn: their median, and the ratio of the 10th percentiles, which are of turns
-in which both cores were free. The floor is the longest path: the dearest backbone and
-all connections and heads. Goal: a schedule is kept where it is faster on a measured
+taken within a turn: their median, and the ratio of the 10th percentiles, which are of
+turns in which both cores were free. The floor is the longest path: the dearest backbone
+and all connections and heads. Goal: a schedule is kept where it is faster on a measured
 size.
 """
 
