@@ -29,6 +29,7 @@ GALLERY = [
     "plot_certificate.py",
     "plot_resume.py",
     "plot_deployment.py",
+    "plot_precision.py",
     "*",
 ]
 
