@@ -1314,7 +1314,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
     @property
     def connection_(self):
-        """How the students are connected: a class, a `Lateral` or None."""
+        """How the students are connected: a class, an object that says it, or None."""
         return self.ensemble_.connection
 
     def staged_score(self, X, y, sample_weight=None):
@@ -1546,8 +1546,10 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
-    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
-            :class:`~skbdistil.ensemble.Lateral` or \
+    connection : {"auto", "dense", "last", "wide", "lateral", "recurrent"}, None, \
+            :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
@@ -1732,7 +1734,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
     ladder_positions_ : list of int
         Position in `ladder_` of the class of each student.
 
-    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+    connection_ : type, :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or None
         How the students are connected.
 
     objective_ : :class:`~skbdistil.objectives.DistillationObjective`
@@ -2303,8 +2307,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         first block, which would be trained for the first group alone. None: all outputs
         from the first round on.
 
-    connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
-            :class:`~skbdistil.ensemble.Lateral` or \
+    connection : {"auto", "dense", "last", "wide", "lateral", "recurrent"}, None, \
+            :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
         How students use what earlier ones computed; None for independent students.
         ``"auto"`` is ``Lateral(shared_blocks=1)`` for the convolutional backbones of
@@ -2495,7 +2501,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     ladder_positions_ : list of int
         Position in `ladder_` of the class of each student.
 
-    connection_ : type, :class:`~skbdistil.ensemble.Lateral` or None
+    connection_ : type, :class:`~skbdistil.ensemble.Window`, \
+            :class:`~skbdistil.ensemble.Lateral`, \
+            :class:`~skbdistil.ensemble.Recurrent` or None
         How the students are connected.
 
     objective_ : :class:`~skbdistil.objectives.DistillationObjective`

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_module
 
+from skbdistil import _recurrents
+from skbdistil._module_hooks import has_own_forward, hooks
 from skbdistil.ensemble import (
     Dense,
     Last,
     ProgressiveEnsemble,
     StageState,
     Wide,
+    Window,
+    _first_read,
     _Student,
 )
 from skbdistil.students import MLP
@@ -47,7 +50,7 @@ def start(ensemble, x, n_ahead):
         products = _Products(ensemble) if _is_plain(ensemble) else None
         ensemble.products = products
     if products is None:
-        return ensemble.start(x)
+        return _recurrents.start(ensemble, x, n_ahead)
     return _ProductState(ensemble, products, x, n_ahead)
 
 
@@ -55,10 +58,13 @@ def _is_plain(ensemble):
     """Whether all students are perceptrons of the package, and nothing is hooked in."""
     return (
         type(ensemble) is ProgressiveEnsemble
-        and ensemble.connection in (None, Dense, Last, Wide)
+        and (
+            ensemble.connection in (None, Dense, Last, Wide)
+            or type(ensemble.connection) is Window
+        )
         and all(map(_is_perceptron, ensemble.students))
-        and not any(_hooks(ensemble))
-        and not _has_own_forward(map(vars, ensemble.modules()))
+        and not any(hooks(ensemble))
+        and not has_own_forward(map(vars, ensemble.modules()))
         and all(map(_is_usual, chain(ensemble.parameters(), ensemble.buffers())))
         and len({tensor.dtype for tensor in ensemble.parameters()}) == 1
     )
@@ -85,19 +91,6 @@ def _is_usual(tensor):
         torch.float32,
         torch.float64,
     )
-
-
-def _hooks(ensemble):
-    """Dicts of the hooks that a pass would run."""
-    found = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-    for module in ensemble.modules():
-        found += [module._forward_hooks, module._forward_pre_hooks]
-    return found
-
-
-def _has_own_forward(attributes):
-    """Whether a module, of those with these attributes, has a method put in."""
-    return any("forward" in held for held in attributes)
 
 
 class _Products:
@@ -128,7 +121,7 @@ class _Products:
         ]
         self._items = list(chain.from_iterable(map(dict.values, self._held)))
         self._ids = list(map(id, self._items))
-        self._hooks = _hooks(ensemble)
+        self._hooks = hooks(ensemble)
         self._tensors = [item for item in self._items if torch.is_tensor(item)]
         self._memory = self._places()
         self.in_torch, self.in_numpy = (
@@ -142,7 +135,7 @@ class _Products:
             list(map(id, chain.from_iterable(map(dict.values, self._held))))
             == self._ids
             and not any(self._hooks)
-            and not _has_own_forward(self._attributes)
+            and not has_own_forward(self._attributes)
             and self._places() == self._memory
         )
 
@@ -290,9 +283,10 @@ class _ProductState(StageState):
         """Keep what later students read."""
         connection = self.ensemble.connection
         if connection is not None:
-            if connection.reads == "last":
-                self._earlier.clear()
             self._earlier.append(features)
+            # Of the students so far, those that the next one reads.
+            first = _first_read(connection, self.n_stages + 1)
+            del self._earlier[: len(self._earlier) - (self.n_stages + 1 - first)]
 
     def select(self, rows):
         """Drop all other rows: they are not computed any further."""

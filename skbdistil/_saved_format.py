@@ -34,7 +34,7 @@ from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.early_time import EarlyTimeClassifier
-from skbdistil.ensemble import Dense, Last, Lateral, Wide
+from skbdistil.ensemble import Dense, Last, Lateral, Recurrent, Wide, Window
 from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
@@ -77,10 +77,8 @@ CALIBRATED = (*EARLY_EXITS, SplitConformalRegressor)
 SAVABLE = (*DISTILLED, *CALIBRATED, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
-ESTIMATORS = {
-    cls.__name__: cls
-    for cls in (*SAVABLE, DistillationObjective, Lateral, Munge, Spunge)
-}
+_PARAMETERS = (DistillationObjective, Lateral, Munge, Recurrent, Spunge, Window)
+ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, *_PARAMETERS)}
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
 BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}

@@ -4,15 +4,16 @@ Plain torch: nothing here knows scikit-learn's estimators or how a student is tr
 """
 
 import copy
-from itertools import chain
+from itertools import chain, zip_longest
 from numbers import Integral
 
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
+from torch.nn import functional
 
 from skbdistil._sklearn_compat import Interval, StrOptions
-from skbdistil.students import Backbone, ConvNet1d, ConvNet2d
+from skbdistil.students import Backbone, ConvNet1d, ConvNet2d, RecurrentNet
 
 __all__ = [
     "Connection",
@@ -20,8 +21,10 @@ __all__ = [
     "Last",
     "Lateral",
     "ProgressiveEnsemble",
+    "Recurrent",
     "StageState",
     "Wide",
+    "Window",
 ]
 
 
@@ -60,7 +63,8 @@ class Connection(nn.Module):
     See Also
     --------
     Dense, Last, Wide : The connections of the package.
-    Lateral : Composition block by block.
+    Window : A connection that reads the last few students.
+    Lateral, Recurrent : Composition block by block, and step by step.
 
     Examples
     --------
@@ -172,6 +176,62 @@ class Wide(Connection):
         return torch.cat([features, *earlier], dim=1)
 
 
+# Whose activations a student reads.
+_EARLIER = [StrOptions({"all", "last"}), Interval(Integral, 1, None, closed="left")]
+
+
+class Window(BaseEstimator):
+    """A connection that reads the last few students only.
+
+    With ``"dense"``, student ``t`` reads the features of all ``t - 1`` students before
+    it, so that the cost of an ensemble grows with the square of its size. Within a
+    window it grows in proportion, from the stage on that has the window filled.
+
+    Parameters
+    ----------
+    earlier : int, "all" or "last"
+        How many of the students before it a student reads at most; ``"last"`` is 1.
+
+    connection : {"dense", "wide"} or :class:`Connection` subclass, default="dense"
+        The connection, which reads all earlier students by itself.
+
+    See Also
+    --------
+    Last : The window of one student.
+    Lateral : Has a window of its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import ProgressiveEnsemble, Window
+    >>> from skbdistil.students import MLP
+    >>> ensemble = ProgressiveEnsemble((8,), n_outputs=3, connection=Window(2))
+    >>> for _ in range(4):
+    ...     ensemble.append(ensemble.new_student(MLP))
+    >>> ensemble.read_by(3)
+    [1, 2]
+    """
+
+    _parameter_constraints = {
+        "earlier": _EARLIER,
+        # Checked with a message of its own.
+        "connection": "no_validation",
+    }
+
+    def __init__(self, earlier, *, connection="dense"):
+        self.earlier = earlier
+        self.connection = connection
+
+    @property
+    def _join(self):
+        """Class of the connection, or None if there is no such."""
+        join = self.connection
+        if isinstance(join, str):
+            join = _NAMED.get(join)
+        is_join = isinstance(join, type) and issubclass(join, Connection)
+        return join if is_join and join.reads == "all" else None
+
+
 class Lateral(BaseEstimator):
     """Composition block by block.
 
@@ -181,8 +241,9 @@ class Lateral(BaseEstimator):
 
     Parameters
     ----------
-    earlier : {"all", "last"}, default="all"
-        Whose maps a student reads: those of all earlier students, or of the last one.
+    earlier : int, "all" or "last", default="all"
+        Whose maps a student reads: those of all earlier students, or of at most so many
+        of the last ones; ``"last"`` is 1.
 
     shared_blocks : int, default=0
         The first blocks of student 1 that serve all students: a later student starts
@@ -200,13 +261,50 @@ class Lateral(BaseEstimator):
     """
 
     _parameter_constraints = {
-        "earlier": [StrOptions({"all", "last"})],
+        "earlier": _EARLIER,
         "shared_blocks": [Interval(Integral, 0, None, closed="left")],
     }
 
     def __init__(self, earlier="all", *, shared_blocks=0):
         self.earlier = earlier
         self.shared_blocks = shared_blocks
+
+
+class Recurrent(BaseEstimator):
+    """Composition step by step, for students that are recurrent.
+
+    At step ``s``, each layer of student ``t`` reads, besides its own input, the hidden
+    state of the same layer of student ``t - 1`` at step ``s - 1``; at the first step,
+    zeros. Where student ``t - 1`` has no such layer, nothing is added. For
+    :class:`skbdistil.students.RecurrentNet` and its subclasses.
+
+    What a student computes at a step depends on earlier steps of the others only, so
+    that all students can take a step at the same time. With the other connections a
+    student waits for the last step of those before it.
+
+    See Also
+    --------
+    Lateral : Composition block by block, without delay.
+
+    References
+    ----------
+    .. [1] D. K. Dennis, A. Shetty, A. P. Sevekari, K. Koishida, V. Smith, "Progressive
+       Ensemble Distillation: Building Ensembles for Efficient Inference", section 4,
+       NeurIPS 2023, arXiv:2302.10093.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.ensemble import ProgressiveEnsemble, Recurrent
+    >>> from skbdistil.students import RecurrentNet
+    >>> ensemble = ProgressiveEnsemble((5, 3), n_outputs=2, connection=Recurrent())
+    >>> for _ in range(2):
+    ...     ensemble.append(ensemble.new_student(RecurrentNet))
+    >>> ensemble.students[1].backbone.blocks[0].rnn.input_size  # 3 channels, 16 states
+    19
+    """
+
+    _parameter_constraints = {}
 
 
 # Outputs up to which connection="auto" lets heads read the features of all students.
@@ -221,15 +319,16 @@ _NAMED = {
     "last": Last,
     "wide": Wide,
     "lateral": Lateral(),
+    "recurrent": Recurrent(),
 }
 
 
 def _check_connection(connection, estimator_name, *, auto=False):
-    """Connection as None, a :class:`Connection` class or a :class:`Lateral`.
+    """Connection as None, a :class:`Connection` class, or an object that says more.
 
     Parameters
     ----------
-    connection : None, str, type or Lateral
+    connection : None, str, type, Window, Lateral or Recurrent
     estimator_name : str
         Name of the estimator, for messages.
     auto : bool
@@ -237,10 +336,18 @@ def _check_connection(connection, estimator_name, *, auto=False):
 
     Returns
     -------
-    connection : None, type, Lateral or "auto"
+    connection : None, type, Window, Lateral, Recurrent or "auto"
     """
-    if isinstance(connection, Lateral):
+    if isinstance(connection, Window | Lateral):
         connection._validate_params()
+        if isinstance(connection, Window) and connection._join is None:
+            raise ValueError(
+                "The 'connection' parameter of Window must be 'dense', 'wide' or a "
+                "subclass of skbdistil.ensemble.Connection that reads all earlier "
+                f"students. Got {connection.connection!r} instead."
+            )
+        return connection
+    if isinstance(connection, Recurrent):
         return connection
     if isinstance(connection, type) and issubclass(connection, Connection):
         for name, allowed in _ATTRIBUTES.items():
@@ -260,9 +367,33 @@ def _check_connection(connection, estimator_name, *, auto=False):
     first = "'auto', " if auto else ""
     raise ValueError(
         f"The 'connection' parameter of {estimator_name} must be {first}None, 'dense', "
-        "'last', 'wide', 'lateral', a Lateral(...) or a subclass of "
-        f"skbdistil.ensemble.Connection. Got {connection!r} instead."
+        "'last', 'wide', 'lateral', 'recurrent', a Window(...), a Lateral(...) or a "
+        f"subclass of skbdistil.ensemble.Connection. Got {connection!r} instead."
     )
+
+
+def _first_read(connection, position):
+    """Position of the first student whose features a student reads.
+
+    Parameters
+    ----------
+    connection : type, Window, Lateral or Recurrent
+    position : int
+        Position of the student.
+
+    Returns
+    -------
+    first : int
+    """
+    if isinstance(connection, Recurrent):
+        earlier = 1
+    elif isinstance(connection, type):
+        earlier = connection.reads
+    else:
+        earlier = connection.earlier
+    if earlier == "all":
+        return 0
+    return max(0, position - (1 if earlier == "last" else earlier))
 
 
 def _auto_connection(ladder, input_shape, n_outputs, shared_blocks=1):
@@ -374,6 +505,36 @@ class _LateralStudent(nn.Module):
         return self.head(backbone.pool(maps)), tuple(activations[:-1])
 
 
+class _RecurrentStudent(nn.Module):
+    """A student composed step by step; `forward` as for :class:`_Student`.
+
+    Parameters
+    ----------
+    backbone : RecurrentNet
+        Whose layers have inputs for the states that they read.
+    head : torch.nn.Linear
+    """
+
+    def __init__(self, backbone, head):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, x, earlier=()):
+        backbone = self.backbone
+        read = earlier[-1][: len(backbone.blocks)] if earlier else ()
+        maps = backbone.prepare(x)
+        activations = []
+        for block, states in zip_longest(backbone.blocks, read):
+            if states is not None:
+                # A step late, behind zeros at the first one.
+                late = functional.pad(states[:, :-1], (0, 0, 1, 0))
+                maps = torch.cat([maps, late], dim=backbone.channel_dim)
+            maps = block(maps)
+            activations.append(maps)
+        return self.head(backbone.pool(maps)), tuple(activations)
+
+
 class ProgressiveEnsemble(nn.Module):
     """Students whose running mean approaches the teacher.
 
@@ -385,8 +546,9 @@ class ProgressiveEnsemble(nn.Module):
     n_outputs : int
         Number of scores L.
 
-    connection : {"dense", "last", "wide", "lateral"}, None, \
-            :class:`Connection` subclass or :class:`Lateral`, default="dense"
+    connection : {"dense", "last", "wide", "lateral", "recurrent"}, None, \
+            :class:`Connection` subclass, :class:`Window`, :class:`Lateral` or \
+            :class:`Recurrent`, default="dense"
         How a student uses what earlier students computed.
 
     input_mean, input_scale : torch.Tensor or None, default=None
@@ -544,6 +706,8 @@ class ProgressiveEnsemble(nn.Module):
         """
         if isinstance(self.connection, Lateral):
             student = self._new_lateral_student(factory)
+        elif isinstance(self.connection, Recurrent):
+            student = self._new_recurrent_student(factory)
         else:
             student = self._new_plain_student(factory, n_features)
         student.factory = factory
@@ -567,12 +731,15 @@ class ProgressiveEnsemble(nn.Module):
             dtype = torch.int64 if self.integer_input else None
             example = torch.zeros((2, *self.input_shape), dtype=dtype)
             n_features = _feature_size(backbone, example)
+        connection = self.connection
+        if isinstance(connection, Window):
+            connection = connection._join
         join = None
-        if self.connection is not None and len(self):
+        if connection is not None and len(self):
             earlier = [
                 self.students[position].n_passed for position in self.read_by(len(self))
             ]
-            join = self.connection(n_features, earlier)
+            join = connection(n_features, earlier)
             if run:
                 _check_join(join, n_features, earlier)
         n_joined = n_features if join is None else join.n_joined
@@ -580,7 +747,7 @@ class ProgressiveEnsemble(nn.Module):
             backbone,
             join,
             nn.Linear(n_joined, self.n_outputs),
-            exposes=self.connection is not None,
+            exposes=connection is not None,
         )
         student.n_features = n_features
         student.n_passed = n_features if student.passes_own else n_joined
@@ -601,8 +768,7 @@ class ProgressiveEnsemble(nn.Module):
         extra = [0] * len(backbone.blocks)
         if len(self):
             students = list(enumerate(self.students))
-            if self.connection.earlier == "last":
-                students = students[-1:]
+            students = students[_first_read(self.connection, len(self)) :]
             for position in range(shared + 1, len(backbone.blocks)):
                 for _, student in students:
                     block = position - 1 - student.first
@@ -612,14 +778,7 @@ class ProgressiveEnsemble(nn.Module):
                 ours, theirs = backbone.widths, self.students[0].backbone.widths
                 extra[shared] = theirs[shared - 1] - ours[shared - 1]
             sources = [(index, student.exposes_from) for index, student in students]
-        try:
-            backbone = factory(self.input_shape, extra=tuple(extra))
-        except TypeError as error:
-            raise ValueError(
-                "Lateral connections need a backbone that takes the keyword 'extra', "
-                "the channels that each block reads from earlier students. "
-                f"{_describe(backbone)} does not: {error}"
-            ) from error
+        backbone = _build_with_extra(factory, self.input_shape, extra, backbone)
         first = shared if len(self) else 0
         backbone.blocks = backbone.blocks[first:]
         student = _LateralStudent(
@@ -631,6 +790,24 @@ class ProgressiveEnsemble(nn.Module):
             exposes_from=shared if len(self) else max(shared - 1, 0),
         )
         student.n_features = backbone.widths[-1]
+        return student
+
+    def _new_recurrent_student(self, factory):
+        backbone = _build_backbone(factory, self.input_shape)
+        if not isinstance(backbone, RecurrentNet):
+            raise ValueError(
+                "Recurrent connections need students that derive from "
+                f"skbdistil.students.RecurrentNet. {_describe(backbone)} does not; use "
+                "connection='dense'."
+            )
+        if len(self):
+            n_layers = len(backbone.widths)
+            read = self.students[-1].backbone.widths[:n_layers]
+            extra = [*read, *[0] * (n_layers - len(read))]
+            backbone = _build_with_extra(factory, self.input_shape, extra, backbone)
+        n_features = backbone.widths[-1]
+        student = _RecurrentStudent(backbone, nn.Linear(n_features, self.n_outputs))
+        student.n_features = n_features
         return student
 
     @torch.no_grad()
@@ -682,13 +859,9 @@ class ProgressiveEnsemble(nn.Module):
         connection = self.connection
         if connection is None or position == 0:
             return []
-        reads = (
-            connection.earlier if isinstance(connection, Lateral) else connection.reads
-        )
-        if reads == "all":
-            return list(range(position))
+        read = list(range(_first_read(connection, position), position))
         shared = isinstance(connection, Lateral) and connection.shared_blocks
-        return sorted({0, position - 1} if shared else {position - 1})
+        return [0, *read] if shared and read[0] > 0 else read
 
     def like(self):
         """Return a tensor of the dtype and on the device of the ensemble.
@@ -852,22 +1025,28 @@ class StageState:
         self._students = list(ensemble.students)
         self.x = ensemble.scale(x)
         self.earlier = []
+        self._read = []
         self.mean = None
         self.n_stages = 0
 
     def advance(self):
         """Run the next student."""
         student = self._students[self.n_stages]
-        scores, activations = student(self.x, self.earlier)
+        scores, activations = self._run(student)
         if self.mean is not None:
             scores = torch.addcmul(scores, self.mean, student.carry)
         self.mean = scores
         self.earlier.append(activations)
         self.n_stages += 1
         # What the last student has read, and no later one will, is freed.
-        before_last = self.n_stages - 2
-        if before_last >= 0 and before_last not in self.ensemble.read_by(self.n_stages):
-            self.earlier[before_last] = ()
+        read = self.ensemble.read_by(self.n_stages)
+        for position in set(self._read).difference(read):
+            self.earlier[position] = ()
+        self._read = read
+
+    def _run(self, student):
+        """Scores of the head of the next student, and its activations."""
+        return student(self.x, self.earlier)
 
     def output_mean(self):
         """Running mean of the students run so far, in the units of the output.
@@ -928,6 +1107,18 @@ def _build_backbone(factory, input_shape):
             f"{factory!r} returned {type(backbone).__name__}."
         )
     return backbone
+
+
+def _build_with_extra(factory, input_shape, extra, backbone):
+    """Build a backbone again, whose blocks also read maps of earlier students."""
+    try:
+        return factory(input_shape, extra=tuple(extra))
+    except TypeError as error:
+        raise ValueError(
+            "Lateral and recurrent connections need a backbone that takes the keyword "
+            "'extra', the channels that each block reads from earlier students. "
+            f"{_describe(backbone)} does not: {error}"
+        ) from error
 
 
 def _check_join(join, n_features, earlier):

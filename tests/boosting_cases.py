@@ -8,7 +8,7 @@ import torch
 from skbdistil._boosting._game import BoostingGame
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData
-from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
+from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble, Window
 from skbdistil.objectives import DistillationObjective, _StudentLoss
 from skbdistil.students import MLP
 
@@ -34,6 +34,8 @@ CONNECTIONS = [
     Lateral("last"),
     Lateral("last", shared_blocks=1),
     Lateral(shared_blocks=1),
+    Lateral(2, shared_blocks=1),
+    Window(2),
     Sum,
 ]
 

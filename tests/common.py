@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from skbdistil.ensemble import Lateral
+from skbdistil.ensemble import Lateral, Window
 from skbdistil.students import MLP
 
 # Students that are there soon; any of them passes the search.
@@ -28,7 +28,11 @@ CHECKED = {
     "random_state": 0,
 }
 
-CONNECTIONS = [None, "dense", "last", "lateral", Lateral(shared_blocks=1)]
+CONNECTIONS = [
+    *(None, "dense", "last", "lateral"),
+    Lateral(shared_blocks=1),
+    Window(1, connection="wide"),
+]
 
 COMBINATIONS = ["mean", "sum", "learned"]
 

@@ -24,7 +24,7 @@ from skbdistil import BDistilClassifier, BDistilRegressor, TorchTeacher
 from skbdistil import costs as costs_module
 from skbdistil.costs import Costs, StageCosts, module_costs, stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
+from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble, Window
 from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.stages import stage_cost
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
@@ -1087,6 +1087,8 @@ def assert_sums_to_the_whole(costs, ensemble, x):
         # features of the earlier students that the map of a connection reads
         ("dense", [0, 1, 2]),
         ("last", [0, 1, 1]),
+        (Window(1), [0, 1, 1]),
+        (Window(2), [0, 1, 2]),
     ],
 )
 def test_students_joined_by_their_features(name, connection, n_read):
@@ -1109,7 +1111,13 @@ def test_students_joined_by_their_features(name, connection, n_read):
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(
-    ("connection", "n_read"), [("lateral", [0, 1, 2]), (Lateral("last"), [0, 1, 1])]
+    ("connection", "n_read"),
+    [
+        ("lateral", [0, 1, 2]),
+        (Lateral("last"), [0, 1, 1]),
+        (Lateral(1), [0, 1, 1]),
+        (Lateral(2), [0, 1, 2]),
+    ],
 )
 def test_students_joined_block_by_block(name, connection, n_read):
     backbone = BACKBONES[name]

@@ -19,7 +19,9 @@ from skbdistil.ensemble import (
     Last,
     Lateral,
     ProgressiveEnsemble,
+    Recurrent,
     Wide,
+    Window,
     _auto_connection,
     _check_connection,
 )
@@ -61,6 +63,9 @@ CONNECTIONS = {
     "lateral_last": Lateral("last"),
     "lateral_shared1": Lateral(shared_blocks=1),
     "lateral_shared2": Lateral("last", shared_blocks=2),
+    "lateral_window": Lateral(2, shared_blocks=1),
+    "dense_window": Window(2),
+    "wide_window": Window(2, connection="wide"),
     "user": Gate,
 }
 
@@ -129,10 +134,11 @@ def _joined_by_hand(name, ensemble, x):
     for t, student in enumerate(ensemble.students):
         own = h = _own_features(student.backbone, x)
         if t > 0:
-            if name == "wide":
-                h = torch.cat([h, *joined], 1)
-            elif name == "dense":
-                h = torch.cat([h, *joined], 1)
+            read = joined[-2:] if name.endswith("window") else joined
+            if name.startswith("wide"):
+                h = torch.cat([h, *read], 1)
+            elif name.startswith("dense"):
+                h = torch.cat([h, *read], 1)
                 h = _linear(student.join.linear, h).clamp(min=0)
             elif name == "last":
                 h = torch.cat([h, joined[-1]], 1)
@@ -143,9 +149,14 @@ def _joined_by_hand(name, ensemble, x):
                 ]
                 h = h / (1 + torch.exp(-sum(terms)))
         # What later students read of this one.
-        joined.append(own if name == "wide" else h)
+        joined.append(own if name.startswith("wide") else h)
         scores.append(_linear(student.head, h))
     return scores
+
+
+def _within_window(earlier, students):
+    """Those of the students before one that it reads."""
+    return students[-{"all": 0, "last": 1}.get(earlier, earlier) :]
 
 
 def _lateral_by_hand(lateral, ensemble, x):
@@ -161,7 +172,7 @@ def _lateral_by_hand(lateral, ensemble, x):
         if t > 0 and shared:
             blocks = list(ensemble.students[0].backbone.blocks[:shared]) + blocks
         own, previous = [], backbone.prepare(x)
-        readable = maps[-1:] if lateral.earlier == "last" else maps
+        readable = _within_window(lateral.earlier, maps)
         for b, block in enumerate(blocks):
             read = [previous]
             # The map of the last shared block is the same for all: it is read once.
@@ -495,14 +506,15 @@ def _mlp_stage_by_hand(name, t, shape, widths):
         lateral = CONNECTIONS[name]
         lateral = Lateral() if lateral == "lateral" else lateral
         shared = lateral.shared_blocks
-        read = widths[:t][-1:] if lateral.earlier == "last" else widths[:t]
+        read = _within_window(lateral.earlier, widths[:t])
         for b in range(max(shared, 0) + 1, len(own)):
             inputs[b] += sum(other[b - 1] for other in read)
         if shared and t > 0:
             inputs[shared] = widths[0][shared - 1]
             inputs, outputs = inputs[shared:], outputs[shared:]
-    elif t > 0 and name not in ("none", "wide"):
-        last = [other[-1] for other in widths[:t]]
+    last = [other[-1] for other in widths[:t]]
+    last = last[-2:] if name.endswith("window") else last
+    if t > 0 and name.startswith(("dense", "last", "user")):
         if name == "user":
             inputs += last
             outputs += [own[-1]] * t
@@ -510,8 +522,7 @@ def _mlp_stage_by_hand(name, t, shape, widths):
             inputs.append(own[-1] + (last[-1] if name == "last" else sum(last)))
             outputs.append(own[-1])
     # What the head reads.
-    earlier = [other[-1] for other in widths[:t]] if name == "wide" else []
-    inputs.append(own[-1] + sum(earlier))
+    inputs.append(own[-1] + (sum(last) if name.startswith("wide") else 0))
     outputs.append(N_OUTPUTS)
     macs = sum(i * o for i, o in zip(inputs, outputs, strict=True))
     return macs, sum(outputs)
@@ -638,6 +649,9 @@ def test_names_of_connections():
     mine = Lateral("last", shared_blocks=1)
     assert _check_connection(mine, "Owner") is mine
     assert clone(mine).get_params() == mine.get_params()
+    assert isinstance(_check_connection("recurrent", "Owner"), Recurrent)
+    for mine in (Recurrent(), Window(3), Window("all", connection=Gate)):
+        assert _check_connection(mine, "Owner") is mine
 
 
 narrow, wide = (partial(ConvNet2d, channels=widths) for widths in ((2, 3), (4, 6)))
@@ -706,16 +720,33 @@ def test_unknown_connection_is_named(connection):
 
 
 @pytest.mark.parametrize(
-    ("lateral", "message"),
+    ("connection", "message"),
     [
         (Lateral("first"), "'earlier' parameter of Lateral"),
         (Lateral(shared_blocks=-1), "'shared_blocks' parameter of Lateral"),
         (Lateral(shared_blocks=0.5), "'shared_blocks' parameter of Lateral"),
+        (Lateral(0), "'earlier' parameter of Lateral"),
+        (Window(0), "'earlier' parameter of Window"),
+        (Window(1.5), "'earlier' parameter of Window"),
+        (Window(None), "'earlier' parameter of Window"),
+        (Window(2, connection="last"), "must be 'dense', 'wide' or .*Got 'last'"),
+        (Window(2, connection=Last), "reads all earlier students. Got .*Last"),
+        (Window(2, connection=Lateral()), r"must be 'dense', .*Got Lateral\(\)"),
+        (Window(2, connection=None), "must be 'dense', .*Got None"),
     ],
 )
-def test_lateral_is_validated(lateral, message):
+def test_objects_that_connect_are_validated(connection, message):
     with pytest.raises(ValueError, match=message):
-        ProgressiveEnsemble((6,), N_OUTPUTS, connection=lateral)
+        ProgressiveEnsemble((6,), N_OUTPUTS, connection=connection)
+
+
+def test_window_of_all_or_of_one_is_the_connection_by_name():
+    for window, name in ((Window("all"), "dense"), (Window(1), "last")):
+        ensemble, expected = _build("mlp", window), _build("mlp", name)
+        x = _rows(ensemble)
+        for mean, other in zip(ensemble.stages(x), expected.stages(x), strict=True):
+            assert torch.equal(mean, other)
+        assert _hash(ensemble) == _hash(expected)
 
 
 class _Returns(nn.Module):

@@ -41,7 +41,7 @@ from common import Embedded
 from skbdistil import BDistilClassifier, BDistilRegressor, export
 from skbdistil.costs import stage_costs
 from skbdistil.early_exit import EarlyExitClassifier
-from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble
+from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble, Window
 from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.export import to_onnx, to_single_onnx, to_torch, to_torch_export
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
@@ -76,6 +76,8 @@ CONNECTIONS = {
     "lateral": "lateral",
     "lateral_last": Lateral("last"),
     "lateral_shared": Lateral(shared_blocks=1),
+    "recurrent": "recurrent",
+    "window": Window(2),
     "user": FirstOnly,
 }
 
@@ -84,11 +86,13 @@ CONNECTIONS = {
 # one takes the size of its initial state from an input; lateral ones see its blocks.
 CASES = [
     *[("mlp", name, 3) for name in ("none", "last", "lateral_last", "user")],
+    ("mlp", "window", 4),
     ("mlp", "lateral_shared", 2),
     ("conv2d", "lateral_shared", 2),
     ("gray", "dense", 2),
     ("gru", "last", 3),
     ("deep_gru", "lateral_shared", 2),
+    ("deep_gru", "recurrent", 3),
 ]
 
 # Any student passes: the search is not what is tested here.
@@ -229,6 +233,8 @@ def test_every_stage_is_that_of_the_estimator(
         "last": [f"kept_{n_stages - 1}_0"],
         "user": ["kept_1_0"],
         "lateral_last": [f"kept_{n_stages - 1}_0", f"kept_{n_stages - 1}_1"],
+        "recurrent": [f"kept_{n_stages - 1}_{layer}" for layer in range(3)],
+        "window": [f"kept_{stage}_0" for stage in (n_stages - 2, n_stages - 1)],
     }
     if connection in kept:
         scores = f"scores_{n_stages - 1}"

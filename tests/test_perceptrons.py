@@ -15,8 +15,10 @@ from torch import nn
 
 from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor, _perceptrons
-from skbdistil.ensemble import Connection, Dense, ProgressiveEnsemble
+from skbdistil.ensemble import Connection, Dense, ProgressiveEnsemble, Window
 from skbdistil.students import MLP, ConvNet2d
+
+CONNECTIONS = [None, "dense", "last", "wide", Window(2), Window(2, connection="wide")]
 
 # Below and above the number of rows from which on torch computes.
 SIZES = [1, 7, _perceptrons._TORCH_ROWS + 9]
@@ -80,9 +82,9 @@ def is_fast(ensemble):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("n_rows", SIZES)
 @pytest.mark.parametrize("n_ahead", [0, 2, 3])
-@pytest.mark.parametrize("connection", [None, "dense", "last", "wide"])
+@pytest.mark.parametrize("connection", CONNECTIONS, ids=str)
 @pytest.mark.parametrize(
-    "hidden", [[(6,)], [(6,)] * 3, [(3,), (5, 4), (8, 2, 7)]], ids=str
+    "hidden", [[(6,)], [(6,)] * 4, [(3,), (5, 4), (8, 2, 7)]], ids=str
 )
 def test_scores_are_those_of_the_modules(connection, hidden, n_ahead, n_rows, dtype):
     ensemble = perceptrons(connection, hidden, dtype)
@@ -91,7 +93,7 @@ def test_scores_are_those_of_the_modules(connection, hidden, n_ahead, n_rows, dt
 
 
 @pytest.mark.parametrize("n_rows", SIZES)
-@pytest.mark.parametrize("connection", [None, "dense", "last", "wide"])
+@pytest.mark.parametrize("connection", CONNECTIONS, ids=str)
 def test_rows_that_are_selected_go_on_as_before(connection, n_rows):
     ensemble, x = perceptrons(connection), rows(n_rows)
     expected = fast_stages(ensemble, x)
@@ -318,6 +320,7 @@ class _Signed(Dense):
         ("dense", _Doubled),
         (_Sum, MLP),
         (_Signed, MLP),
+        (Window(1, connection=_Signed), MLP),
         ("lateral", partial(MLP, hidden=(4, 4))),
     ],
 )

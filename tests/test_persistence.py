@@ -1139,6 +1139,8 @@ VALUES = [
     {"$array": ["<f8", [1, 2], [1.0, 2.0]]}, {"$array": ["V8", [1], [1]]},
     {"$partial": [{"$part": "MLP"}, [[]], {"hidden": [2]}]},
     {"$estimator": {"class": "Lateral", "params": {}}},
+    {"$estimator": {"class": "Recurrent", "params": {}}},
+    {"$estimator": {"class": "Window", "params": {"earlier": 2}}},
 ]  # fmt: skip
 
 

@@ -28,8 +28,8 @@ from skbdistil._boosting._rows import (
     n_batches,
     resolve_device,
 )
-from skbdistil.ensemble import Lateral, ProgressiveEnsemble
-from skbdistil.students import ConvNet2d
+from skbdistil.ensemble import Lateral, ProgressiveEnsemble, Recurrent, Window
+from skbdistil.students import ConvNet2d, RecurrentNet
 
 pytestmark = pytest.mark.usefixtures("seeded_torch")
 
@@ -185,6 +185,14 @@ READ_BY_THE_FIFTH = [
     ("last", [3]),
     (Lateral("last"), [3]),
     (Lateral("last", shared_blocks=1), [0, 3]),
+    (Lateral(2), [2, 3]),
+    (Lateral(2, shared_blocks=1), [0, 2, 3]),
+    (Lateral(4, shared_blocks=1), [0, 1, 2, 3]),
+    (Window("last"), [3]),
+    (Window(3), [1, 2, 3]),
+    (Window(9), [0, 1, 2, 3]),
+    (Window("all", connection="wide"), [0, 1, 2, 3]),
+    (Recurrent(), [3]),
     ("dense", [0, 1, 2, 3]),
     (Lateral(shared_blocks=1), [0, 1, 2, 3]),
 ]
@@ -214,10 +222,13 @@ def test_cache_holds_and_gathers_only_what_is_read(connection, read):
 
 @pytest.mark.parametrize(("connection", "read"), READ_BY_THE_FIFTH)
 def test_a_pass_over_the_students_frees_what_is_read_no_more(connection, read):
-    ensemble = make_rows(
-        connection=connection, n_previous=5, student=DEEP_STUDENT
-    ).ensemble
-    state = ensemble.start(torch.randn(6, 4))
+    shape, student = (4,), DEEP_STUDENT
+    if isinstance(connection, Recurrent):
+        shape, student = (5, 4), RecurrentNet
+    ensemble = ProgressiveEnsemble(shape, 2, connection=connection)
+    for _ in range(5):
+        ensemble.append(ensemble.new_student(student))
+    state = ensemble.start(torch.randn(6, *shape))
     maps = []
     with torch.no_grad():
         for _ in range(4):

@@ -510,10 +510,8 @@ def held_bytes(ladder, ensemble, n_students):
     samples = [_sample(ensemble, factory, min(2, n_students)) for factory in ladder]
     counted, _ = costs._count_stages(samples[0], samples[0].example())
     of_student = counted.activation_bytes
-    # A student that does not read all three before it stands for all later ones. What
-    # it reads is there at once with what it leaves.
-    n_read = len(ensemble.read_by(3))
-    n_held = n_students if n_read == 3 else min(n_read + 1, n_students)
+    # What the last student reads is there at once with what it leaves.
+    n_held = len(ensemble.read_by(n_students - 1)) + 1
     n_bytes = int(of_student.sum() + (n_held - len(of_student)) * of_student[-1])
     return n_bytes * ensemble.dtype.itemsize // samples[0].dtype.itemsize
 
