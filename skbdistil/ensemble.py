@@ -533,6 +533,7 @@ class ProgressiveEnsemble(nn.Module):
             student = self._new_lateral_student(factory)
         else:
             student = self._new_plain_student(factory, n_features)
+        self._check_padding(student.backbone)
         student.factory = factory
         student.register_buffer("carry", torch.ones(()))
         student.never_trained = {
@@ -544,6 +545,19 @@ class ProgressiveEnsemble(nn.Module):
         if n_features is None:
             self._check_run(student)
         return student
+
+    def _check_padding(self, backbone):
+        """Refuse padding that cannot be told from other numbers once it is scaled."""
+        if (
+            self.input_factor is None
+            or getattr(backbone, "padding_value", None) is None
+        ):
+            return
+        raise ValueError(
+            f"{_describe(backbone)} finds padding by padding_value="
+            f"{backbone.padding_value!r}, which scaling changes. Pass "
+            "input_scaling=None, and scale rows before they are filled up."
+        )
 
     def _new_plain_student(self, factory, n_features):
         backbone = _build_backbone(factory, self.input_shape)
