@@ -35,7 +35,7 @@ from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
 from skbdistil.objectives import DistillationObjective
-from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, EmbeddingNet, RecurrentNet
 
 __all__ = [
     "BACKBONES",
@@ -79,7 +79,7 @@ ESTIMATORS = {
 }
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
-BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
+BACKBONES = {MLP, RecurrentNet, EmbeddingNet, *CONVOLUTIONAL}
 PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
 #: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,

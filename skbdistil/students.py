@@ -185,8 +185,10 @@ class _MeanEmbedding(nn.Module):
 
     def forward(self, ids):
         table = self.embedding
+        # In an ONNX graph, negative numbers would count from the end.
+        known = torch.where(ids < 0, table.num_embeddings, ids)
         try:
-            total = table(ids).sum(1)
+            total = table(known).sum(1)
         except IndexError as error:
             raise ValueError(
                 "EmbeddingNet reads token ids from 0 to num_embeddings - 1 = "
@@ -664,7 +666,8 @@ class RecurrentNet(Backbone):
                 f" Got {cell!r} instead."
             )
         hidden = _widths(hidden, "hidden", self)
-        self.widths = tuple(width + masked for width in hidden)
+        # The mask is a channel that no layer computes with, and no feature.
+        self.widths = (*(width + masked for width in hidden[:-1]), hidden[-1])
         inputs = _inputs_of_blocks(input_shape[-1] + masked, self.widths, extra)
         self.blocks = nn.ModuleList()
         for n_in, n_out in zip(inputs, hidden, strict=True):
