@@ -101,7 +101,7 @@ class ShiftedBatches:
             yield {"x": x}, targets
 
 
-def shifted(images, most=4):
+def shifted(images, most=2):
     """Images, each moved by up to so many pixels and flipped or not."""
     n, _, height, width = images.shape
     padded = functional.pad(images, (most,) * 4)
@@ -119,7 +119,7 @@ def fashion(part, n_rows):
     return np.float32(images.reshape(-1, 1, 28, 28)) / 255, np.int64(labels)
 
 
-def fashion_teacher(images, labels, seed, epochs=8):
+def fashion_teacher(images, labels, seed, epochs=12):
     """Convolutional network, trained on shifted and flipped images."""
     torch.manual_seed(seed)
     module = nn.Sequential(
