@@ -262,8 +262,8 @@ def keys(options):
                 "epochs": options.epochs,
             }
     elif options.part == "teacher_on":
-        for seed in range(options.seeds):
-            for kind in ("no views", "clean", "view"):
+        for kind in ("clean", "view", "no views"):
+            for seed in range(options.seeds):
                 yield {
                     "teacher_on": kind,
                     "seed": seed,

@@ -84,8 +84,8 @@ class Items(Dataset):
 # %%
 # A teacher
 # ---------
-# It is called as ``module(input_ids=..., attention_mask=...)`` and returns a dict. While
-# it is trained, three words in ten are hidden, so that it does not learn rows by heart.
+# It is called as ``module(input_ids=..., attention_mask=...)`` and gives a dict. While
+# it is trained, three words in ten are hidden, or it would learn the rows by heart.
 
 
 class Encoder(nn.Module):
