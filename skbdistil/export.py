@@ -282,8 +282,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     All arithmetic of the students is float32. Rows ``x`` are scaled before they are
     cast, since features that lie far from zero would lose their digits. Their dtype is
     that of the estimator, float32 or float64, and float64 where transforms are
-    exported. Students that take integers, fitted with ``input_scaling=None``, get int64;
-    transforms before them are not exported.
+    exported. Students that take integers, fitted with ``input_scaling=None``, get
+    int64, and transforms before them are not exported.
 
     Transforms of pipelines are part of the first stage, which then takes rows as the
     pipeline gets them, with columns by position:
