@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from skbdistil._arrays import (
     READY_DTYPES,
     LazyRows,
+    as_tensor,
     from_torch,
     native_dtype,
     row_chunks,
@@ -268,7 +269,7 @@ def _with_tensor(batch):
     """Rows as tensors, which processes share and for which memory is pinned."""
     positions, rows, labels = batch
     if isinstance(rows, dict):
-        rows = {name: torch.from_numpy(values) for name, values in rows.items()}
+        rows = {name: as_tensor(values) for name, values in rows.items()}
     else:
         rows = torch.from_numpy(rows)
     return positions, rows, labels

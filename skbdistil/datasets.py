@@ -144,6 +144,9 @@ class Columns(Dataset):
     TypeError
         If the dataset has no length or no index.
 
+    ValueError
+        If `teacher` is a single name.
+
     See Also
     --------
     Views : A dataset, and the views of its rows that training sees.
@@ -181,6 +184,11 @@ class Columns(Dataset):
 
     def __init__(self, dataset, *, students, teacher=None, label=None):
         _check_map_style(dataset)
+        if isinstance(teacher, str):
+            raise ValueError(
+                "The 'teacher' parameter of Columns must be a list of names or None. "
+                f"Got {teacher!r} instead; pass [{teacher!r}]."
+            )
         self.dataset = dataset
         self.students = students
         self.teacher = teacher

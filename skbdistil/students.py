@@ -42,6 +42,10 @@ class Backbone(nn.Module):
     channel_dim : int
         Axis of the channels in these maps.
 
+    padding_value : float or None
+        What fills up short rows. `None` in backbones that do not look for it; others
+        refuse rows that are scaled.
+
     See Also
     --------
     MLP, ConvNet2d, ConvNet1d, RecurrentNet, EmbeddingNet : The backbones of the
@@ -69,7 +73,6 @@ class Backbone(nn.Module):
 
     channel_dim = 1
 
-    # What fills up rows that are shorter than others, where the backbone looks for it.
     padding_value = None
 
     def prepare(self, x):

@@ -186,6 +186,11 @@ def test_entry_that_is_missing_or_unfit_raises(teacher, rows, message):
         fitted(teacher, rows)
 
 
+def test_single_name_of_the_teacher_raises():
+    with pytest.raises(ValueError, match=r"list of names or None\. Got 'mask'"):
+        columns(teacher="mask")
+
+
 def test_entries_of_the_teacher_of_several_lengths_raise(teacher):
     class Ragged(Items):
         def __getitem__(self, index):
