@@ -262,7 +262,7 @@ def keys(options):
                 "epochs": options.epochs,
             }
     elif options.part == "teacher_on":
-        for kind in ("clean", "view", "no views"):
+        for kind in ("clean", "view"):
             for seed in range(options.seeds):
                 yield {
                     "teacher_on": kind,
@@ -282,8 +282,6 @@ def teacher_on(key):
     options = {"iterator_train": ShiftedBatches}
     if key["teacher_on"] == "view":
         options["iterator_train__teacher"] = teacher
-    elif key["teacher_on"] == "no views":
-        options = {}
     net = NeuralNet(None, criterion=None, optimizer=torch.optim.AdamW, **options)
     clf = BDistilClassifier(
         TorchTeacher(teacher),
