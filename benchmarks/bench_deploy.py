@@ -301,7 +301,7 @@ def compare_precisions(folder, X_held_out, X, n_repeats):
     """Print latency, bytes and agreement with float32 of stages in lower precision."""
     session = partial(ProgressiveSession, early_exit=False, n_threads=1)
     folders = {"float32": folder / "onnx"}
-    for precision in ("float16", "int8_dynamic", "int8_static", "auto"):
+    for precision in ("float16", "int8_dynamic", "int8_static", "int4", "auto"):
         folders[precision] = folder / precision
         report = lower_precision(
             folders["float32"], folders[precision], precision, X=X_held_out

@@ -21,6 +21,7 @@ GALLERY = [
     "plot_labels_only.py",
     "plot_image_views.py",
     "plot_text.py",
+    "plot_several_outputs.py",
     "plot_accuracy_latency.py",
     "plot_early_exit.py",
     "plot_teacher_last.py",
@@ -29,6 +30,7 @@ GALLERY = [
     "plot_certificate.py",
     "plot_resume.py",
     "plot_deployment.py",
+    "plot_precision.py",
     "*",
 ]
 

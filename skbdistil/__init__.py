@@ -25,6 +25,7 @@ _SUBMODULES = [
     "ensemble",
     "exceptions",
     "export",
+    "exported",
     "inspection",
     "intervals",
     "latency",

@@ -45,6 +45,7 @@ from skbdistil._boosting._loop import Round
 from skbdistil._boosting._plan import (
     FitData,
     auto_connection,
+    first_rounds,
     make_plan,
     set_up,
     split_rows,
@@ -370,6 +371,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         )
         self._check_n_stages()
         self._check_checkpoint()
+        first_stages = self._first_stages(earlier)
 
         # The rows, and what the teacher says of them.
         X = _indexable(from_torch(X))
@@ -433,6 +435,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             train, valid = self._split(data, train_rows, valid_rows)
             if transfers:
                 train = train.extended(x_transfers, transfer_scores)
+            first_stages = self._checked_stages(first_stages, data.scores.shape[1])
             if earlier is None:
                 if connection == "auto":
                     connection = auto_connection(
@@ -440,11 +443,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                         input_shape,
                         data.scores.shape[1],
                         estimator_name,
+                        # What student 1 learns for its outputs may not do for others.
+                        shared_blocks=int(first_stages is None),
                     )
                 ensemble = self._new_ensemble(train, connection, device, notes)
             else:
                 ensemble = copy.deepcopy(self.ensemble_)
                 ensemble.to(device, getattr(torch, self.dtype))
+            ensemble.first_stages = first_stages
             ranks.check_same("The training rows", train.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
@@ -506,6 +512,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             )
             vars(self).update(fitted)
             notes += self._idle_note()
+            notes += self._untrained_note()
             if problem:
                 notes.append(CostsUnknownWarning(problem))
 
@@ -891,6 +898,39 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 "More than half of the features are the same for all rows, and so do "
                 f"nothing, in the student(s) {idle}; see idle_features_. Lower "
                 "'learning_rate', or normalise the features of the backbone."
+            )
+        ]
+
+    def _first_stages(self, earlier):
+        """Stage from which each output is trained; None without a schedule."""
+        return None
+
+    def _checked_stages(self, first_stages, n_outputs):
+        """The same for the outputs that there are; None where all are of stage 1."""
+        if first_stages is None:
+            return None
+        if len(first_stages) != n_outputs:
+            raise ValueError(
+                f"The 'output_schedule' parameter of {type(self).__name__} names "
+                f"{len(first_stages)} output(s), and the teacher has {n_outputs}. Each "
+                "output must be in one group."
+            )
+        return first_stages if (first_stages > 1).any() else None
+
+    def _untrained_note(self):
+        """A warning where boosting has ended before the round of some outputs."""
+        first_stages = self.ensemble_.first_stages
+        n_planned = self._round_limit or self.n_estimators
+        if first_stages is None or self.n_estimators_ >= n_planned:
+            return []
+        outputs = np.flatnonzero(first_stages > self.n_estimators_).tolist()
+        if not outputs:
+            return []
+        return [
+            UserWarning(
+                f"{type(self).__name__} has not trained the output(s) {outputs}: it "
+                f"ended with {self.n_estimators_} student(s), and their round comes "
+                "later. They are predicted as the mean of the teacher's values."
             )
         ]
 
@@ -2079,6 +2119,17 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     n_estimators : int, default=6
         Number of students T; boosting may stop with fewer.
 
+    output_schedule : list of list of int or None, default=None
+        Groups of outputs, by their numbers from 0 on, of which each round adds one:
+        round r trains the outputs of the groups 1 to r, and the rounds after the last
+        group train all outputs. Before its first round an output is predicted as the
+        mean of the teacher's values; the t of `combine`, the game and the certificate
+        count from there, so that its first student is all there is of it. Each output
+        must be in one group. More groups than `n_estimators` are allowed with
+        `warm_start` only, for later fits to train. ``connection="auto"`` then shares no
+        first block, which would be trained for the first group alone. None: all outputs
+        from the first round on.
+
     connection : {"auto", "dense", "last", "wide", "lateral"}, None, \
             :class:`~skbdistil.ensemble.Lateral` or \
             :class:`~skbdistil.ensemble.Connection` subclass, default="auto"
@@ -2231,7 +2282,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     student_edges_ : ndarray of shape (n_students, n_outputs)
         Edges ``sum_i (K+ - K-)(f - g)`` of each student under the weights of its
-        round, of standardised targets.
+        round, of standardised targets. 0 for outputs that the round does not train.
 
     certificate_ : Certificate
         ``bound``, ``actual`` and ``mean``, of shape (n_students, n_outputs): the bound
@@ -2240,7 +2291,11 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         targets. ``step``, of shape (n_students,): ``eta * max |f_t - g|``; the bound is
         infinite from the round on in which this exceeds 1.7932. ``potential``, of the
         shape of ``bound``: a bound on the same error that needs no condition on the
-        steps.
+        steps. Of an output that no round has trained yet, both bounds are infinite, and
+        the errors are those of the mean of the teacher's values.
+
+    first_stages_ : ndarray of int of shape (n_outputs,)
+        Stage from which each output is trained, from 1 on; see `output_schedule`.
 
     eta_ : float
         Step of the game.
@@ -2337,8 +2392,82 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
     (2, (2,))
     """
 
+    _parameter_constraints = {
+        **_BaseBDistil._parameter_constraints,
+        "output_schedule": [list, tuple, None],
+    }
+
     _agreement_name = "R^2 against the teacher"
     _default_objective = "squared_error+barrier"
+
+    def __init__(
+        self,
+        teacher=None,
+        *,
+        teacher_cv="auto",
+        label_mix="auto",
+        augment=None,
+        student="auto",
+        student_transform=None,
+        n_estimators=6,
+        output_schedule=None,
+        connection="auto",
+        combine="auto",
+        objective="auto",
+        eta="auto",
+        edge_tol="auto",
+        max_attempts=1,
+        net=None,
+        max_epochs="auto",
+        batch_size="auto",
+        learning_rate=0.01,
+        refine=None,
+        refine_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        input_scaling="standard",
+        n_stages=None,
+        warm_start=False,
+        checkpoint=None,
+        dtype="float32",
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            teacher,
+            teacher_cv=teacher_cv,
+            label_mix=label_mix,
+            augment=augment,
+            student=student,
+            student_transform=student_transform,
+            n_estimators=n_estimators,
+            connection=connection,
+            combine=combine,
+            objective=objective,
+            eta=eta,
+            edge_tol=edge_tol,
+            max_attempts=max_attempts,
+            net=net,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            refine=refine,
+            refine_epochs=refine_epochs,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            input_scaling=input_scaling,
+            n_stages=n_stages,
+            warm_start=warm_start,
+            checkpoint=checkpoint,
+            dtype=dtype,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.output_schedule = output_schedule
 
     def _validate_y(self, y):
         if y is None:
@@ -2393,6 +2522,43 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         return standardised(values), *(
             None if part is None else standardised(part) for part in others
         )
+
+    def _first_stages(self, earlier):
+        first_stages = first_rounds(
+            self.output_schedule,
+            self.n_estimators,
+            type(self).__name__,
+            goes_on=self.warm_start,
+        )
+        if earlier is not None:
+            self._check_schedule_goes_on(first_stages)
+        return first_stages
+
+    def _check_schedule_goes_on(self, first_stages):
+        """Refuse a schedule with another past than that of the earlier fit."""
+        n_played, before = self.n_estimators_, self.first_stages_
+        after = np.ones_like(before) if first_stages is None else first_stages
+        if len(after) == len(before):
+            is_past = before <= n_played
+            if np.all(np.where(is_past, after == before, after > n_played)):
+                return
+        groups = [
+            np.flatnonzero(before == stage).tolist() for stage in range(1, n_played + 1)
+        ]
+        raise ValueError(
+            f"With warm_start=True, the 'output_schedule' parameter of "
+            f"{type(self).__name__} must begin with the groups of the earlier fit, "
+            f"{[group for group in groups if group]}, and other outputs may follow "
+            f"from round {n_played + 1} on. Got {self.output_schedule!r}."
+        )
+
+    @property
+    def first_stages_(self):
+        """Stage from which each output is trained, from 1 on: shape (n_outputs,)."""
+        first_stages = self.ensemble_.first_stages
+        if first_stages is None:
+            return np.ones(self.ensemble_.n_outputs, dtype=np.int64)
+        return first_stages.copy()
 
     def _output_scaling(self):
         return {

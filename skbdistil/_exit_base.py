@@ -64,7 +64,8 @@ class _NumpyState:
 
     @torch.inference_mode()
     def select(self, rows):
-        self._state.select(torch.from_numpy(rows).to(self._state.x.device))
+        state = self._state
+        state.select(torch.from_numpy(rows).to(state.mean.device))
 
 
 class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):

@@ -220,6 +220,7 @@ class Writer:
             "n_outputs": ensemble.n_outputs,
             "connection": self.node(ensemble.connection, "The connection"),
             "integer_input": ensemble.integer_input,
+            "first_stages": self.node(ensemble.first_stages, "The first stages"),
             "students": [
                 self.node(student.factory, what) for student in ensemble.students
             ],

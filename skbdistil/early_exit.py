@@ -78,7 +78,8 @@ class EarlyExitClassifier(ClassifierMixin, BaseEarlyExit):
     Parameters
     ----------
     estimator : estimator
-        :class:`~skbdistil.BDistilClassifier`, or a pipeline that ends in one.
+        :class:`~skbdistil.BDistilClassifier` or
+        :class:`~skbdistil.exported.ExportedClassifier`, or a pipeline that ends in one.
         ``FrozenEstimator(fitted)`` is used as it is, and `fit` takes rows that it was
         not trained on; an unfitted one is cloned and fitted inside `fit`.
 
@@ -711,7 +712,8 @@ class EarlyExitRegressor(RegressorMixin, BaseEarlyExit):
     Parameters
     ----------
     estimator : estimator
-        :class:`~skbdistil.BDistilRegressor`, or a pipeline that ends in one.
+        :class:`~skbdistil.BDistilRegressor` or
+        :class:`~skbdistil.exported.ExportedRegressor`, or a pipeline that ends in one.
         ``FrozenEstimator(fitted)`` is used as it is, and `fit` takes rows that it was
         not trained on; an unfitted one is cloned and fitted inside `fit`.
 

@@ -265,7 +265,7 @@ def _check_connection(connection, estimator_name, *, auto=False):
     )
 
 
-def _auto_connection(ladder, input_shape, n_outputs):
+def _auto_connection(ladder, input_shape, n_outputs, shared_blocks=1):
     """Connection that suits the backbones of a ladder.
 
     Parameters
@@ -274,16 +274,19 @@ def _auto_connection(ladder, input_shape, n_outputs):
         Backbone factories.
     input_shape : tuple of int
     n_outputs : int
+    shared_blocks : int, default=1
 
     Returns
     -------
     connection : type or Lateral
-        Block by block after a shared first one, for convolutional backbones that have
-        blocks left after it and fit each other. For all others :class:`Wide` where
+        Block by block after the shared ones, for convolutional backbones that have
+        blocks left after them and fit each other. For all others :class:`Wide` where
         there are few outputs, else :class:`Dense`.
     """
     joined = Wide if n_outputs <= _FEW_OUTPUTS else Dense
-    lateral = ProgressiveEnsemble(input_shape, 1, connection=Lateral(shared_blocks=1))
+    lateral = ProgressiveEnsemble(
+        input_shape, 1, connection=Lateral(shared_blocks=shared_blocks)
+    )
     for factory in ladder:
         backbone = _build_backbone(factory, input_shape)
         if not isinstance(backbone, ConvNet1d | ConvNet2d):
@@ -397,6 +400,10 @@ class ProgressiveEnsemble(nn.Module):
         The running mean is multiplied by `output_scale` and shifted by `output_mean`:
         the units of a regression target. None leaves it as it is.
 
+    first_stages : ndarray of int of shape (n_outputs,), default=None
+        Stage from which each output has students, from 1 on; before it, its running
+        mean is 0. None: the first one. Each output then has a `carry` of its own.
+
     Attributes
     ----------
     students : torch.nn.ModuleList
@@ -446,12 +453,14 @@ class ProgressiveEnsemble(nn.Module):
         dtype=torch.float32,
         output_mean=None,
         output_scale=None,
+        first_stages=None,
     ):
         super().__init__()
         self.input_shape = tuple(input_shape)
         self.n_outputs = n_outputs
         self.connection = _check_connection(connection, type(self).__name__)
         self.integer_input = integer_input
+        self.first_stages = first_stages
         self._empty = torch.zeros((), dtype=dtype)
         # Kept as x * factor + offset, which is one pass over the input.
         factor = offset = None
@@ -535,7 +544,8 @@ class ProgressiveEnsemble(nn.Module):
             student = self._new_plain_student(factory, n_features)
         self._check_padding(student.backbone)
         student.factory = factory
-        student.register_buffer("carry", torch.ones(()))
+        of_outputs = () if self.first_stages is None else (self.n_outputs,)
+        student.register_buffer("carry", torch.ones(of_outputs))
         student.never_trained = {
             name
             for name, parameter in student.named_parameters()
@@ -803,6 +813,7 @@ class ProgressiveEnsemble(nn.Module):
             self.n_outputs,
             connection=self.connection,
             integer_input=self.integer_input,
+            first_stages=self.first_stages,
         )
         for name, buffer in self.named_buffers(recurse=False):
             setattr(other, name, buffer)

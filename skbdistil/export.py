@@ -28,11 +28,15 @@ from skbdistil._preprocessing import (
     transforms_graph,
 )
 from skbdistil._protocol import StagedEstimator
+from skbdistil.exported import ExportedClassifier, ExportedRegressor
 from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
 from skbdistil.stages import _wrapped_estimator
 
 __all__ = ["to_onnx", "to_single_onnx", "to_torch", "to_torch_export"]
+
+# Are in a folder already.
+_EXPORTED = (ExportedClassifier, ExportedRegressor)
 
 # The oldest that the exporter writes without converting it.
 _OPSET = 18
@@ -241,7 +245,10 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
         these, whose absolute errors are. It may be the last step of a pipeline, whose
         transforms are exported as described in the Notes. It may be inside
         :class:`~sklearn.frozen.FrozenEstimator`, or the best one of a search. Stages
-        beyond `n_stages` of the estimator are not written.
+        beyond `n_stages` of the estimator are not written. Of an early exit around
+        :class:`~skbdistil.exported.ExportedClassifier` or
+        :class:`~skbdistil.exported.ExportedRegressor`, the stages are copied from
+        their folder.
 
     directory : str or path-like
         Folder to write. It must not exist, or be empty; it appears when all is written.
@@ -267,7 +274,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ValueError
         If the exit rule is a callable, or was calibrated for another number of stages,
         if `fixed_stage` is out of its range, or if `X` is given and there are
-        transforms that cannot be exported.
+        transforms that cannot be exported. If stages are copied, and `X` or
+        `fixed_stage` is given or there are transforms.
 
     FileExistsError
         If there is something in `directory`, such as what another export is writing.
@@ -359,8 +367,13 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ...     sorted(path.name for path in Path(folder, "iris").iterdir())
     ['manifest.json', 'stage_1.onnx', 'stage_2.onnx']
     """
-    _check_installed("to_onnx")
     parts = _unwrap(estimator)
+    if isinstance(parts.final, _EXPORTED):
+        _check_copied(parts, X, fixed_stage)
+        with new_folder(directory) as folder:
+            _write_copy(folder, parts)
+        return
+    _check_installed("to_onnx")
     rows = _rows(parts, "to_onnx", X=X)
     # What cannot be stored shows before the stages are exported.
     manifest = _manifest(parts, rows)
@@ -458,8 +471,47 @@ def _unwrap(estimator):
             "EarlyExitClassifier, an EarlyExitRegressor or a SplitConformalRegressor. "
             f"Got {type(inner).__name__}{where} instead."
         )
-    steps += leaves([("student_transform", inner.student_transform_)])
+    transform = getattr(inner, "student_transform_", None)
+    steps += leaves([("student_transform", transform)])
     return _Parts(estimator, inner, early, conformal, steps)
+
+
+def _check_copied(parts, X, fixed_stage):
+    """Refuse what a folder that is there already cannot be given."""
+    name = type(parts.final).__name__
+    if parts.early is None:
+        raise TypeError(
+            f"{name} is a folder already. to_onnx writes it again with the rule of an "
+            "EarlyExitClassifier or EarlyExitRegressor around it."
+        )
+    if parts.steps:
+        raise ValueError(
+            f"to_onnx cannot export the transforms {named(parts.steps)}: the stages of "
+            f"{name} are written as they are."
+        )
+    if X is not None or fixed_stage is not None:
+        raise ValueError(
+            f"to_onnx writes the stages of {name} as they are: neither 'X' nor "
+            "'fixed_stage' can be given."
+        )
+
+
+def _write_copy(folder, parts):
+    """Write the stages of a folder with another rule."""
+    final, session = parts.final, parts.final.session_
+    n_stages, export = final._n_stages_used(), session._export
+    manifest = copy.deepcopy(session.manifest)
+    manifest["stages"] = manifest["stages"][:n_stages]
+    graphs = [*export.stages[:n_stages]]
+    if export.fixed is not None and export.fixed_stage <= n_stages:
+        graphs.append(export.fixed)
+    else:
+        manifest["fixed_stage"] = None
+    manifest["early_exit"] = _stored_rule(parts.early)
+    manifest["schema_version"] = _schema(manifest["early_exit"])
+    manifest.pop("intervals", None)  # of another rule
+    manifest |= _stored_intervals(parts.conformal)
+    write_stages(folder, manifest, [session._verified(graph) for graph in graphs])
 
 
 def _cpu_ensemble(final, n_stages=None):
@@ -494,19 +546,10 @@ def _manifest(parts, rows):
             "scale": final.target_scale_.tolist(),
             "single_output": final.single_output_,
         }
-    deferral = None
     if early is not None:
         early_exit = _stored_rule(early)
-        deferral = early_exit.get("deferral")
-    intervals = {}
-    if parts.conformal is not None:
-        parts.conformal._calibrated()
-        intervals["intervals"] = {
-            "residuals": parts.conformal.residuals_.tolist(),
-            "stage_residuals": parts.conformal.stage_residuals_.tolist(),
-        }
     return {
-        "schema_version": 1 if deferral is None else _DEFERRING_SCHEMA,
+        "schema_version": _schema(early_exit),
         "package_version": __version__,
         "kind": _kind(final),
         "classes": classes,
@@ -522,8 +565,26 @@ def _manifest(parts, rows):
         "early_exit": early_exit,
         "stages": [],
         "fixed_stage": None,
-        **intervals,
+        **_stored_intervals(parts.conformal),
     }
+
+
+def _stored_intervals(conformal):
+    """What a manifest says of intervals: nothing where there are none."""
+    if conformal is None:
+        return {}
+    conformal._calibrated()
+    return {
+        "intervals": {
+            "residuals": conformal.residuals_.tolist(),
+            "stage_residuals": conformal.stage_residuals_.tolist(),
+        }
+    }
+
+
+def _schema(early_exit):
+    """Version of a manifest with this rule, or with none."""
+    return _DEFERRING_SCHEMA if "deferral" in (early_exit or {}) else 1
 
 
 def _kind(final):
@@ -662,6 +723,11 @@ def _graph(parts, X, needed_by):
 def _one_piece(needed_by, estimator, n_stages, transformed, X=None):
     """Rows and ensemble of an export that cannot say what has to be done before."""
     parts = _unwrap(estimator)
+    if isinstance(parts.final, _EXPORTED):
+        raise TypeError(
+            f"{needed_by} needs the students, and {type(parts.final).__name__} holds "
+            "graphs that have been exported."
+        )
     rows = _rows(parts, needed_by, X=X, transformed=transformed)
     if rows.outside and not transformed:
         raise ValueError(

@@ -9,6 +9,7 @@ boosting game, ``Q`` the size of the teacher's scores.
 import math
 from numbers import Real
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
@@ -304,6 +305,18 @@ class _EnsembleTerms(nn.Module):
         return _squared_error(torch.where(label.isnan(), scores, label), scores)
 
 
+def _of_outputs(outputs, scores, target):
+    """Scores and targets of some outputs; `outputs` is None for all of them."""
+    if outputs is None:
+        return scores, target
+    # What has one axis is of the rows.
+    target = {
+        name: part[:, outputs] if part.ndim == 2 else part
+        for name, part in target.items()
+    }
+    return scores[:, outputs], target
+
+
 class _StudentLoss(_EnsembleTerms):
     """Loss of the student of one round.
 
@@ -313,8 +326,9 @@ class _StudentLoss(_EnsembleTerms):
     regression : bool
     multilabel : bool, default=False
         Whether outputs are labels that do not exclude each other.
-    n_previous : int
-        Number of earlier students.
+    n_previous : int or ndarray of int of shape (n_outputs,)
+        Number of earlier students that were trained for an output. -1 for outputs that
+        this one is not trained for, and which have no part in the loss.
     eta : float
         Step of the game.
     scale : float
@@ -335,7 +349,16 @@ class _StudentLoss(_EnsembleTerms):
         multilabel=False,
     ):
         super().__init__(objective, regression, multilabel=multilabel)
-        self.n_previous = n_previous
+        self.goes_on = bool(np.any(n_previous > 0))
+        self.outputs = None
+        if np.ndim(n_previous) == 0:
+            self.n_previous = n_previous
+        else:
+            self.outputs = np.flatnonzero(n_previous >= 0)
+            log_normalizer = log_normalizer[self.outputs]
+            self.register_buffer(
+                "n_previous", torch.as_tensor(n_previous[self.outputs])
+            )
         self.eta = eta
         # A constant teacher has Q = 0: nothing can be said relative to it.
         self.scale = scale if scale > 0 else 1.0
@@ -353,6 +376,7 @@ class _StudentLoss(_EnsembleTerms):
             ``teacher`` and ``residual_sum`` of shape (n, n_outputs); ``sample_weight``
             of shape (n,) and ``label`` where there are any.
         """
+        output, target = _of_outputs(self.outputs, output, target)
         with torch.no_grad():
             rows, gradient = self._of_rows(output, target)
         return _mean_of_rows(rows, gradient, output, target)
@@ -363,7 +387,7 @@ class _StudentLoss(_EnsembleTerms):
         rows, gradient = 0.0, 0.0
         # That of the student of which F_t is the mean with the earlier ones.
         residual = output - target["teacher"]
-        if self.n_previous:
+        if self.goes_on:
             residual = number * residual - target["residual_sum"]
         if objective.distillation is not None:
             on_student = objective.on == "student"
@@ -416,7 +440,13 @@ class _JointLoss(_EnsembleTerms):
     regression : bool
     multilabel : bool, default=False
         Whether outputs are labels that do not exclude each other.
+    first_stages : ndarray of int of shape (n_outputs,), default=None
+        Stage from which an output counts, from 1 on. None: the first one.
     """
+
+    def __init__(self, objective, regression, *, multilabel=False, first_stages=None):
+        super().__init__(objective, regression, multilabel=multilabel)
+        self.first_stages = first_stages
 
     @property
     def _distillation_name(self):
@@ -464,12 +494,20 @@ class _JointLoss(_EnsembleTerms):
             As for :class:`_StudentLoss`; the residual sum is not used.
         """
         alpha, loss = self.objective.alpha, 0.0
-        for scores in stages:
+        for scores, part in self._trained(stages, target):
             with torch.no_grad():
                 name = self._distillation_name
-                rows, gradient = self._distillation(name, scores, target)
+                rows, gradient = self._distillation(name, scores, part)
                 if alpha:
-                    term, slope = self._label(scores, target)
+                    term, slope = self._label(scores, part)
                     rows, gradient = rows + alpha * term, gradient + alpha * slope
-            loss = loss + _mean_of_rows(rows, gradient, scores, target)
+            loss = loss + _mean_of_rows(rows, gradient, scores, part)
         return loss / len(stages)
+
+    def _trained(self, stages, target):
+        """Yield scores and targets of each stage, of the outputs that it is about."""
+        for number, scores in enumerate(stages, start=1):
+            outputs = None
+            if self.first_stages is not None:
+                outputs = np.flatnonzero(self.first_stages <= number)
+            yield _of_outputs(outputs, scores, target)

@@ -544,6 +544,7 @@ class _Reader:
         integer_input,
         students,
         n_features,
+        first_stages=None,
     ):
         sizes = [number + 1, n_outputs, len(students), len(input_shape), *input_shape]
         require(
@@ -566,6 +567,11 @@ class _Reader:
             fits and all(type(n) is int and 0 < n < _MAX_FEATURES for n in n_features),
             "the numbers of features of its students do not fit.",
         )
+        first_stages = self.value(first_stages)
+        fits = first_stages is None or (
+            _fits(first_stages, ("i", (n_outputs,))) and first_stages.min() > 0
+        )
+        require(fits, "the first stages of its outputs do not fit.")
         # On the meta device nothing is allocated, whatever the file says.
         with torch.device("meta"):
             ensemble = ProgressiveEnsemble(
@@ -573,6 +579,7 @@ class _Reader:
                 n_outputs,
                 connection=self.value(connection),
                 integer_input=integer_input,
+                first_stages=first_stages,
             )
             for name in scaling:
                 setattr(ensemble, name, weights[name].to("meta"))

@@ -1,4 +1,4 @@
-"""Exported stages in fewer bytes: weights in float16, or arithmetic in int8.
+"""Exported stages in fewer bytes: weights in float16 or 4 bits, arithmetic in int8.
 
 It works on folders of :func:`skbdistil.export.to_onnx`, with NumPy, onnx and
 onnxruntime. Neither torch nor scikit-learn is imported here.
@@ -24,10 +24,18 @@ from skbdistil.runtime import ProgressiveSession
 
 __all__ = ["PrecisionChoice", "PrecisionReport", "lower_precision"]
 
-_PRECISIONS = ("float32", "float16", "int8_dynamic", "int8_static")
+_PRECISIONS = ("float32", "float16", "int8_dynamic", "int8_static", "int4")
+
+# What follows float32, from more bits to fewer.
+_LEVELS = (("float16",), ("int8_dynamic", "int8_static"), ("int4",))
+
+_SCHEDULES = ("free", "monotone")
 
 # Layers whose weights take most of the bytes.
 _LAYERS = {"Conv", "Gemm", "GRU", "LSTM", "MatMul"}
+
+# Weights of one unit that share a scale in 4 bits.
+_BLOCK_SIZE = 32
 
 _N_WARM_UP = 5
 _N_TIMED = 100
@@ -39,7 +47,8 @@ class PrecisionChoice(NamedTuple):
     Attributes
     ----------
     stage : int
-        Number of the stage, from 1.
+        Number of the stage, from 1. With ``schedule="monotone"`` all later ones have
+        been lowered with it.
 
     precision : str
         What it was lowered to.
@@ -123,7 +132,15 @@ class PrecisionReport(NamedTuple):
 
 
 def lower_precision(
-    source, directory, precision="auto", *, X=None, target=0.995, transformed=False
+    source,
+    directory,
+    precision="auto",
+    *,
+    X=None,
+    target=0.995,
+    schedule="free",
+    fallback=False,
+    transformed=False,
 ):
     """Write a copy of an export with stages of lower precision.
 
@@ -135,8 +152,8 @@ def lower_precision(
     directory : str or path-like
         Folder to write. It must not exist, or be empty; it appears when all is written.
 
-    precision : {"auto", "float32", "float16", "int8_dynamic", "int8_static"} or \
-            list of these but "auto", default="auto"
+    precision : {"auto", "float32", "float16", "int8_dynamic", "int8_static", "int4"} \
+            or list of these but "auto", default="auto"
         Precision of all stages, or one for each.
 
         - "float16": weights of layers are stored as float16 and brought back to float32
@@ -146,10 +163,13 @@ def lower_precision(
           depend on the rows beside it, if little.
         - "int8_static": dense and convolutional layers compute in int8. The ranges
           are those seen with `X` in float32.
+        - "int4": weights of dense layers are stored in 4 bits, 32 of them with a scale
+          in float32, and stay so when the stage is loaded. Layers compute in float32.
+          The graph has operators of onnxruntime that other runtimes may lack.
         - "auto": stage by stage, as long as the agreement allows.
 
         Layers that are not named stay in float32: GRU layers always do but for
-        "float16".
+        "float16". Where a precision is asked for, a warning names them.
 
     X : array-like of shape (n_samples, ...), default=None
         Calibration rows, as the session of `source` takes them. They need no labels.
@@ -157,6 +177,20 @@ def lower_precision(
 
     target : float, default=0.995
         Smallest agreement that "auto" allows at any stage, from 0 to 1.
+
+    schedule : {"free", "monotone"}, default="free"
+        What "auto" looks for; not used for other precisions.
+
+        - "free": any precision of any stage;
+        - "monotone": no stage has more bits than one before it [1]_, so that one number
+          per precision is searched, the stage from which on it is used.
+
+    fallback : bool, default=False
+        Whether one more stage follows, which runs all students once more in float32,
+        from the row on. It is for the rows that no other stage is sure of, so it needs
+        an early exit, which :class:`~skbdistil.exported.ExportedClassifier` lets you
+        choose. Needs the graph of all stages in `source`: `fixed_stage` of
+        :func:`~skbdistil.export.to_onnx` with the number of the last one.
 
     transformed : bool, default=False
         As for :class:`~skbdistil.runtime.ProgressiveSession`: whether `X` has been
@@ -187,11 +221,13 @@ def lower_precision(
     Warns
     -----
     UserWarning
-        If the graph of a fixed stage is left out of the copy.
+        If the graph of a fixed stage is left out of the copy, or layers of a stage stay
+        in float32 where another precision was asked for.
 
     See Also
     --------
     skbdistil.runtime.ProgressiveSession : Predicts from the folder.
+    skbdistil.exported.ExportedClassifier : Lets an early exit be chosen for it.
 
     Notes
     -----
@@ -199,21 +235,26 @@ def lower_precision(
 
     The graph of a fixed stage, `fixed_stage` of :func:`~skbdistil.export.to_onnx`, is
     copied where the stages up to this one stay in float32, and lowered with them where
-    all of them are in float16. Otherwise it is left out, with a warning. Bytes,
-    agreement and latency of the report are those of the stages.
+    all of them are in float16, or all in int4. Otherwise it is left out, with a
+    warning. With `fallback` it becomes the last stage. Bytes, agreement and latency of
+    the report are those of the stages before that.
 
-    "auto" looks at bytes and agreement; latencies are only reported. It measures the
-    loss of agreement of each precision of each stage alone. Then it goes through them,
-    smallest loss first and more saved bytes first among equals, adds each that makes
-    the file of its stage smaller, and keeps it if the agreement of every stage stays at
-    least `target`. `X` runs at most six times per stage through the ensemble.
+    "auto" looks at bytes and agreement; latencies are only reported. With the free
+    schedule, it measures the loss of agreement of each precision of each stage alone.
+    Then it goes through them, smallest loss first and more saved bytes first among
+    equals, adds each that makes the file of its stage smaller, and keeps it if the
+    agreement of every stage stays at least `target`. `X` runs at most eight times per
+    stage through the ensemble. With the monotone schedule, it lowers the last stage,
+    then the one before it and so on, for as long as `target` is reached: to float16
+    first, from there to int8 of either kind, and from there to 4 bits. Of all that
+    reach it, the smallest is kept. `X` runs at most four times per stage.
 
     The agreement is measured on `X`, which has chosen the precisions as well: expect
     a little less on other rows. The thresholds of an early exit are copied as they
     are: the agreement is that of the stages, and not of the exits, so check accuracy
     and :meth:`~skbdistil.runtime.ProgressiveSession.exit_stages` on rows with labels,
-    or calibrate again. A guarantee is about the stages in float32, and so are
-    intervals, which are left out.
+    or calibrate again with :class:`~skbdistil.exported.ExportedClassifier`. A guarantee
+    is about the stages in float32, and so are intervals, which are left out.
 
     In int8, all features that a layer reads share one range. A few rows far from the
     others take most of it, as do those of a nearly constant feature, since it is scaled
@@ -224,6 +265,11 @@ def lower_precision(
     processor that will predict. Weights have 7 of 8 bits, so that sums do not saturate
     on processors without VNNI instructions. A small file may even grow by the nodes
     that are added; "auto" leaves such a stage as it was.
+
+    References
+    ----------
+    .. [1] H. M. Chen et al., "Progressive Mixed-Precision Decoding for Efficient LLM
+       Inference", ICLR 2025, arXiv:2410.13461.
 
     Examples
     --------
@@ -262,14 +308,26 @@ def lower_precision(
         )
     if not (isinstance(target, Real) and 0 <= target <= 1):
         raise ValueError(f"'target' must be from 0 to 1. Got {target!r} instead.")
+    if not (isinstance(schedule, str) and schedule in _SCHEDULES):
+        raise ValueError(
+            f"'schedule' must be one of {list(_SCHEDULES)}. Got {schedule!r} instead."
+        )
+    if fallback:
+        _check_fallback(source, full)
     with new_folder(directory) as folder:
         lowering = _Lowering(full, X, transformed)
         choices = ()
-        if precisions is None:
+        if precisions is not None:
+            lowering.warn_of_float32(precisions)
+        elif schedule == "free":
             precisions, choices = lowering.search(target)
-        lowering.write(folder, precisions)
-        lowering.warn_of_dropped(precisions)
-        lowered = _session(folder, transformed)
+        else:
+            order = range(full.n_stages)[::-1]
+            precisions, choices = lowering.search_in_order(target, order)
+        lowering.write(folder, precisions, fallback=fallback)
+        if not fallback:
+            lowering.warn_of_dropped(precisions)
+        lowered = _session(folder, transformed, full.n_stages)
         latency, float32_latency = _latencies(X, lowered, full)
         return PrecisionReport(
             tuple(precisions),
@@ -305,6 +363,23 @@ def _check_precision(precision, full):
             f"these for {full.n_stages} stages. Got {precision!r} instead."
         )
     return precisions
+
+
+def _check_fallback(source, full):
+    """Refuse a source that lacks the graph of all stages, or has an early exit."""
+    fixed = full._export.fixed_stage
+    if fixed != full.n_stages:
+        raise ValueError(
+            "fallback=True needs the graph of all stages in 'source': write it by "
+            f"to_onnx(..., fixed_stage={full.n_stages}). {source} holds "
+            f"{'none' if fixed is None else f'that of stage {fixed}'}."
+        )
+    if full.manifest["early_exit"] is not None:
+        raise ValueError(
+            f"fallback=True adds a stage, and the early exit in {source} has no "
+            "threshold for it. Export the estimator without early exit, and choose one "
+            "for the copy by skbdistil.exported."
+        )
 
 
 class _Lowering:
@@ -365,28 +440,47 @@ class _Lowering:
         choices = []
         for _, _, stage, precision in sorted(candidates):
             changed = _replaced(precisions, stage, precision)
-            n_bytes = self.n_bytes(changed).sum()
-            if n_bytes >= self.n_bytes(precisions).sum():
+            if self.n_bytes(changed).sum() >= self.n_bytes(precisions).sum():
                 continue
-            with self._trial(changed) as trial:
-                agreement = self.agreement(trial).min()
-                latencies = _latencies(self._X, trial, self._full)
-            taken = bool(agreement >= target)
-            choices.append(
-                PrecisionChoice(
-                    stage + 1,
-                    precision,
-                    int(n_bytes),
-                    *latencies,
-                    float(agreement),
-                    taken,
-                )
-            )
-            if taken:
+            choices.append(self._tried(changed, stage, target))
+            if choices[-1].taken:
                 precisions = changed
         return precisions, tuple(choices)
 
-    def write(self, folder, precisions):
+    def search_in_order(self, target, order):
+        """As :meth:`search`, lowering one stage after the other, in this order."""
+        precisions = ["float32"] * self._full.n_stages
+        choices = []
+        for level in _LEVELS:
+            found = [precisions]
+            for precision in level:
+                changed = precisions
+                for stage in order:
+                    if self._lowered(stage, precision) is None:
+                        break
+                    changed = _replaced(changed, stage, precision)
+                    choices.append(self._tried(changed, stage, target))
+                    if not choices[-1].taken:
+                        break
+                    found.append(changed)
+            precisions = min(found, key=lambda tried: self.n_bytes(tried).sum())
+        return precisions, tuple(choices)
+
+    def _tried(self, precisions, stage, target):
+        """What lowering a stage has led to."""
+        with self._trial(precisions) as trial:
+            agreement = self.agreement(trial).min()
+            latencies = _latencies(self._X, trial, self._full)
+        return PrecisionChoice(
+            stage + 1,
+            precisions[stage],
+            int(self.n_bytes(precisions).sum()),
+            *latencies,
+            float(agreement),
+            bool(agreement >= target),
+        )
+
+    def write(self, folder, precisions, *, fallback=False):
         manifest = copy.deepcopy(self._full.manifest)
         manifest.pop("intervals", None)  # of the errors of float32
         contents = []
@@ -397,7 +491,12 @@ class _Lowering:
                 manifest["stages"][number].update(
                     precision=precision, weight_bytes=_weight_bytes(content)
                 )
-        if self._fixed is not None:
+        if fallback:
+            entry, content = self._fallback()
+            manifest["stages"].append(entry)
+            manifest["fixed_stage"] = None
+            contents.append(content)
+        elif self._fixed is not None:
             content = self.fixed_content(precisions)
             if content is None:
                 manifest["fixed_stage"] = None
@@ -417,9 +516,49 @@ class _Lowering:
         graph has one precision.
         """
         (precision, *others) = set(precisions[: self._full._export.fixed_stage])
-        if others or precision not in ("float32", "float16"):
+        if others:
             return None
-        return self._fixed if precision == "float32" else _float16(self._fixed)
+        lowered = {
+            "float32": lambda content: content,
+            "float16": _float16,
+            "int4": _int4,
+        }.get(precision)
+        return None if lowered is None else lowered(self._fixed)
+
+    def _fallback(self):
+        """Entry of the manifest and content of a stage of all students in float32."""
+        stages, fixed = self._full.manifest["stages"], self._full._export.fixed
+        scores = stages[-1]["outputs"][0]
+        # Its name is that of the last stage, which gives it already.
+        again = f"{scores['name']}_float32"
+        content = _with_output(self._fixed, scores["name"], again)
+        macs = [stage["macs"] for stage in stages]
+        entry = {
+            "file": fixed.file,
+            "precision": "float32",
+            "inputs": [{**fixed.inputs[0]._asdict()}],
+            "outputs": [{**scores, "name": again}],
+            "macs": None if None in macs else sum(macs),
+            "parameters": sum(stage["parameters"] for stage in stages),
+            "weight_bytes": _weight_bytes(content),
+        }
+        return entry, content
+
+    def warn_of_float32(self, precisions):
+        """Name the layers that stay as they were though their stage is lowered."""
+        kept = [
+            f"{', '.join(kinds)} of stage {number}"
+            for number, precision in enumerate(precisions, start=1)
+            if precision != "float32"
+            and (kinds := _float32_layers(self._content(number - 1, precision)))
+        ]
+        if kept:
+            warnings.warn(
+                f"Layers that cannot be lowered as asked stay in float32: "
+                f"{'; '.join(kept)}.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def warn_of_dropped(self, precisions):
         if self._fixed is not None and self.fixed_content(precisions) is None:
@@ -427,8 +566,8 @@ class _Lowering:
             warnings.warn(
                 f"{fixed.fixed.file}, the graph of the fixed stage "
                 f"{fixed.fixed_stage}, is not in the copy: the stages up to it are "
-                "neither all in float32 nor all in float16, and it would not predict "
-                "as they do.",
+                "not all in float32, all in float16 or all in int4, and it would not "
+                "predict as they do.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -456,6 +595,8 @@ class _Lowering:
             content = self._contents[stage, "float32"]
             if precision == "float16":
                 lowered = _float16(content)
+            elif precision == "int4":
+                lowered = _int4(content)
             elif precision == "int8_dynamic":
                 lowered = _int8(content)
             else:
@@ -464,9 +605,13 @@ class _Lowering:
         return self._contents[key]
 
 
-def _session(folder, transformed):
+def _session(folder, transformed, n_stages=None):
     return ProgressiveSession(
-        folder, early_exit=False, n_threads=1, transformed=transformed
+        folder,
+        n_stages=n_stages,
+        early_exit=False,
+        n_threads=1,
+        transformed=transformed,
     )
 
 
@@ -591,6 +736,93 @@ def _int8(content, feeds=None):
     return model.SerializeToString()
 
 
+def _int4(content):
+    """Weights of dense layers in 4 bits, each block of them with a scale."""
+    onnx = import_module("onnx")
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    stored = {weights.name: weights for weights in graph.initializer}
+    nodes, lowered = [], {}
+    for node in graph.node:
+        found = _dense_weights(node, stored)
+        if found is None:
+            nodes.append(node)
+            continue
+        values, scales = _blocks(found)
+        parts = {f"{node.input[1]}_int4": values, f"{node.input[1]}_scales": scales}
+        lowered.update(parts)
+        bias = node.input[2:]
+        product = f"{node.output[0]}_product" if bias else node.output[0]
+        nodes.append(
+            onnx.helper.make_node(
+                "MatMulNBits",
+                [node.input[0], *parts],
+                [product],
+                domain="com.microsoft",
+                N=found.shape[0],
+                K=found.shape[1],
+                bits=4,
+                block_size=_BLOCK_SIZE,
+            )
+        )
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [product, *bias], node.output))
+    if not lowered:
+        return None
+    del graph.node[:]
+    graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [weights for name, weights in stored.items() if name in read]
+    kept += [onnx.numpy_helper.from_array(*part[::-1]) for part in lowered.items()]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    if not any(opset.domain == "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return model.SerializeToString()
+
+
+def _dense_weights(node, stored):
+    """Weights of a dense layer, of shape (units, inputs), or None."""
+    if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in stored:
+        return None
+    onnx = import_module("onnx")
+    weights = stored[node.input[1]]
+    if weights.data_type != onnx.TensorProto.FLOAT or len(weights.dims) != 2:
+        return None
+    values = onnx.numpy_helper.to_array(weights)
+    if node.op_type == "MatMul":
+        return values.T
+    given = {
+        attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute
+    }
+    if (
+        given.get("transA", 0)
+        or given.get("alpha", 1) != 1
+        or given.get("beta", 1) != 1
+    ):
+        return None
+    return values if given.get("transB", 0) else values.T
+
+
+def _blocks(weights):
+    """Blocks of 4-bit integers and their scales, as MatMulNBits reads them.
+
+    The value of the largest magnitude in a block becomes -8; 8 is added to all, and the
+    first of two neighbours is in the lower bits.
+    """
+    n_units, n_inputs = weights.shape
+    n_blocks = -(-n_inputs // _BLOCK_SIZE)
+    padding = n_blocks * _BLOCK_SIZE - n_inputs
+    blocks = np.pad(weights, ((0, 0), (0, padding)))
+    blocks = blocks.reshape(n_units, n_blocks, _BLOCK_SIZE)
+    largest = np.abs(blocks).argmax(axis=2)[..., np.newaxis]
+    scales = np.take_along_axis(blocks, largest, axis=2) / np.float32(-8)
+    steps = np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales != 0)
+    steps = np.clip(np.rint(steps), -8, 7).astype(np.int8) + 8
+    values = steps.astype(np.uint8)
+    return values[..., ::2] | values[..., 1::2] << 4, scales.ravel()
+
+
 @contextmanager
 def _kept_log():
     """Keep the root logger, to which the quantizer would add a handler."""
@@ -600,6 +832,36 @@ def _kept_log():
         yield
     finally:
         logging.root.removeHandler(handler)
+
+
+def _float32_layers(content):
+    """Kinds of nodes whose weights are matrices in float32."""
+    onnx = import_module("onnx")
+    graph = onnx.load_from_string(content).graph
+    matrices = {
+        weights.name
+        for weights in graph.initializer
+        if weights.data_type == onnx.TensorProto.FLOAT
+        and sum(size > 1 for size in weights.dims) > 1
+    }
+    nodes = (node for node in graph.node if matrices.intersection(node.input))
+    return sorted({node.op_type for node in nodes})
+
+
+def _with_output(content, name, new_name):
+    """Graph with one output, under another name."""
+    onnx = import_module("onnx")
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = [new_name if old == name else old for old in node.input]
+        node.output[:] = [new_name if old == name else old for old in node.output]
+    (output,) = (value for value in graph.output if value.name == name)
+    output = copy.deepcopy(output)
+    output.name = new_name
+    del graph.output[:]
+    graph.output.append(output)
+    return model.SerializeToString()
 
 
 def _weight_bytes(content):

@@ -371,7 +371,7 @@ def wide(data, tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("lower", ["float32", "float16"])
+@pytest.mark.parametrize("lower", ["float32", "float16", "int4"])
 def test_graph_is_lowered_with_the_stages_up_to_it(lower, wide, data, tmp_path):
     X = data[0].astype(np.float32)
     precisions = [lower, lower, "int8_dynamic"]
@@ -383,7 +383,7 @@ def test_graph_is_lowered_with_the_stages_up_to_it(lower, wide, data, tmp_path):
     assert entry["precision"] == lower
     assert entry["file_bytes"] == len(content)
     full = manifest_of(wide)["fixed_stage"]
-    assert (entry["weight_bytes"] < full["weight_bytes"]) == (lower == "float16")
+    assert (entry["weight_bytes"] < full["weight_bytes"]) == (lower != "float32")
     assert_same_predictions(tmp_path / "lower", X, tmp_path, n_stages=FIXED)
 
 

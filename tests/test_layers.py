@@ -143,14 +143,7 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
-    "export": {
-        "_files",
-        "_optional",
-        "_preprocessing",
-        "_protocol",
-        "runtime",
-        "stages",
-    },
+    "exported": {"_exit_rules", "_sklearn_compat", "costs", "runtime"},
     "inspection._accuracy_cost": {
         "_sklearn_compat",
         "inspection._shared",
@@ -192,6 +185,15 @@ LAYERS = {
         "_exit_calibration",
         "_exit_rules",
         "_sklearn_compat",
+    },
+    "export": {
+        "_files",
+        "_optional",
+        "_preprocessing",
+        "_protocol",
+        "exported",
+        "runtime",
+        "stages",
     },
     "inspection": {
         "inspection._accuracy_cost",

@@ -5,12 +5,16 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.decomposition import PCA
@@ -27,7 +31,21 @@ from skbdistil.runtime import ProgressiveSession
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 N_STAGES = 2
-LOWER = ["float16", "int8_dynamic", "int8_static"]
+LOWER = ["float16", "int8_dynamic", "int8_static", "int4"]
+
+# What a precision leaves in float32 of a stage, and warns of.
+KEPT = {
+    ("conv1d", "int4"): "Conv",
+    ("conv2d", "int4"): "Conv",
+    ("gru", "int8_dynamic"): "GRU",
+    ("gru", "int8_static"): "GRU",
+    ("gru", "int4"): "GRU",
+    ("lstm", "int8_static"): "LSTM",
+    ("lstm", "int4"): "LSTM",
+}
+
+# From many bits to few.
+BITS = {"float32": 32, "float16": 16, "int8_dynamic": 8, "int8_static": 8, "int4": 4}
 
 # Wide enough for weights to outweigh the names of nodes in a file.
 STUDENTS = {
@@ -54,6 +72,7 @@ def digits():
 def export(digits, tmp_path_factory):
     """Folder of an export by name of the students, and rows for it."""
     folders = {}
+    estimators = {}
 
     def get(name):
         shape, student, connection, combine = STUDENTS[name]
@@ -71,8 +90,10 @@ def export(digits, tmp_path_factory):
             ).fit(X[:300], y[:300], teacher_scores=10 * np.eye(10)[y[:300]])
             folders[name] = tmp_path_factory.mktemp(name) / "float32"
             to_onnx(clf, folders[name])
+            estimators[name] = clf
         return folders[name], X[300:]
 
+    get.estimators = estimators
     return get
 
 
@@ -121,7 +142,14 @@ def agreement(source, directory, X):
 def test_every_precision_predicts(export, name, lower, tmp_path, capfd):
     source, X = export(name)
     before = contents(source)
-    report = lower_precision(source, tmp_path / "lower", lower, X=X)
+    kept = KEPT.get((name, lower))
+    warns = nullcontext()
+    if kept is not None:
+        warns = pytest.warns(
+            UserWarning, match=f"float32: {kept} of stage 1; {kept} of stage 2"
+        )
+    with warns:
+        report = lower_precision(source, tmp_path / "lower", lower, X=X)
     assert capfd.readouterr() == ("", "")
     assert contents(source) == before
     assert [path.name for path in tmp_path.iterdir()] == ["lower"]
@@ -136,12 +164,8 @@ def test_every_precision_predicts(export, name, lower, tmp_path, capfd):
         file = f"stage_{number + 1}.onnx"
         assert report.n_bytes[number] == (tmp_path / "lower" / file).stat().st_size
         assert report.float32_n_bytes[number] == len(before[file])
-    # Most bytes of a recurrent stage are in its GRU or LSTM.
-    if (name, lower) not in {
-        ("gru", "int8_dynamic"),
-        ("gru", "int8_static"),
-        ("lstm", "int8_static"),
-    }:
+    # Most bytes of such a stage are in the layers that stay.
+    if kept is None:
         assert (report.n_bytes < 0.8 * report.float32_n_bytes).all()
     # One row is a batch as well.
     assert session(tmp_path / "lower").predict(X[:1]).shape == (1,)
@@ -171,7 +195,8 @@ def test_manifest(export, lower, tmp_path):
     assert new["precision"] == lower
     content = (tmp_path / new["file"]).read_bytes()
     assert new["sha256"] == hashlib.sha256(content).hexdigest()
-    bits = {"float16": 16}.get(lower, 8)
+    # In 4 bits, 32 weights share a scale of 32 bits.
+    bits = 5 if lower == "int4" else BITS[lower]
     assert 0.9 < new["weight_bytes"] / old["weight_bytes"] / (bits / 32) < 1.3
     for key in ("file", "inputs", "outputs", "macs", "parameters"):
         assert new[key] == old[key]
@@ -182,19 +207,22 @@ def test_manifest(export, lower, tmp_path):
 
 @pytest.mark.parametrize("lower", LOWER)
 def test_graphs_are_valid_and_in_the_precision(export, lower, tmp_path):
-    source, X = export("conv2d")
+    source, X = export("mlp" if lower == "int4" else "conv2d")
     lower_precision(source, tmp_path, lower, X=X)
     types = onnx.TensorProto
     expected = {
         "float16": {types.FLOAT16},
         "int8_dynamic": {types.UINT8},
         "int8_static": {types.INT8},
+        "int4": {types.UINT8},
     }[lower]
+    # Units, blocks, and pairs of weights in 4 bits.
+    n_axes = 3 if lower == "int4" else 2
     for path in tmp_path.glob("*.onnx"):
         model = onnx.load(path)
         onnx.checker.check_model(model)
         assert not model.graph.value_info
-        found = {w.data_type for w in model.graph.initializer if len(w.dims) == 2}
+        found = {w.data_type for w in model.graph.initializer if len(w.dims) == n_axes}
         assert found == expected
 
 
@@ -301,7 +329,7 @@ def test_auto_of_a_regressor(regressor, tmp_path):
 def test_auto_goes_from_small_to_large_losses(export, tmp_path, monkeypatch):
     source, X = export("mlp")
     # What each precision takes from the agreement; it all shows at the first stage.
-    costs = {"float32": 0, "float16": 0.01, "int8_dynamic": 0.02, "int8_static": 0.05}
+    costs = dict(zip(BITS, [0, 0.01, 0.02, 0.05, 0.5], strict=True))
 
     def agreement(lowering, found):
         stages = found.manifest["stages"]
@@ -320,6 +348,195 @@ def test_auto_goes_from_small_to_large_losses(export, tmp_path, monkeypatch):
     saved = -np.diff([report.float32_n_bytes.sum(), *(c.n_bytes for c in tried[:2])])
     assert saved[0] > saved[1]
     assert {choice.stage for choice in tried[:2]} == {1, 2}
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+@pytest.mark.parametrize("target", [0, 0.99, 0.998, 1.0])
+def test_monotone_schedule_never_gets_more_precise(export, name, target, tmp_path):
+    source, X = export(name)
+    report = lower_precision(source, tmp_path, X=X, target=target, schedule="monotone")
+    bits = [BITS[precision] for precision in report.precisions]
+    assert bits == sorted(bits, reverse=True)
+    assert report.agreement.min() >= target
+    assert_array_equal(report.agreement, agreement(source, tmp_path, X))
+    # Of all that was tried and reached the target it is the smallest.
+    tried = [choice.n_bytes for choice in report.choices if choice.taken]
+    assert report.n_bytes.sum() == min([*tried, report.float32_n_bytes.sum()])
+    assert len(report.choices) <= 4 * N_STAGES
+
+
+def test_monotone_schedule_lowers_the_last_stage_first(export, tmp_path, monkeypatch):
+    source, X = export("mlp")
+    seen = []
+
+    def agreement(lowering, found):
+        precisions = [stage["precision"] for stage in found.manifest["stages"]]
+        seen.append(precisions)
+        # The first stage has to stay in float16 at least, whatever the last one is in.
+        return np.array([BITS[precisions[0]] >= 16])
+
+    monkeypatch.setattr(precision._Lowering, "agreement", agreement)
+    report = lower_precision(source, tmp_path, X=X, target=1, schedule="monotone")
+    assert report.precisions == ("float16", "int4")
+    assert seen[:2] == [["float32", "float16"], ["float16", "float16"]]
+    assert [choice.stage for choice in report.choices[:2]] == [2, 1]
+
+
+def test_monotone_schedule_stops_where_a_stage_cannot_be_lowered(export, tmp_path):
+    source, X = export("mlp")
+    source = edited(source, tmp_path / "source", hide_weights)
+    report = lower_precision(
+        source, tmp_path / "lower", X=X, target=0, schedule="monotone"
+    )
+    assert report.precisions == ("float32", "int4")
+
+
+@pytest.mark.parametrize("schedule", ["reverse", None, ["free"]])
+def test_unknown_schedule(export, schedule, tmp_path):
+    source, X = export("mlp")
+    message = r"'schedule' must be one of \['free', 'monotone'\]\. Got .* instead"
+    with pytest.raises(ValueError, match=message):
+        lower_precision(source, tmp_path / "lower", X=X, schedule=schedule)
+    assert not list(tmp_path.iterdir())
+
+
+# 4 bits
+
+
+@given(
+    n_units=st.integers(1, 5), n_inputs=st.integers(1, 70), seed=st.integers(0, 2**16)
+)
+def test_blocks_of_four_bits_are_within_a_step(n_units, n_inputs, seed):
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_cauchy((n_units, n_inputs)).astype(np.float32)
+    weights[0] = 0  # a block without a scale
+    values, scales = precision._blocks(weights)
+    n_blocks = -(-n_inputs // 32)
+    assert values.shape == (n_units, n_blocks, 16)
+    steps = np.stack([values & 15, values >> 4], axis=-1).reshape(n_units, -1, 32)
+    scales = scales.reshape(n_units, n_blocks, 1)
+    found = ((steps.astype(int) - 8) * scales).reshape(n_units, -1)[:, :n_inputs]
+    each = np.repeat(np.abs(scales[..., 0]), 32, axis=1)[:, :n_inputs]
+    # Half a step, or a whole one where a value is cut off at 7.
+    assert (np.abs(found - weights) <= each * (1 + 1e-6)).all()
+    is_largest = np.abs(weights) > 7.5 * each
+    assert_allclose(found[~is_largest], weights[~is_largest], atol=0.501 * each.max())
+
+
+def graph_of(node, weights, bias=None):
+    parts = [onnx.numpy_helper.from_array(weights, "weights")]
+    if bias is not None:
+        parts.append(onnx.numpy_helper.from_array(bias, "bias"))
+    rows, scores = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", None])
+        for name in ("rows", "scores")
+    )
+    graph = onnx.helper.make_graph([node], "layer", [rows], [scores], parts)
+    opset = onnx.helper.make_opsetid("", 18)
+    return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("Gemm", {"transB": 1}), ("Gemm", {}), ("MatMul", {})]
+)
+def test_layer_in_four_bits_computes_with_its_blocks(kind, options, has_bias):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(6, 40)).astype(np.float32)
+    has_bias &= kind == "Gemm"
+    bias = rng.normal(size=6).astype(np.float32) if has_bias else None
+    inputs = ["rows", "weights", *["bias"] * has_bias]
+    node = onnx.helper.make_node(kind, inputs, ["scores"], **options)
+    stored = weights if options else np.ascontiguousarray(weights.T)
+    content = precision._int4(graph_of(node, stored, bias).SerializeToString())
+    values, scales = precision._blocks(weights)
+    steps = np.stack([values & 15, values >> 4], axis=-1).reshape(6, 2, 32) - 8.0
+    lowered = (steps * scales.reshape(6, 2, 1)).reshape(6, -1)[:, :40]
+    rows = rng.normal(size=(5, 40)).astype(np.float32)
+    (found,) = onnxruntime.InferenceSession(content).run(None, {"rows": rows})
+    expected = rows @ lowered.T + (bias if has_bias else 0)
+    assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"transA": 1}, {"alpha": 2.0}, {"beta": 0.5}])
+def test_layer_with_factors_stays_in_float32(options):
+    node = onnx.helper.make_node("Gemm", ["rows", "weights"], ["scores"], **options)
+    content = graph_of(node, np.ones((6, 40), dtype=np.float32)).SerializeToString()
+    assert precision._int4(content) is None
+    assert precision._float32_layers(content) == ["Gemm"]
+
+
+# Fallback
+
+
+@pytest.fixture(scope="module")
+def whole(export, tmp_path_factory):
+    """The export of perceptrons with the graph of all stages."""
+    _, X = export("mlp")
+    directory = tmp_path_factory.mktemp("whole") / "float32"
+    to_onnx(export.estimators["mlp"], directory, fixed_stage=N_STAGES)
+    return directory, X
+
+
+@pytest.mark.parametrize("lower", ["int8_static", "int4", "auto"])
+def test_fallback_is_all_stages_in_float32(whole, lower, tmp_path):
+    source, X = whole
+    report = lower_precision(source, tmp_path / "lower", lower, X=X, fallback=True)
+    found, full = session(tmp_path / "lower"), session(source)
+    assert len(report.precisions) == len(report.n_bytes) == N_STAGES
+    assert found.n_stages == N_STAGES + 1
+    *lowered, last = found.manifest["stages"]
+    assert [stage["precision"] for stage in lowered] == list(report.precisions)
+    assert last["precision"] == "float32"
+    for key in ("macs", "parameters"):
+        assert last[key] == sum(stage[key] for stage in lowered)
+    assert found.manifest["fixed_stage"] is None
+    assert_allclose(found.decision_function(X), full.decision_function(X), atol=1e-6)
+    without = ProgressiveSession(
+        tmp_path / "lower", n_stages=N_STAGES, early_exit=False
+    )
+    assert_array_equal(
+        report.agreement[-1], np.mean(without.predict(X) == full.predict(X))
+    )
+
+
+def edited_manifest(source, directory, edit):
+    shutil.copytree(source, directory)
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    edit(manifest)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return directory
+
+
+@pytest.mark.parametrize(("stage", "held"), [(None, "none"), (1, "that of stage 1")])
+def test_fallback_without_the_graph_of_all_stages(whole, stage, held, tmp_path):
+    def edit(manifest):
+        fixed = manifest["fixed_stage"]
+        manifest["fixed_stage"] = None if stage is None else {**fixed, "stage": stage}
+
+    source = edited_manifest(whole[0], tmp_path / "source", edit)
+    message = rf"to_onnx\(\.\.\., fixed_stage=2\)\. .* holds {held}\."
+    with pytest.raises(ValueError, match=message):
+        lower_precision(source, tmp_path / "lower", "int4", fallback=True)
+    assert not (tmp_path / "lower").exists()
+
+
+def test_fallback_of_a_source_with_early_exit(whole, tmp_path):
+    def edit(manifest):
+        manifest["early_exit"] = {
+            "rule": "margin",
+            "thresholds": [0.5],
+            "temperatures": [1.0, 1.0],
+        }
+
+    source = edited_manifest(whole[0], tmp_path / "source", edit)
+    with pytest.raises(ValueError, match=r"the early exit in .* has no threshold for"):
+        lower_precision(source, tmp_path / "lower", "int4", fallback=True)
+    assert not (tmp_path / "lower").exists()
 
 
 # What cannot be lowered
@@ -365,6 +582,7 @@ def hide_weights(graph):
         (hide_weights, "float16"),
         (hide_weights, "int8_dynamic"),
         (hide_weights, "int8_static"),
+        (hide_weights, "int4"),
     ],
 )
 def test_stage_that_cannot_be_lowered(export, edit, lower, tmp_path):

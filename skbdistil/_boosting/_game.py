@@ -56,11 +56,13 @@ class Certificate:
     bound : ndarray of shape (n_stages, n_outputs)
         Upper bound on the largest deviation of the ensemble from the teacher, in
         units of the scores. It is infinite from the first stage whose step exceeds
-        1.7932, and everywhere if ``eta`` is 0: nothing is proved there.
+        1.7932, everywhere if ``eta`` is 0, and for an output before the first round
+        that trains it: nothing is proved there.
 
     potential : ndarray of shape (n_stages, n_outputs)
         Upper bound on the same deviation from the weights of the game alone, in units
-        of the scores. It holds whatever the steps were. It is infinite if ``eta`` is 0.
+        of the scores. It holds whatever the steps were. It is infinite if ``eta`` is 0,
+        and for an output before the first round that trains it.
 
     actual : ndarray of shape (n_stages, n_outputs)
         The largest absolute deviation of the ensemble from the teacher over the
@@ -385,7 +387,9 @@ class BoostingGame:
 
             T * max(abs(F - g)) <= (ln Z(T) - ln min(w)) / eta
         """
-        stage = np.arange(1, len(self._rounds) + 1)[:, np.newaxis]
+        stage = self._stages_of_outputs()
+        started = stage > 0
+        stage = np.maximum(stage, 1)
         actual = self._history("peak") / stage
         mean = self._history("mean") / stage
         step = self.eta * self._history("largest").max(axis=1, initial=0.0)
@@ -404,7 +408,30 @@ class BoostingGame:
                 start = (log(2) - lightest) / self.eta
                 bound[proved] = ((start + np.cumsum(growth, axis=0)) / stage)[proved]
                 potential = actual + log_mass / (self.eta * stage)
+        if not started.all():
+            bound[~started] = potential[~started] = np.inf
+            largest, weighted = self._sizes_of_teacher()
+            actual = np.where(started, actual, largest)
+            mean = np.where(started, mean, weighted)
         return Certificate(bound, potential, actual, mean, step)
+
+    def _stages_of_outputs(self):
+        """Number of rounds that have trained each output, after each stage."""
+        numbers = [
+            np.broadcast_to(self.residuals.rounds_of_outputs(stage), self._n_outputs)
+            for stage in range(1, len(self._rounds) + 1)
+        ]
+        return np.reshape(numbers, (len(numbers), self._n_outputs))
+
+    def _sizes_of_teacher(self):
+        """Largest and mean absolute score of the teacher, per output."""
+        largest = np.zeros(self._n_outputs)
+        mean = np.zeros_like(largest)
+        for rows in self.residuals.chunks():
+            size = np.abs(self.residuals.teacher_scores[rows], dtype=np.float64)
+            largest = np.maximum(largest, _column_max(size, self._in_game(rows)))
+            mean += np.einsum("i,ij->j", np.exp(self._log_prior[rows]), size)
+        return self._ranks.max(largest), self._ranks.sum(mean)
 
     def reset(self):
         """Forget all rounds, for instance to replay the game with refined students."""

@@ -281,7 +281,7 @@ class Boosting:
                 with seeded(seed, self.trainer.device):
                     student = self.ensemble.new_student(self.search.ladder[position])
                 student.to(self.rows.device, self.rows.dtype)
-                settle_as_mean(student, number)
+                settle_as_mean(student, self.rows.residuals.rounds_of_outputs(number))
                 self.rounds.append(Round(student, position, history))
                 self.ensemble.append(student)
             if not self._refine(epochs, int(seeds[-1]), history):
@@ -315,8 +315,14 @@ class Boosting:
         )
 
     def _losses_held_out(self):
-        """Loss of the ensemble on the rows held out, in a list; empty without any."""
-        if self.valid is None or not self.rounds:
+        """Loss of the ensemble on the rows held out, in a list.
+
+        Empty without any, and as long as there are outputs that no round has trained.
+        """
+        if self.valid is None:
+            return []
+        n_trained = self.rows.residuals.rounds_of_outputs(len(self.rounds))
+        if not np.all(n_trained > 0):
             return []
         scores = torch.from_numpy(self.valid.residuals.mean())
         targets = self.valid.targets(slice(None))

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -267,7 +268,8 @@ def set_up(
         first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
         train = train.take(slice(first, end))
 
-    residuals = Residuals(train.scores)
+    first_rounds = ensemble.first_stages
+    residuals = Residuals(train.scores, first_rounds=first_rounds)
     game = BoostingGame(
         residuals, eta=plan.eta, sample_weight=train.sample_weight, ranks=ranks
     )
@@ -275,7 +277,11 @@ def set_up(
         ensemble,
         game,
         row_data(train, residuals, game),
-        None if valid is None else row_data(valid, Residuals(valid.scores)),
+        (
+            None
+            if valid is None
+            else row_data(valid, Residuals(valid.scores, first_rounds=first_rounds))
+        ),
         search=WeakLearnerSearch(
             ladder=plan.ladder,
             trainer=trainer,
@@ -290,7 +296,10 @@ def set_up(
         ),
         trainer=trainer,
         joint_loss=_JointLoss(
-            plan.objective, regression, multilabel=estimator._multilabel
+            plan.objective,
+            regression,
+            multilabel=estimator._multilabel,
+            first_stages=first_rounds,
         ),
         progress=progress,
         estimator_name=type(estimator).__name__,
@@ -316,7 +325,9 @@ def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
                 )
 
 
-def auto_connection(student, input_shape, n_outputs, estimator_name):
+def auto_connection(
+    student, input_shape, n_outputs, estimator_name, *, shared_blocks=1
+):
     """Connection that suits the backbones and the number of outputs.
 
     Parameters
@@ -326,6 +337,8 @@ def auto_connection(student, input_shape, n_outputs, estimator_name):
     n_outputs : int
     estimator_name : str
         For messages.
+    shared_blocks : int, default=1
+        Where students are connected block by block.
 
     Returns
     -------
@@ -337,7 +350,61 @@ def auto_connection(student, input_shape, n_outputs, estimator_name):
         ladder = _check_ladder(student, estimator_name)
     # What is drawn for the weights must not use up random numbers.
     with seeded(0, torch.device("cpu")):
-        return _auto_connection(ladder, input_shape, n_outputs)
+        return _auto_connection(ladder, input_shape, n_outputs, shared_blocks)
+
+
+def first_rounds(schedule, n_rounds, estimator_name, *, goes_on=False):
+    """Round that trains each output for the first time.
+
+    Parameters
+    ----------
+    schedule : list of list of int, or None
+        Outputs that each round adds.
+    n_rounds : int
+    estimator_name : str
+        For messages.
+    goes_on : bool, default=False
+        Whether further rounds may follow, so that there may be more groups than rounds.
+
+    Returns
+    -------
+    first_rounds : ndarray of int of shape (n_outputs,), or None
+        From 1 on. None without a schedule.
+    """
+    if schedule is None:
+        return None
+    what = f"The 'output_schedule' parameter of {estimator_name}"
+    if not schedule or not all(_is_group(group) for group in schedule):
+        raise ValueError(
+            f"{what} must be a list of groups, each a list of the numbers of one or "
+            f"more outputs, such as [[0, 1], [2]]. Got {schedule!r}."
+        )
+    outputs = [int(output) for group in schedule for output in group]
+    if sorted(outputs) != list(range(len(outputs))):
+        raise ValueError(
+            f"{what} must name each output once, by its number from 0 on: an output "
+            f"that is in no group would never be trained. Got {schedule!r}."
+        )
+    if len(schedule) > n_rounds and not goes_on:
+        raise ValueError(
+            f"{what} has {len(schedule)} groups, each of which needs a round, and "
+            f"n_estimators={n_rounds}. Only with warm_start=True can later fits train "
+            "the rest."
+        )
+    rounds = np.empty(len(outputs), dtype=np.int64)
+    for number, group in enumerate(schedule, start=1):
+        rounds[list(group)] = number
+    return rounds
+
+
+def _is_group(group):
+    """Whether this is a sequence of integers that is not empty."""
+    if not isinstance(group, list | tuple | np.ndarray) or not len(group):
+        return False
+    return all(
+        isinstance(output, Integral) and not isinstance(output, bool)
+        for output in group
+    )
 
 
 def sizes(scores):

@@ -10,6 +10,9 @@ class Residuals:
     ``S = sum over s <= t of (f_s - g)``, and the running mean of the students is
     ``F_t = g + S / t``.
 
+    Outputs may start in different rounds. Then ``t`` is the number of rounds that have
+    trained the output, the sum is over these rounds, and ``F = 0`` before the first.
+
     Parameters
     ----------
     teacher_scores : ndarray or memmap of shape (n_samples, n_outputs)
@@ -22,6 +25,9 @@ class Residuals:
     chunk_size : int, default=1024
         Number of rows handled at a time, at least 1. Temporary memory is proportional
         to ``chunk_size * n_outputs``.
+
+    first_rounds : ndarray of int of shape (n_outputs,), default=None
+        Round that trains an output for the first time, from 1 on. None: round 1.
 
     Attributes
     ----------
@@ -52,7 +58,9 @@ class Residuals:
            [-1.]])
     """
 
-    def __init__(self, teacher_scores, *, total=None, chunk_size=1024):
+    def __init__(
+        self, teacher_scores, *, total=None, chunk_size=1024, first_rounds=None
+    ):
         if total is None:
             total = np.empty(teacher_scores.shape, teacher_scores.dtype)
         elif total.shape != teacher_scores.shape:
@@ -63,6 +71,7 @@ class Residuals:
         self.teacher_scores = teacher_scores
         self.total = total
         self.chunk_size = chunk_size
+        self.first_rounds = first_rounds
         self.reset()
 
     def __len__(self):
@@ -97,7 +106,42 @@ class Residuals:
         -------
         mean : ndarray of shape (n_samples, n_outputs)
         """
-        return self.teacher_scores + self.total / self.n_rounds
+        return self.mean_from(self.teacher_scores, self.total)
+
+    def mean_from(self, teacher_scores, total):
+        """Running mean of some rows, from their scores and sums.
+
+        Parameters
+        ----------
+        teacher_scores, total : ndarray of shape (n_rows, n_outputs)
+
+        Returns
+        -------
+        mean : ndarray of shape (n_rows, n_outputs)
+        """
+        number = self.rounds_of_outputs(self.n_rounds)
+        if self.first_rounds is None:
+            return teacher_scores + total / number
+        number = number.astype(total.dtype)
+        mean = teacher_scores + total / np.maximum(number, 1)
+        mean[:, number == 0] = 0
+        return mean
+
+    def rounds_of_outputs(self, n_rounds):
+        """How many of the first rounds train each output.
+
+        Parameters
+        ----------
+        n_rounds : int
+
+        Returns
+        -------
+        number : int or ndarray of int of shape (n_outputs,)
+            `n_rounds` itself without `first_rounds`.
+        """
+        if self.first_rounds is None:
+            return n_rounds
+        return np.maximum(n_rounds + 1 - self.first_rounds, 0)
 
     def deviations(self, scores):
         """Deviations of a student from the teacher, chunk by chunk.
@@ -110,7 +154,7 @@ class Residuals:
         ------
         rows : slice
         deviations : ndarray of shape (n_rows, n_outputs)
-            ``f - g`` in float64.
+            ``f - g`` in float64; 0 for outputs that the next round does not train.
         """
         if scores.shape != self.teacher_scores.shape:
             raise ValueError(
@@ -119,7 +163,10 @@ class Residuals:
             )
         for rows in self.chunks():
             teacher = self.teacher_scores[rows]
-            yield rows, np.subtract(scores[rows], teacher, dtype=np.float64)
+            deviations = np.subtract(scores[rows], teacher, dtype=np.float64)
+            if self.first_rounds is not None:
+                deviations[:, self.first_rounds > self.n_rounds + 1] = 0
+            yield rows, deviations
 
     def chunks(self):
         """Slices that cover all rows."""

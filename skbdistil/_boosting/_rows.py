@@ -246,9 +246,11 @@ class RowData:
             mean = inputs.pop("mean", None)
             chunk_scores, activations = student(**inputs)
             if mean is not None:
-                number = self.residuals.n_rounds + 1
-                share = number * float(student.carry) - number + 1
-                chunk_scores = number * chunk_scores + share * mean
+                number = torch.as_tensor(
+                    self.residuals.rounds_of_outputs(self.residuals.n_rounds + 1)
+                )
+                share = number * student.carry.cpu().double() - number + 1
+                chunk_scores = number.to(mean) * chunk_scores + share.to(mean) * mean
             scores[rows] = chunk_scores.cpu().numpy()
             if holds:
                 held = held or tuple(
@@ -368,9 +370,10 @@ class RoundBatches(_Batches):
             inputs["earlier"] = earlier
         if rows.residuals.n_rounds:
             # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
-            total = targets["residual_sum"]
-            mean = targets["teacher"] + total / rows.residuals.n_rounds
-            inputs["mean"] = mean.to(rows.device)
+            mean = rows.residuals.mean_from(
+                targets["teacher"].numpy(), targets["residual_sum"].numpy()
+            )
+            inputs["mean"] = torch.from_numpy(mean).to(rows.device)
         return inputs, targets
 
 

@@ -154,7 +154,7 @@ class WeakLearnerSearch:
             self.objective,
             self.regression,
             multilabel=self.multilabel,
-            n_previous=len(ensemble),
+            n_previous=game.residuals.rounds_of_outputs(len(ensemble) + 1) - 1,
             eta=game.eta,
             scale=self.scale,
             log_normalizer=torch.as_tensor(game.log_normalizer, dtype=rows.dtype),

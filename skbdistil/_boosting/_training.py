@@ -199,7 +199,8 @@ class Trainer:
     def train_student(self, student, criterion, rows, valid, **options):
         """Train the student of a round in place; see :meth:`train_jointly`."""
         data = [None if part is None else part.for_round() for part in (rows, valid)]
-        number = rows.residuals.n_rounds + 1
+        residuals = rows.residuals
+        number = residuals.rounds_of_outputs(residuals.n_rounds + 1)
         combination = Combination(student, number, self.combine)
         history = self._train(combination, [student], criterion, *data, **options)
         combination.settle()
