@@ -1,14 +1,18 @@
 """Images decoded when they are read: views against clean rows, speed, and memory.
 
-Run as ``python -m benchmarks.bench_datasets views`` (also ``reading``, ``memory``) with
---results FILE. CIFAR-10 comes as JPEG bytes from the folder of the environment variable
-SKBDISTIL_DATA, with the scores of its teacher. What is in the file is not run again.
+Run as ``python -m benchmarks.bench_datasets views`` (also ``reading``, ``memory``,
+``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the folder of the
+environment variable SKBDISTIL_DATA, with the scores of its teacher. What is in the file
+is not run again.
 
 ``views``: networks of 0.2 million multiply-accumulates, with and without random crops
 and flips, on the first --rows images of the training set, tested on the test set.
 ``reading``: rows per second of passes and of training, and peak memory, for an array
 and for datasets. ``memory``: a fit to rows that are 10 times the memory that a process
-may take beyond what it has after a fit to 256 of them.
+may take beyond what it has after a fit to 256 of them. ``teacher_on``: shifted and
+flipped images of Fashion-MNIST, of which students learn what the teacher says of the
+clean image, or of the view. The teacher is trained here, on such views of the first
+6000 images; students learn from the first --rows of these.
 """
 
 import argparse
@@ -26,12 +30,16 @@ import numpy as np
 import torch
 from PIL import Image
 from skorch import NeuralNet
+from torch import nn
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from benchmarks.accuracy_cost.results import append
 from skbdistil import BDistilClassifier
+from skbdistil._boosting._rows import BatchIterator
 from skbdistil.datasets import Views
 from skbdistil.students import ConvNet2d
+from skbdistil.teachers import TorchTeacher
 
 
 class Jpegs(Dataset):
@@ -58,6 +66,76 @@ class Jpegs(Dataset):
             if flip % 2:
                 pixels = pixels[:, :, ::-1]
         return np.ascontiguousarray(pixels), self.labels[index]
+
+
+class ShiftedBatches:
+    """Batches of shifted and flipped images, for a net template.
+
+    With a teacher, what students learn of a view is what it says of the view.
+    """
+
+    changes_rows = True
+
+    def __init__(self, dataset, batch_size, teacher=None):
+        self.rows = dataset.rows
+        self.teacher = teacher
+        self.batches = BatchIterator(dataset, batch_size)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        ensemble = self.rows.ensemble
+        for inputs, targets in self.batches:
+            x = shifted(inputs["x"])
+            if self.teacher is not None:
+                with torch.no_grad():
+                    scores = self.teacher.eval()(x)
+                    scores -= scores.mean(1, keepdim=True)
+                    targets["teacher"] = scores
+                    state = ensemble.start(x)
+                    for _ in ensemble.students:
+                        state.advance()
+                    if state.n_stages:
+                        residual = state.mean - scores
+                        targets["residual_sum"] = state.n_stages * residual
+            yield {"x": x}, targets
+
+
+def shifted(images, most=2):
+    """Images, each moved by up to so many pixels and flipped or not."""
+    n, _, height, width = images.shape
+    padded = functional.pad(images, (most,) * 4)
+    top, left = torch.randint(2 * most + 1, (2, n, 1))
+    columns = left + torch.arange(width)
+    columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+    lines = top + torch.arange(height)
+    numbers = torch.arange(n)[:, None, None]
+    return padded[numbers, :, lines[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def fashion(part, n_rows):
+    with np.load(Path(os.environ["SKBDISTIL_DATA"]) / "fashion_mnist.npz") as file:
+        images, labels = file[f"X_{part}"][:n_rows], file[f"y_{part}"][:n_rows]
+    return np.float32(images.reshape(-1, 1, 28, 28)) / 255, np.int64(labels)
+
+
+def fashion_teacher(images, labels, seed, epochs=8):
+    """Convolutional network, trained on shifted and flipped images."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32 * 49, 128), nn.ReLU(), nn.Linear(128, 10)),
+    )
+    optimizer = torch.optim.AdamW(module.parameters())
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            functional.cross_entropy(module(shifted(x[batch])), y[batch]).backward()
+            optimizer.step()
+    return module.eval()
 
 
 ROW_BYTES = 3 * 32 * 32 * 4
@@ -200,11 +278,53 @@ def keys(options):
                 "rows": options.rows,
                 "epochs": options.epochs,
             }
+    elif options.part == "teacher_on":
+        for kind in ("clean", "view"):
+            for seed in range(options.seeds):
+                yield {
+                    "teacher_on": kind,
+                    "seed": seed,
+                    "rows": options.rows,
+                    "epochs": options.epochs,
+                }
     else:
         yield {"allowed_mb": options.allowed_mb}
 
 
-RUNS = {"views": views, "reading": reading, "memory": memory}
+def teacher_on(key):
+    torch.set_num_threads(1)
+    images, labels = fashion("train", 6000)
+    X_test, y_test = fashion("test", 5000)
+    teacher = fashion_teacher(images, labels, key["seed"])
+    options = {"iterator_train": ShiftedBatches}
+    if key["teacher_on"] == "view":
+        options["iterator_train__teacher"] = teacher
+    net = NeuralNet(None, criterion=None, optimizer=torch.optim.AdamW, **options)
+    clf = BDistilClassifier(
+        TorchTeacher(teacher),
+        student=partial(ConvNet2d, channels=(4, 8, 16)),
+        n_estimators=3,
+        net=net,
+        max_epochs=key["epochs"],
+        random_state=key["seed"],
+    )
+    start = time.perf_counter()
+    clf.fit(images[: key["rows"]], labels[: key["rows"]])
+    seconds = time.perf_counter() - start
+    predicted = TorchTeacher(teacher).predict(X_test)
+    return {
+        "teacher_accuracy": float(np.mean(predicted == y_test)),
+        "test_accuracy": list(clf.staged_score(X_test, y_test)),
+        "seconds": seconds,
+    }
+
+
+RUNS = {
+    "views": views,
+    "reading": reading,
+    "memory": memory,
+    "teacher_on": teacher_on,
+}
 
 
 def main():

@@ -20,6 +20,7 @@ GALLERY = [
     "plot_unlabelled_rows.py",
     "plot_labels_only.py",
     "plot_image_views.py",
+    "plot_text.py",
     "plot_several_outputs.py",
     "plot_accuracy_latency.py",
     "plot_early_exit.py",

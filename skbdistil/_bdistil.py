@@ -1317,7 +1317,17 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         """How the students are connected: a class, an object that says it, or None."""
         return self.ensemble_.connection
 
-    def staged_score(self, X, y, sample_weight=None):
+    def _labelled(self, X, y):
+        """Rows, and what is true of them: `y`, or what the items of a dataset hold."""
+        X, y = with_labels(X, y, self.net)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} is scored by y, but the target y is None, and "
+                "X is no dataset whose items hold labels."
+            )
+        return X, y
+
+    def staged_score(self, X, y=None, sample_weight=None):
         """Score of the ensemble after each stage.
 
         Parameters
@@ -1325,8 +1335,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples, ...)
             Rows.
 
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Labels or targets.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or targets. `None` takes those that the items of a dataset hold.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Sample weights.
@@ -1338,6 +1348,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             R^2 for a regressor.
         """
         check_is_fitted(self)
+        X, y = self._labelled(X, y)
         metric = accuracy_score if is_classifier(self) else r2_score
         for predicted in self.staged_predict(X):
             yield metric(y, predicted, sample_weight=sample_weight)
@@ -2208,6 +2219,28 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         scores = self._last_scores(X)
         return log_expit(scores) if self.multilabel_ else log_softmax(scores, axis=1)
 
+    def score(self, X, y=None, sample_weight=None):
+        """Accuracy, of whole rows where these have several labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels. `None` takes those that the items of a dataset hold.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        score : float
+        """
+        check_is_fitted(self)
+        X, y = self._labelled(X, y)
+        return super().score(X, y, sample_weight)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
@@ -2852,6 +2885,28 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         units = self.target_mean_, self.target_scale_, self.single_output_
         for scores in self._stage_scores(X):
             yield in_units(scores, *units)
+
+    def score(self, X, y=None, sample_weight=None):
+        """R^2, the coefficient of determination.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape seen in fit.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Targets. `None` takes those that the items of a dataset hold.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Sample weights.
+
+        Returns
+        -------
+        score : float
+        """
+        check_is_fitted(self)
+        X, y = self._labelled(X, y)
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,14 +1,30 @@
 """Rows of a map-style dataset of torch, read when they are needed."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from skbdistil._arrays import READY_DTYPES, LazyRows, from_torch, native_dtype
+from skbdistil._arrays import (
+    READY_DTYPES,
+    LazyRows,
+    as_tensor,
+    from_torch,
+    native_dtype,
+    row_chunks,
+)
 from skbdistil._seeding import seed_generators, seeded
-from skbdistil.datasets import Views
+from skbdistil.datasets import Columns, Views
 
-__all__ = ["DatasetRows", "as_views", "dataset_rows", "is_dataset", "with_labels"]
+__all__ = [
+    "DatasetRows",
+    "as_views",
+    "dataset_rows",
+    "is_dataset",
+    "whole_chunks",
+    "with_labels",
+]
 
 # Rows that are read twice to see that they are the same.
 _COMPARED_ROWS = 4
@@ -107,6 +123,34 @@ def dataset_rows(X, net=None):
     return DatasetRows(X, **_reading(net)) if isinstance(X, Views) else X
 
 
+def whole_chunks(x, n_rows):
+    """Yield all rows in order as a teacher reads them: a slice, and these rows.
+
+    Parameters
+    ----------
+    x : ndarray, LazyRows
+    n_rows : int
+        Rows of a chunk.
+
+    Yields
+    ------
+    rows : slice
+    batch : ndarray, or dict of ndarray
+        A dict where a dataset has items that are dicts.
+    """
+    if not isinstance(x, DatasetRows) or columns_of(x.views) is None:
+        yield from row_chunks(x, n_rows)
+        return
+    for positions, batch, _ in x.loader(_ordered_keys(len(x), n_rows), whole=True):
+        rows = slice(positions[0], positions[-1] + 1)
+        yield rows, {name: values.numpy() for name, values in batch.items()}
+
+
+def columns_of(views):
+    """What :class:`~skbdistil.datasets.Columns` says of the items; None if nothing."""
+    return views.clean if isinstance(views.clean, Columns) else None
+
+
 def _reading(net):
     """Options of a DataLoader in a template, those of `iterator_valid` first."""
     options = {}
@@ -188,13 +232,15 @@ class DatasetRows(LazyRows):
         for positions, rows, _ in self.loader(_ordered_keys(len(self), n_rows)):
             yield slice(positions[0], positions[-1] + 1), from_torch(rows)
 
-    def loader(self, keys, **options):
+    def loader(self, keys, *, whole=False, **options):
         """A DataLoader that reads what the keys say.
 
         Parameters
         ----------
         keys : iterable of (ndarray, int or None)
             Numbers of rows, and the seed of their views; None for clean rows.
+        whole : bool
+            Whether to read items that are dicts as a teacher does.
         **options : dict
             Of the DataLoader, instead of those of the rows.
 
@@ -205,8 +251,9 @@ class DatasetRows(LazyRows):
         """
         options = options or dict(self.options)
         reader = self._reader
-        if "collate_fn" in options:
-            reader = _Reader(self.views, options.pop("collate_fn"), reader.expected)
+        collate_fn = options.pop("collate_fn", reader.collate_fn)
+        if whole or collate_fn is not reader.collate_fn:
+            reader = _Reader(self.views, collate_fn, reader.expected, whole=whole)
         return DataLoader(
             reader,
             batch_size=None,
@@ -219,9 +266,13 @@ class DatasetRows(LazyRows):
 
 
 def _with_tensor(batch):
-    """Rows as a tensor, which processes share and for which memory is pinned."""
+    """Rows as tensors, which processes share and for which memory is pinned."""
     positions, rows, labels = batch
-    return positions, torch.from_numpy(rows), labels
+    if isinstance(rows, dict):
+        rows = {name: as_tensor(values) for name, values in rows.items()}
+    else:
+        rows = torch.from_numpy(rows)
+    return positions, rows, labels
 
 
 def _ordered_keys(n_samples, n_rows):
@@ -235,19 +286,24 @@ class _Reader(Dataset):
     """Batches of a dataset: what a worker reads.
 
     Indexed by ``(positions, seed)``, it gives the positions, an array of the rows, and
-    an array of their labels, or None. A seed asks for the views of training.
+    an array of their labels, or None. A seed asks for the views of training. With
+    `whole`, it gives a dict of arrays in the place of the rows, and no labels.
     """
 
-    def __init__(self, views, collate_fn=None, expected=None):
+    def __init__(self, views, collate_fn=None, expected=None, *, whole=False):
         self.views = views
+        self.columns = columns_of(views)
         self.collate_fn = collate_fn
         self.expected = expected
+        self.whole = whole
 
     def __getitem__(self, key):
         positions, seed = key
         # Items may draw from any global generator.
         with seeded(0 if seed is None else seed, torch.device("cpu")):
             items = [self._item(int(number), seed) for number in positions]
+        if self.whole:
+            return positions, self._entries(items, positions), None
         rows, labels = self._batch(items, positions)
         self._check(rows, positions)
         return positions, rows, labels
@@ -266,7 +322,38 @@ class _Reader(Dataset):
                 f"{type(error).__name__}: {error}"
             ) from error
 
+    def _entries(self, items, positions):
+        """What the teacher is called with by name."""
+        columns = self.columns
+        if self.collate_fn is not None:
+            batch = self.collate_fn(items)
+            names = _names_of_teacher(columns, batch, positions[0])
+            return {name: _array(batch[name], name) for name in names}
+        names = _names_of_teacher(columns, items[0], positions[0])
+        found = {}
+        for name in names:
+            rows = [
+                _array(_entry(item, name, number), name)
+                for item, number in zip(items, positions, strict=True)
+            ]
+            shapes = {row.shape for row in rows}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"The entries {name!r} of the dataset X must have one shape. Got "
+                    f"{' and '.join(map(str, sorted(shapes)))} among the rows "
+                    f"{positions[0]} to {positions[-1]}. Set a collate_fn in the 'net' "
+                    "template, which fills them up."
+                )
+            found[name] = np.stack(rows)
+        return found
+
     def _batch(self, items, positions):
+        columns = self.columns
+        if columns is not None and self.collate_fn is None:
+            items = [
+                _row_and_label(columns, item, number)
+                for item, number in zip(items, positions, strict=True)
+            ]
         if self.collate_fn is None:
             rows, labels = zip(*map(_split, items, positions.tolist()), strict=True)
             for number, row in zip(positions, rows, strict=True):
@@ -280,6 +367,9 @@ class _Reader(Dataset):
             rows = np.stack(rows)
         else:
             rows = self.collate_fn(items)
+            if columns is not None:
+                rows, labels = _row_and_label(columns, rows, positions[0])
+                rows = rows if labels is None else (rows, labels)
             has_labels = isinstance(rows, tuple | list) and len(rows) == 2
             rows, labels = rows if has_labels else (rows, [None])
             rows = _numbers(rows, f"What collate_fn makes of row {positions[0]}")
@@ -315,6 +405,46 @@ def _split(item, number):
     return _numbers(row, f"Row {number} of the dataset X"), label
 
 
+def _row_and_label(columns, entries, number):
+    """What students read of an item, or of several, and its label or None."""
+    row = _entry(entries, columns.students, number)
+    if columns.label is None:
+        return row, None
+    return row, _entry(entries, columns.label, number)
+
+
+def _names_of_teacher(columns, entries, number):
+    if columns.teacher is None:
+        return [name for name in entries if name != columns.label]
+    for name in columns.teacher:
+        _entry(entries, name, number)
+    return columns.teacher
+
+
+def _entry(entries, name, number):
+    """An entry of a dict, which is to be there."""
+    if not isinstance(entries, Mapping) or name not in entries:
+        what = list(entries) if isinstance(entries, Mapping) else type(entries).__name__
+        raise ValueError(
+            f"Columns needs items, or what a collate_fn makes of them, that are dicts "
+            f"with the entry {name!r}. Got {what} for row {number} of the dataset X."
+        )
+    return entries[name]
+
+
+def _array(values, name):
+    """An entry that a teacher reads, in its own dtype."""
+    array = from_torch(values)
+    array = None if isinstance(array, str | Mapping) else np.asarray(array)
+    if array is None or array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"The entry {name!r} of the dataset X holds no numbers but an object of "
+            f"type {type(values).__name__}. Name those that the teacher reads in the "
+            "'teacher' parameter of Columns."
+        )
+    return array
+
+
 def _numbers(row, name):
     """A row, or several, as an array of a dtype that students take."""
     kind = type(row).__name__
@@ -325,7 +455,7 @@ def _numbers(row, name):
             f"{name} must be an array or tensor of numbers, or such a row with its "
             f"label. Got an object of type {kind}. Set a collate_fn in the 'net' "
             "template (iterator_train__collate_fn), which makes rows of a list of "
-            "items."
+            "items, or for items that are dicts pass skbdistil.datasets.Columns."
         )
     dtype = native_dtype(row.dtype)
     return row.astype(dtype if dtype in READY_DTYPES else np.float32, copy=False)

@@ -37,7 +37,7 @@ from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.ensemble import Dense, Last, Lateral, Recurrent, Wide, Window
 from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.objectives import DistillationObjective
-from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
+from skbdistil.students import MLP, ConvNet1d, ConvNet2d, EmbeddingNet, RecurrentNet
 
 __all__ = [
     "BACKBONES",
@@ -81,7 +81,7 @@ _PARAMETERS = (DistillationObjective, Lateral, Munge, Recurrent, Spunge, Window)
 ESTIMATORS = {cls.__name__: cls for cls in (*SAVABLE, *_PARAMETERS)}
 RECORDS = {cls.__name__: cls for cls in (Certificate, Costs, ExitPath, StageCosts)}
 CONVOLUTIONAL = {ConvNet1d, ConvNet2d}
-BACKBONES = {MLP, RecurrentNet, *CONVOLUTIONAL}
+BACKBONES = {MLP, RecurrentNet, EmbeddingNet, *CONVOLUTIONAL}
 PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
 #: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,

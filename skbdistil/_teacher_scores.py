@@ -86,7 +86,7 @@ class TeacherResponse(NamedTuple):
         The network of a torch teacher or frozen skorch net, whose cost can be counted.
         None for other teachers.
 
-    module_input : torch.Tensor or None
+    module_input : torch.Tensor, tuple or dict of these, or None
         What `module` is called with for the first row. None where `module` is None.
 
     macs : int or None
@@ -140,7 +140,7 @@ class TeacherResponse(NamedTuple):
     transfer_scores: np.ndarray | None
     classes: np.ndarray | None
     module: nn.Module | None
-    module_input: torch.Tensor | None
+    module_input: object
     macs: int | None
     single_output: bool
     name: str
@@ -168,7 +168,7 @@ class _Answer(NamedTuple):
     proba: bool = False
     classes: object = None
     module: nn.Module | None = None
-    module_input: torch.Tensor | None = None
+    module_input: object = None
     macs: int | None = None
     # Some rows, and the column of the label that the teacher predicts for each of them,
     # or with several labels per row what it predicts.

@@ -8,8 +8,10 @@ known. Measured times are in :mod:`skbdistil.latency`.
 
 import copy
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -167,7 +169,8 @@ def module_costs(module, *inputs, macs=None):
     module : torch.nn.Module
         Network to count.
     *inputs : tensors of shape (n_samples, ...)
-        What `module` is called with. One row is enough.
+        What `module` is called with: one after the other, or by name where this is one
+        mapping of tensors. One row is enough.
     macs : int or None, default=None
         Multiply-accumulates per sample of a network that cannot be counted, as you
         know them; they are taken as they are. None counts them.
@@ -240,19 +243,39 @@ def module_costs(module, *inputs, macs=None):
     >>> module_costs(network, torch.zeros(1, 4))  # 4 * 8 + 8 * 3
     Costs(macs=56, parameters=67, weight_bytes=268)
     """
-    costs, problem = _count_module(module, *inputs, macs=macs)
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    costs, problem = _count_module(module, inputs, macs=macs)
     if problem:
         warnings.warn(problem, CostsUnknownWarning, stacklevel=2)
     return costs
 
 
-def _count_module(module, *inputs, macs=None):
+def call_module(module, inputs):
+    """Call a module with a tensor, a tuple of several, or a mapping of these by name.
+
+    Parameters
+    ----------
+    module : callable
+    inputs : torch.Tensor, tuple or Mapping
+
+    Returns
+    -------
+    output : object
+    """
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
+
+
+def _count_module(module, inputs, macs=None):
     """Costs of a network, and what could not be counted.
 
     Parameters
     ----------
-    module, inputs, macs
+    module, macs
         As for :func:`module_costs`.
+    inputs : torch.Tensor, tuple or Mapping
+        As for :func:`call_module`.
 
     Returns
     -------
@@ -267,7 +290,13 @@ def _count_module(module, *inputs, macs=None):
         )
     problem = None
     if macs is None:
-        (macs,), (reason,) = _count(module, inputs, _call, 1)
+        names = None
+        if isinstance(inputs, Mapping):
+            names, inputs = tuple(inputs), tuple(inputs.values())
+        elif not isinstance(inputs, tuple):
+            inputs = (inputs,)
+        call = partial(_call, names=names)
+        (macs,), (reason,) = _count(module, inputs, call, 1)
         if reason:
             problem = (
                 f"The operations of {type(module).__name__} could not be counted: "
@@ -432,9 +461,11 @@ def _n_bytes(tensors):
 # Counting
 
 
-def _call(module, *inputs):
+def _call(module, *inputs, names):
     """Run a network as a single stage."""
-    module(*inputs)
+    call_module(
+        module, inputs if names is None else dict(zip(names, inputs, strict=True))
+    )
     yield
 
 

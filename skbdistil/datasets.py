@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from skbdistil._sklearn_compat import Interval, validate_params
 
-__all__ = ["Views", "make_cube", "make_ellipsoid"]
+__all__ = ["Columns", "Views", "make_cube", "make_ellipsoid"]
 
 
 class Views(Dataset):
@@ -110,6 +110,97 @@ def _check_map_style(dataset):
             f"{type(dataset).__name__}, which lacks them: the game weighs every row "
             "anew in each round, and has to find it again. Use a map-style dataset."
         )
+
+
+class Columns(Dataset):
+    """A dataset whose items are dicts, and who reads which of their entries.
+
+    As those of Hugging Face are: ``{"input_ids": ..., "attention_mask": ..., "label":
+    ...}``. Students read one entry. A :class:`~skbdistil.teachers.TorchTeacher` is
+    called with entries by name, ``module(input_ids=..., attention_mask=...)``; another
+    teacher reads what students read.
+
+    Entries of one name have one shape in all rows, unless the `net` template of the
+    estimator sets a ``collate_fn``, which makes a dict of arrays of a list of items. It
+    fills up rows that are shorter.
+
+    Parameters
+    ----------
+    dataset : torch.utils.data.Dataset
+        Map-style: with a length and an index.
+
+    students : str
+        Name of the entry that students read, a row of numbers.
+
+    teacher : list of str, default=None
+        Names of the entries that the teacher is called with. `None` for all but
+        `label`.
+
+    label : str, default=None
+        Name of the entry that holds the label. `None` if there is none.
+
+    Raises
+    ------
+    TypeError
+        If the dataset has no length or no index.
+
+    ValueError
+        If `teacher` is a single name.
+
+    See Also
+    --------
+    Views : A dataset, and the views of its rows that training sees.
+    skbdistil.students.EmbeddingNet : Students of token ids.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from functools import partial
+    >>> from skbdistil import BDistilClassifier
+    >>> from skbdistil.datasets import Columns
+    >>> from skbdistil.students import EmbeddingNet
+    >>> from skbdistil.teachers import TorchTeacher
+    >>> ids = np.random.default_rng(0).integers(1, 20, size=(100, 6))
+    >>> items = [
+    ...     {"input_ids": row, "attention_mask": row > 0, "label": int(7 in row)}
+    ...     for row in ids
+    ... ]
+    >>> class Sevens(torch.nn.Module):
+    ...     def forward(self, input_ids, attention_mask):
+    ...         found = (input_ids == 7) & attention_mask
+    ...         return 6.0 * found.any(1) - 3.0
+    >>> clf = BDistilClassifier(
+    ...     TorchTeacher(Sevens()),
+    ...     student=partial(EmbeddingNet, num_embeddings=20),
+    ...     input_scaling=None,
+    ...     n_estimators=2,
+    ...     random_state=0,
+    ... )
+    >>> clf = clf.fit(Columns(items, students="input_ids", label="label"))
+    >>> clf.input_shape_
+    (6,)
+    """
+
+    def __init__(self, dataset, *, students, teacher=None, label=None):
+        _check_map_style(dataset)
+        if isinstance(teacher, str):
+            raise ValueError(
+                "The 'teacher' parameter of Columns must be a list of names or None. "
+                f"Got {teacher!r} instead; pass [{teacher!r}]."
+            )
+        self.dataset = dataset
+        self.students = students
+        self.teacher = teacher
+        self.label = label
+
+    def __len__(self):
+        """Number of rows."""
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        """Return an item of the dataset, as it is."""
+        return self.dataset[index]
 
 
 @validate_params(

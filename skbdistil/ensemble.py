@@ -710,6 +710,7 @@ class ProgressiveEnsemble(nn.Module):
             student = self._new_recurrent_student(factory)
         else:
             student = self._new_plain_student(factory, n_features)
+        self._check_padding(student.backbone)
         student.factory = factory
         of_outputs = () if self.first_stages is None else (self.n_outputs,)
         student.register_buffer("carry", torch.ones(of_outputs))
@@ -722,6 +723,19 @@ class ProgressiveEnsemble(nn.Module):
         if n_features is None:
             self._check_run(student)
         return student
+
+    def _check_padding(self, backbone):
+        """Refuse padding that cannot be told from other numbers once it is scaled."""
+        if (
+            self.input_factor is None
+            or getattr(backbone, "padding_value", None) is None
+        ):
+            return
+        raise ValueError(
+            f"{_describe(backbone)} finds padding by padding_value="
+            f"{backbone.padding_value!r}, which scaling changes. Pass "
+            "input_scaling=None, and scale rows before they are filled up."
+        )
 
     def _new_plain_student(self, factory, n_features):
         backbone = _build_backbone(factory, self.input_shape)

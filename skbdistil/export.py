@@ -294,7 +294,8 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     All arithmetic of the students is float32. Rows ``x`` are scaled before they are
     cast, since features that lie far from zero would lose their digits. Their dtype is
     that of the estimator, float32 or float64, and float64 where transforms are
-    exported.
+    exported. Students that take integers, fitted with ``input_scaling=None``, get
+    int64, and transforms before them are not exported.
 
     Transforms of pipelines are part of the first stage, which then takes rows as the
     pipeline gets them, with columns by position:
@@ -690,7 +691,8 @@ def _rows(parts, needed_by, *, X=None, transformed=False):
     """Rows of an export that has the transforms in it, if it can."""
     final, steps = parts.final, parts.steps
     affine = graph = None
-    if steps and not transformed:
+    # Transforms give floats, which a graph would round without a word.
+    if steps and not transformed and not final.ensemble_.integer_input:
         affine = affine_transforms(steps, parts.transform, X)
         if affine is None and X is not None:
             graph = _graph(parts, X, needed_by)
@@ -783,7 +785,7 @@ def _transform(rows, ensemble):
 
 
 class _Scaling(nn.Module):
-    """Rows as the students see them, in float32 whatever they were scaled in."""
+    """Rows as the students see them: integers, or float32 whatever they came in."""
 
     def __init__(self, ensemble, transform=None):
         super().__init__()
@@ -794,16 +796,12 @@ class _Scaling(nn.Module):
     def forward(self, x):
         if self.transform is not None:
             x = self.transform(x)
-        return self.ensemble.scale(x).to(torch.float32)
+        x = self.ensemble.scale(x)
+        return x if self.ensemble.integer_input else x.to(torch.float32)
 
 
 def _split_scaling(transform, ensemble):
     """The scaling after the transforms, and the ensemble without it, in float32."""
-    if ensemble.integer_input:
-        raise ValueError(
-            "Students that take integers, which were fitted with input_scaling=None, "
-            "cannot be exported to ONNX. Use to_torch or to_torch_export."
-        )
     scaling = _Scaling(ensemble, transform)
     ensemble.input_factor = ensemble.input_offset = None
     return scaling, ensemble.float()

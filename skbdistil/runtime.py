@@ -60,7 +60,11 @@ _DECODINGS = {"classifier": CLASSES, "multilabel_classifier": LABELS}
 # Name of the rows as the students see them.
 _SCALED = "scaled"
 
-_TENSOR_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+_TENSOR_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+}
 
 
 class ProgressiveSession:
@@ -712,8 +716,14 @@ class ProgressiveSession:
     def _as_input(self, X):
         """Rows as the first stage takes them."""
         if X.dtype != self._dtype:
-            with np.errstate(over="ignore"):
-                X = X.astype(self._dtype)
+            with np.errstate(over="ignore", invalid="ignore"):
+                cast = X.astype(self._dtype)
+            if self._dtype.kind == "i" and not np.array_equal(cast, X):
+                raise ValueError(
+                    f"{type(self).__name__} runs students that take integers, and X "
+                    "holds numbers that are not integers."
+                )
+            X = cast
         X = np.ascontiguousarray(X)
         if not self._scaled_shows:
             self._check_finite(X, self._export.missing)
@@ -1137,7 +1147,7 @@ def _parse_tensors(entries):
 def _dtype(entry):
     dtype = entry.get("dtype", "a string")
     if dtype not in _TENSOR_TYPES.values():
-        entry.fail(f"has the dtype {dtype!r}, which is not float32 or float64")
+        entry.fail(f"has the dtype {dtype!r}, which is not float32, float64 or int64")
     return dtype
 
 

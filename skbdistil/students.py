@@ -7,12 +7,19 @@ of several students, and the linear head, belong to :mod:`skbdistil.ensemble`.
 import math
 from collections.abc import Iterable
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import nn
 
-__all__ = ["MLP", "Backbone", "ConvNet1d", "ConvNet2d", "RecurrentNet"]
+__all__ = [
+    "MLP",
+    "Backbone",
+    "ConvNet1d",
+    "ConvNet2d",
+    "EmbeddingNet",
+    "RecurrentNet",
+]
 
 
 class Backbone(nn.Module):
@@ -35,9 +42,14 @@ class Backbone(nn.Module):
     channel_dim : int
         Axis of the channels in these maps.
 
+    padding_value : float or None
+        What fills up short rows. `None` in backbones that do not look for it; others
+        refuse rows that are scaled.
+
     See Also
     --------
-    MLP, ConvNet2d, ConvNet1d, RecurrentNet : The backbones of the package.
+    MLP, ConvNet2d, ConvNet1d, RecurrentNet, EmbeddingNet : The backbones of the
+        package.
 
     Notes
     -----
@@ -60,6 +72,8 @@ class Backbone(nn.Module):
     """
 
     channel_dim = 1
+
+    padding_value = None
 
     def prepare(self, x):
         """Bring the input into the layout that block 0 reads."""
@@ -120,6 +134,14 @@ def _inputs_of_blocks(n_channels, widths, extra):
     ]
 
 
+def _rectified_layers(inputs, widths):
+    """Linear maps between these numbers of units, each followed by a rectifier."""
+    return [
+        nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
+        for n_in, n_out in zip(inputs, widths, strict=True)
+    ]
+
+
 class MLP(Backbone):
     """Fully connected backbone; input of more than one axis is flattened.
 
@@ -147,40 +169,225 @@ class MLP(Backbone):
         super().__init__()
         self.widths = _widths(hidden, "hidden", self)
         inputs = _inputs_of_blocks(math.prod(input_shape), self.widths, extra)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
-            for n_in, n_out in zip(inputs, self.widths, strict=True)
-        )
+        self.blocks = nn.ModuleList(_rectified_layers(inputs, self.widths))
 
     def prepare(self, x):
         """Flatten all but the first axis."""
         return x if x.ndim == 2 else x.flatten(1)
 
 
+class _MeanEmbedding(nn.Module):
+    """Mean of the vectors of the tokens of a row, without those that are padding."""
+
+    def __init__(self, num_embeddings, embedding_dim, padding_idx):
+        super().__init__()
+        # The vector of the padding is 0, and stays so in training.
+        self.embedding = nn.Embedding(
+            num_embeddings, embedding_dim, padding_idx=padding_idx
+        )
+
+    def forward(self, ids):
+        table = self.embedding
+        # In an ONNX graph, negative numbers would count from the end.
+        known = torch.where(ids < 0, table.num_embeddings, ids)
+        try:
+            total = table(known).sum(1)
+        except IndexError as error:
+            raise ValueError(
+                "EmbeddingNet reads token ids from 0 to num_embeddings - 1 = "
+                f"{table.num_embeddings - 1}. Got ids from {int(ids.min())} to "
+                f"{int(ids.max())}."
+            ) from error
+        if table.padding_idx is None:
+            return total / ids.shape[1]
+        n_tokens = (ids != table.padding_idx).sum(1, keepdim=True)
+        return total / n_tokens.clamp(min=1)
+
+
+class EmbeddingNet(Backbone):
+    """Backbone for rows of token ids: mean of their embeddings, and rectified layers.
+
+    The order of the tokens does not matter. Padding is left out of the mean, wherever
+    it is in the row; the mean of a row of nothing else is 0.
+
+    Rows must reach it as integers: X has an integer type (int8 to int64, or uint8), and
+    the estimator ``input_scaling=None``. Others are refused.
+
+    Parameters
+    ----------
+    input_shape : tuple of int (steps,)
+        Shape of one row.
+
+    num_embeddings : int
+        Number of token ids, which are 0 to ``num_embeddings - 1``.
+
+    embedding_dim : int, default=32
+        Size of the vector of a token.
+
+    hidden : tuple of int, default=(32,)
+        Units of each hidden layer, a linear map followed by a rectifier. The last
+        one gives the features.
+
+    padding_idx : int or None, default=0
+        Token id that fills up short rows. `None` if there is none.
+
+    extra : tuple of int or None, default=None
+        See :class:`Backbone`. The first block is the mean of the embeddings, which
+        ``Lateral(shared_blocks=1)`` computes once for all students.
+
+    Notes
+    -----
+    A lookup multiplies nothing, so that the multiply-accumulates of
+    :attr:`~skbdistil.BDistilClassifier.stage_costs_` are those of the layers. The table
+    is counted in parameters and bytes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skbdistil.students import EmbeddingNet
+    >>> backbone = EmbeddingNet((4,), num_embeddings=100, hidden=(8,))
+    >>> ids = torch.tensor([[5, 7, 0, 0], [7, 0, 5, 0]])
+    >>> features = backbone(ids)
+    >>> features.shape
+    torch.Size([2, 8])
+    >>> torch.equal(features[0], features[1])
+    True
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        *,
+        num_embeddings,
+        embedding_dim=32,
+        hidden=(32,),
+        padding_idx=0,
+        extra=None,
+    ):
+        super().__init__()
+        if len(input_shape) != 1:
+            raise ValueError(
+                "EmbeddingNet reads rows of token ids, of shape (steps,). Got rows of "
+                f"shape {tuple(input_shape)}."
+            )
+        _check_size(num_embeddings, "num_embeddings", self)
+        _check_size(embedding_dim, "embedding_dim", self)
+        if padding_idx is not None and padding_idx not in range(num_embeddings):
+            raise ValueError(
+                "The 'padding_idx' parameter of EmbeddingNet must be None or an int in "
+                f"the range [0, {num_embeddings - 1}]. Got {padding_idx!r} instead."
+            )
+        hidden = _widths(hidden, "hidden", self)
+        self.widths = (embedding_dim, *hidden)
+        _, *inputs = _inputs_of_blocks(embedding_dim, self.widths, extra)
+        self.blocks = nn.ModuleList(
+            [_MeanEmbedding(num_embeddings, embedding_dim, padding_idx)]
+        )
+        self.blocks.extend(_rectified_layers(inputs, hidden))
+
+    def prepare(self, x):
+        """Refuse what are no integers."""
+        if x.is_floating_point():
+            raise ValueError(
+                "EmbeddingNet reads token ids, which are integers. Got rows of "
+                f"{x.dtype}. Pass X of an integer type (int8 to int64, or uint8), and "
+                "input_scaling=None, which leaves it as it is."
+            )
+        return x
+
+
 class _PooledFeatures(nn.Sequential):
-    """Average over a grid of at most 2 cells a side, a linear map, a rectifier.
+    """A pooling, a linear map, a rectifier.
 
     The linear map is batch-normalised: without it, most features die in training.
+
+    Parameters
+    ----------
+    pool : torch.nn.Module
+    n_pooled : int
+        Numbers that it leaves of a row.
+    n_features : int
+    """
+
+    def __init__(self, pool, n_pooled, n_features):
+        super().__init__(
+            pool,
+            nn.Flatten(),
+            nn.Linear(n_pooled, n_features, bias=False),
+            nn.BatchNorm1d(n_features),
+            nn.ReLU(),
+        )
+
+
+def _grid_pool(size):
+    """Average over a grid of at most 2 cells a side, and the number of cells.
 
     The size of the map is known when the student is built, so the pooling has a
     fixed window: adaptive pooling does not export to every runtime.
     """
+    cells = [min(2, side) for side in size]
+    stride = [side // n for side, n in zip(size, cells, strict=True)]
+    window = [
+        side - (n - 1) * step for side, n, step in zip(size, cells, stride, strict=True)
+    ]
+    pool = nn.AvgPool1d if len(size) == 1 else nn.AvgPool2d
+    return pool(tuple(window), tuple(stride)), math.prod(cells)
 
-    def __init__(self, n_channels, size, n_features):
-        cells = [min(2, side) for side in size]
-        stride = [side // n for side, n in zip(size, cells, strict=True)]
-        window = [
-            side - (n - 1) * step
-            for side, n, step in zip(size, cells, stride, strict=True)
-        ]
-        pool = nn.AvgPool1d if len(size) == 1 else nn.AvgPool2d
-        super().__init__(
-            pool(tuple(window), tuple(stride)),
-            nn.Flatten(),
-            nn.Linear(n_channels * math.prod(cells), n_features, bias=False),
-            nn.BatchNorm1d(n_features),
-            nn.ReLU(),
+
+class _Masked(nn.Module):
+    """A block whose maps have a mask of the real steps as their first channel.
+
+    Parameters
+    ----------
+    block : torch.nn.Module
+        Gets the other channels.
+    channel_dim : int
+    stride : int, default=1
+        Of the block along the last axis.
+    """
+
+    def __init__(self, block, channel_dim, stride=1):
+        super().__init__()
+        self.block = block
+        self.channel_dim = channel_dim
+        self.stride = stride
+
+    def forward(self, maps):
+        mask, maps = _split_mask(maps, self.channel_dim)
+        if self.stride > 1:
+            mask = mask[..., :: self.stride]
+        return torch.cat([mask, self.block(maps) * mask], dim=self.channel_dim)
+
+
+def _split_mask(maps, channel_dim):
+    return maps.split([1, maps.shape[channel_dim] - 1], dim=channel_dim)
+
+
+def _with_mask(x, padding_value):
+    """Sequences (n, steps, channels) with the mask as first channel, 0 where they end.
+
+    What ends a row and is the padding value in all channels is no real step.
+    """
+    real = (x != padding_value).any(dim=2, keepdim=True)
+    # Not where a real step follows.
+    mask = (real.flip(1).cumsum(1).flip(1) > 0).to(x.dtype)
+    return torch.cat([mask, x * mask], dim=2)
+
+
+def _check_padding_value(value, backbone):
+    if value is not None and not isinstance(value, Real):
+        raise ValueError(
+            f"The 'padding_value' parameter of {type(backbone).__name__} must be a "
+            f"number or None. Got {value!r} instead."
         )
+
+
+class _MeanOfSteps(nn.Module):
+    """Mean of maps (n, channels, steps) over the real steps; 0 if there are none."""
+
+    def forward(self, maps):
+        mask, maps = _split_mask(maps, 1)
+        return maps.sum(2) / mask.sum(2).clamp(min=1)
 
 
 def _convolution(n_in, n_out, kernel_size, stride, *, conv, norm, separable):
@@ -212,32 +419,35 @@ class _ConvNet(Backbone):
         separable,
         n_features,
         extra,
+        masked=False,
     ):
         channels = _widths(channels, "channels", self)
         n_features = channels[-1] if n_features is None else n_features
         _check_size(kernel_size, "kernel_size", self)
         _check_size(stride, "stride", self)
         _check_size(n_features, "n_features", self)
-        self.widths = (*channels, n_features)
-        *inputs, n_last = _inputs_of_blocks(n_channels, self.widths, extra)
+        # The mask is a channel that no block computes with.
+        self.widths = (*(width + masked for width in channels), n_features)
+        *inputs, n_last = _inputs_of_blocks(n_channels + masked, self.widths, extra)
         blocks = []
         for n_in, n_out in zip(inputs, channels, strict=True):
-            blocks.append(
-                _convolution(
-                    n_in,
-                    n_out,
-                    kernel_size,
-                    stride,
-                    conv=conv,
-                    norm=norm,
-                    separable=separable,
-                )
+            block = _convolution(
+                n_in - masked,
+                n_out,
+                kernel_size,
+                stride,
+                conv=conv,
+                norm=norm,
+                separable=separable,
             )
+            blocks.append(_Masked(block, self.channel_dim, stride) if masked else block)
             size = [
                 (side + 2 * (kernel_size // 2) - kernel_size) // stride + 1
                 for side in size
             ]
-        blocks.append(_PooledFeatures(n_last, size, n_features))
+        pool, n_cells = (_MeanOfSteps(), 1) if masked else _grid_pool(size)
+        n_pooled = (n_last - masked) * n_cells
+        blocks.append(_PooledFeatures(pool, n_pooled, n_features))
         self.blocks = nn.ModuleList(blocks)
 
 
@@ -337,8 +547,19 @@ class ConvNet1d(_ConvNet):
     n_features : int or None, default=None
         Number of features; None takes the channels of the last convolution.
 
+    padding_value : float or None, default=None
+        What fills up the rows of sequences that are shorter than `steps`, at their
+        end and in all channels. Then the scores of a row do not depend on how much of
+        it there is: maps are 0 there, and the mean is that over the other steps. Needs
+        ``input_scaling=None``. `None` if all steps count.
+
     extra : tuple of int or None, default=None
         See :class:`Backbone`.
+
+    Notes
+    -----
+    With `padding_value`, the first channel of the maps is the mask, 1 for steps that
+    count. Batch normalisation sees the steps that do not in training.
 
     Examples
     --------
@@ -357,9 +578,12 @@ class ConvNet1d(_ConvNet):
         stride=2,
         separable=False,
         n_features=None,
+        padding_value=None,
         extra=None,
     ):
         super().__init__()
+        _check_padding_value(padding_value, self)
+        self.padding_value = padding_value
         steps, n_channels = input_shape
         self._build(
             n_channels,
@@ -372,10 +596,13 @@ class ConvNet1d(_ConvNet):
             separable=separable,
             n_features=n_features,
             extra=extra,
+            masked=padding_value is not None,
         )
 
     def prepare(self, x):
         """Move the channels in front of the steps, where convolutions want them."""
+        if self.padding_value is not None:
+            x = _with_mask(x, self.padding_value)
         return x.transpose(1, 2)
 
 
@@ -404,8 +631,19 @@ class RecurrentNet(Backbone):
     cell : {"gru", "lstm"}, default="gru"
         Kind of the recurrent layers.
 
+    padding_value : float or None, default=None
+        What fills up the rows of sequences that are shorter than `steps`, at their
+        end and in all channels. Then the features are the hidden state of the last step
+        before it, and 0 if there is none. Needs ``input_scaling=None``. `None` if all
+        steps count.
+
     extra : tuple of int or None, default=None
         See :class:`Backbone`.
+
+    Notes
+    -----
+    With `padding_value`, the first channel of the maps is the mask, 1 for steps that
+    count.
 
     Examples
     --------
@@ -417,20 +655,33 @@ class RecurrentNet(Backbone):
 
     channel_dim = 2
 
-    def __init__(self, input_shape, *, hidden=(16,), cell="gru", extra=None):
+    def __init__(
+        self, input_shape, *, hidden=(16,), cell="gru", padding_value=None, extra=None
+    ):
         super().__init__()
+        _check_padding_value(padding_value, self)
+        self.padding_value = padding_value
+        masked = padding_value is not None
         cells = {"gru": nn.GRU, "lstm": nn.LSTM}
         if cell not in cells:
             raise ValueError(
                 f"The 'cell' parameter of RecurrentNet must be one of {sorted(cells)}."
                 f" Got {cell!r} instead."
             )
-        self.widths = _widths(hidden, "hidden", self)
-        inputs = _inputs_of_blocks(input_shape[-1], self.widths, extra)
-        self.blocks = nn.ModuleList(
-            _RecurrentLayer(cells[cell], n_in, n_out)
-            for n_in, n_out in zip(inputs, self.widths, strict=True)
-        )
+        hidden = _widths(hidden, "hidden", self)
+        # The mask is a channel that no layer computes with, and no feature.
+        self.widths = (*(width + masked for width in hidden[:-1]), hidden[-1])
+        inputs = _inputs_of_blocks(input_shape[-1] + masked, self.widths, extra)
+        self.blocks = nn.ModuleList()
+        for n_in, n_out in zip(inputs, hidden, strict=True):
+            layer = _RecurrentLayer(cells[cell], n_in - masked, n_out)
+            self.blocks.append(_Masked(layer, self.channel_dim) if masked else layer)
+
+    def prepare(self, x):
+        """Add the mask, where there is one."""
+        if self.padding_value is None:
+            return x
+        return _with_mask(x, self.padding_value)
 
     def advance(self, x, states=None):
         """Read further steps of the rows, from where they were left.
@@ -462,6 +713,11 @@ class RecurrentNet(Backbone):
 
     def pool(self, maps):
         """Keep the hidden state of the last step."""
+        if self.padding_value is not None:
+            mask, maps = _split_mask(maps, self.channel_dim)
+            # That of the steps that are followed by none that counts.
+            last = mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+            return (maps * last).sum(1)
         # A view would hold the states of all steps in memory.
         return maps[:, -1].clone()
 

@@ -16,11 +16,11 @@ from skbdistil._arrays import (
     floating_dtype,
     home_device,
     native_dtype,
-    row_chunks,
+    take_rows,
 )
-from skbdistil._dataset_rows import dataset_rows
+from skbdistil._dataset_rows import dataset_rows, whole_chunks
 from skbdistil._sklearn_compat import Interval, StrOptions, validate_params
-from skbdistil.costs import module_costs
+from skbdistil.costs import call_module, module_costs
 
 __all__ = ["TorchTeacher", "scores_from_labels"]
 
@@ -62,11 +62,13 @@ class TorchTeacher(BaseEstimator):
 
     transform : callable, default=None
         Called with every batch of rows of X, a writeable NumPy array of the dtype of
-        X in native byte order, and returns the tensor or array that `module` is called
-        with. So a teacher can see other inputs than its students, or raw uint8 images.
-        Floating-point results are converted to the dtype of the module's parameters,
-        integers are kept. If `None`, rows are converted to the dtype of the module's
-        parameters.
+        X in native byte order, and returns what `module` is called with: a tensor or
+        array, a tuple of these for several arguments, or a dict for named ones. So a
+        teacher can see other inputs than its students: raw uint8 images, or token ids
+        with a mask. Floating-point results are converted to the dtype of the module's
+        parameters, integers are kept. If `None`, rows are converted to the dtype of the
+        module's parameters. Rows of :class:`~skbdistil.datasets.Columns` come as a dict
+        of arrays, with which `module` is called by name if `transform` is `None`.
 
     batch_size : int, default=1024
         Number of rows per call of the module, in `[1, inf)`.
@@ -105,6 +107,17 @@ class TorchTeacher(BaseEstimator):
     >>> teacher = TorchTeacher(module, transform=lambda batch: batch / 255)
     >>> teacher.decision_function(np.array([[255, 0]], dtype=np.uint8))
     array([[1., 0.]], dtype=float32)
+
+    A module that is called as ``module(ids=..., mask=...)``:
+
+    >>> class MeanToken(torch.nn.Module):
+    ...     def forward(self, ids, mask):
+    ...         return (ids * mask).sum(1) / mask.sum(1)
+    >>> def ids_and_mask(batch):
+    ...     return {"ids": batch, "mask": batch > 0}
+    >>> teacher = TorchTeacher(MeanToken(), transform=ids_and_mask)
+    >>> teacher.decision_function(np.array([[4, 2, 0, 0]]))
+    array([[3.]], dtype=float32)
     """
 
     _parameter_constraints: dict = {
@@ -184,8 +197,8 @@ class TorchTeacher(BaseEstimator):
         with torch.no_grad(), _evaluating(self.module, device):
             scores = np.concatenate(
                 [
-                    self._batch_scores(rows, dtype, device)
-                    for _, rows in row_chunks(X, self.batch_size)
+                    self._batch_scores(batch, rows.stop - rows.start, dtype, device)
+                    for rows, batch in whole_chunks(X, self.batch_size)
                 ]
             )
         # Found here, a wrong length is reported before the labels are needed.
@@ -285,32 +298,43 @@ class TorchTeacher(BaseEstimator):
 
     def _example(self, X):
         """What the module is called with for the first row, where its weights are."""
-        rows = as_array(dataset_rows(X), estimator_name="TorchTeacher")[:1]
-        return self._inputs(rows, floating_dtype(self.module)).to(
-            home_device(self.module)
-        )
+        X = as_array(dataset_rows(X), estimator_name="TorchTeacher")
+        _, batch = next(iter(whole_chunks(take_rows(X, np.arange(1)), 1)))
+        dtype, device = floating_dtype(self.module), home_device(self.module)
+        return self._inputs(batch, dtype, device)
 
-    def _inputs(self, batch, dtype):
+    def _inputs(self, batch, dtype, device):
         """What the module is called with for a batch of rows."""
+
         # A copy: what works in place, a module or a transform, must not change the
         # user's X.
-        batch = np.array(batch, dtype=native_dtype(batch.dtype))
-        inputs = as_tensor(batch if self.transform is None else self.transform(batch))
-        if self.transform is None or inputs.is_floating_point():
-            inputs = inputs.to(dtype)
-        return inputs
+        def copied(array):
+            return np.array(array, dtype=native_dtype(array.dtype))
 
-    def _batch_scores(self, batch, dtype, device):
-        inputs = self._inputs(batch, dtype)
-        output = self._find_scores(self.module(inputs.to(device)))
+        inputs = _each(copied, batch)
+        if self.transform is not None:
+            inputs = self.transform(inputs)
+        keeps_integers = self.transform is not None or isinstance(batch, Mapping)
+
+        def ready(array):
+            tensor = as_tensor(array)
+            if tensor.is_floating_point() or not keeps_integers:
+                tensor = tensor.to(dtype)
+            return tensor.to(device)
+
+        return _each(ready, inputs)
+
+    def _batch_scores(self, batch, n_rows, dtype, device):
+        inputs = self._inputs(batch, dtype, device)
+        output = self._find_scores(call_module(self.module, inputs))
         if output.ndim < 2:
             # squeeze() leaves one number of each row, or all numbers of a single row.
-            output = output.reshape((1, -1) if len(batch) == 1 else (-1, 1))
-        if output.ndim != 2 or len(output) != len(batch):
+            output = output.reshape((1, -1) if n_rows == 1 else (-1, 1))
+        if output.ndim != 2 or len(output) != n_rows:
             raise ValueError(
                 "The 'module' parameter of TorchTeacher must return scores of shape "
                 f"(n, L) for n rows. Got an output of shape {tuple(output.shape)} for "
-                f"{len(batch)} rows."
+                f"{n_rows} rows."
             )
         if output.dtype != torch.float64:
             output = output.float()
@@ -356,6 +380,15 @@ class TorchTeacher(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
+
+
+def _each(function, inputs):
+    """A function of an array, of those in a tuple, or of those in a mapping."""
+    if isinstance(inputs, Mapping):
+        return {name: function(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(map(function, inputs))
+    return function(inputs)
 
 
 @contextmanager

@@ -90,6 +90,27 @@ def test_fit_to_dataset_equals_fit_to_array(parameters):
     )
 
 
+def test_score_takes_the_labels_of_a_dataset():
+    clf = fitted(DATASET)
+    assert clf.score(DATASET) == clf.score(X, Y)
+    assert list(clf.staged_score(DATASET)) == list(clf.staged_score(X, Y))
+    targets = X.mean((1, 2, 3)).astype("float64")
+    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(targets))
+    reg = BDistilRegressor(
+        "precomputed", n_estimators=1, max_epochs=1, edge_tol=np.inf, random_state=0
+    ).fit(rows, teacher_scores=targets)
+    assert reg.score(rows) == reg.score(X, targets)
+
+
+@pytest.mark.parametrize("rows", [X, TensorDataset(torch.from_numpy(X))])
+def test_score_without_labels_raises(rows):
+    clf = fitted(DATASET)
+    with pytest.raises(ValueError, match="scored by y, but the target y is None"):
+        clf.score(rows)
+    with pytest.raises(ValueError, match="scored by y, but the target y is None"):
+        next(clf.staged_score(rows))
+
+
 @pytest.mark.parametrize("rows", [DATASET, Views(DATASET, Noisy())])
 def test_number_of_workers_changes_no_bit(rows):
     alone, helped = (

@@ -51,6 +51,18 @@ BACKBONES = {
     "conv2d": ((2, 9, 7), ConvNet2d, "channels", [(2, 3, 4), (3, 4, 2)]),
     "conv1d": ((12, 3), ConvNet1d, "channels", [(3, 2, 4), (4, 3, 3)]),
     "gru": ((5, 3), RecurrentNet, "hidden", [(4, 3, 2, 3), (3, 2, 4, 2)]),
+    "padded conv1d": (
+        (12, 3),
+        partial(ConvNet1d, padding_value=0.0),
+        "channels",
+        [(3, 2, 4), (4, 3, 3)],
+    ),
+    "padded gru": (
+        (5, 3),
+        partial(RecurrentNet, padding_value=0.0),
+        "hidden",
+        [(4, 3, 2, 3), (3, 2, 4, 2)],
+    ),
 }
 # What students keep of the running mean before them. Nothing comes before the first.
 CARRIES = [7.0, 0.5, -0.25, 1.0, 2.0]

@@ -44,6 +44,7 @@ from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.ensemble import Connection, Lateral, ProgressiveEnsemble, Window
 from skbdistil.exceptions import CostsUnknownWarning
 from skbdistil.export import to_onnx, to_single_onnx, to_torch, to_torch_export
+from skbdistil.runtime import ProgressiveSession
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 N_OUTPUTS = 3
@@ -861,7 +862,7 @@ def test_missing_dependency(clf, function, name, tmp_path, monkeypatch):
     to_torch_export(clf)
 
 
-def test_students_of_integers_are_exported_to_torch_and_refused_for_onnx(tmp_path):
+def test_students_of_integers_are_exported(tmp_path):
     X = np.random.RandomState(0).randint(10, size=(40, 5))
     clf = BDistilClassifier(
         None, **{**SMALL, "student": Embedded}, input_scaling=None
@@ -870,6 +871,17 @@ def test_students_of_integers_are_exported_to_torch_and_refused_for_onnx(tmp_pat
     with torch.no_grad():
         scores = module(torch.from_numpy(X)).numpy()
     assert_array_equal(clf.classes_[scores.argmax(axis=1)], clf.predict(X))
-    for to_graph in (to_onnx, to_single_onnx):
-        with pytest.raises(ValueError, match=r"take integers.* cannot be exported to"):
-            to_graph(clf, tmp_path / "exported")
+    to_onnx(clf, tmp_path / "exported")
+    session = ProgressiveSession(tmp_path / "exported")
+    found = list(session.staged_predict_proba(X.astype(float)))
+    assert_allclose(found, list(clf.staged_predict_proba(X)), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="numbers that are not integers"):
+        session.predict(X + 0.5)
+
+
+def test_transforms_before_students_of_integers_are_left_out():
+    X = np.random.RandomState(0).randint(10, size=(40, 5))
+    clf = BDistilClassifier(None, **{**SMALL, "student": Embedded}, input_scaling=None)
+    pipeline = make_pipeline(VarianceThreshold(), clf).fit(X, X[:, 0] % 2)
+    with pytest.raises(ValueError, match="cannot export the transforms"):
+        to_torch(pipeline)

@@ -962,7 +962,10 @@ LOOSE_END = [{"name": "kept_9_0", "shape": [8], "dtype": "float32"}]
         ),
         (set_to(True, "input", "shape"), "'shape' that is not a list of positive ints"),
         (set_to([7], "input", "shape"), "reads .*'x'.* no earlier stage gives"),
-        (set_to("int8", "input", "dtype"), "dtype 'int8', which is not float32 or"),
+        (
+            set_to("int8", "input", "dtype"),
+            "dtype 'int8', which is not float32, ",
+        ),
         (
             set_to(["no"], "classes", "values"),
             "'classes' are 1, and there are 2 outputs",

@@ -17,6 +17,7 @@ from skbdistil.students import (
     RecurrentNet,
     _auto_students,
     _check_ladder,
+    _grid_pool,
     _PooledFeatures,
 )
 
@@ -157,7 +158,7 @@ def test_no_feature_of_convolutions_can_be_driven_out_of_its_range(name):
 )
 def test_fixed_pooling_window_is_adaptive_pooling(size):
     maps = torch.randn(2, 3, *size)
-    pool = _PooledFeatures(3, size, 4)[0]
+    pool, _ = _grid_pool(size)
     cells = tuple(min(2, side) for side in size)
     adaptive = {1: functional.adaptive_avg_pool1d, 2: functional.adaptive_avg_pool2d}
     torch.testing.assert_close(pool(maps), adaptive[len(size)](maps, cells))
