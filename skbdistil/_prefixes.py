@@ -12,9 +12,14 @@ def can_read_on(student):
     """Whether a student can go on from where it has read to.
 
     Its backbone is recurrent, and its connection reads the last features of the earlier
-    students, not their states step by step.
+    students, not their states step by step. It has no padding, which is known at the
+    end of a row only.
     """
-    return type(student) is _Student and type(student.backbone) is RecurrentNet
+    return (
+        type(student) is _Student
+        and type(student.backbone) is RecurrentNet
+        and student.backbone.padding_value is None
+    )
 
 
 def prefix_stages(n_students, steps):

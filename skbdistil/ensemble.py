@@ -814,6 +814,12 @@ class ProgressiveEnsemble(nn.Module):
                 f"skbdistil.students.RecurrentNet. {_describe(backbone)} does not; use "
                 "connection='dense'."
             )
+        if backbone.padding_value is not None:
+            raise ValueError(
+                "Recurrent connections read the states of all steps, and know of no "
+                f"padding. {_describe(backbone)} has padding_value="
+                f"{backbone.padding_value!r}; use connection='dense'."
+            )
         if len(self):
             n_layers = len(backbone.widths)
             read = self.students[-1].backbone.widths[:n_layers]

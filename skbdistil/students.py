@@ -702,10 +702,20 @@ class RecurrentNet(Backbone):
         states : list
             One item per layer: the hidden state of shape (1, n, units), and for "lstm"
             a tuple of it and the cell state.
+
+        Raises
+        ------
+        ValueError
+            With `padding_value`, since what ends a row is not known before its end.
         """
+        if self.padding_value is not None:
+            raise ValueError(
+                f"{type(self).__name__} with padding_value={self.padding_value!r} "
+                "cannot read rows bit by bit: what ends a row is known at its end only."
+            )
         if states is None:
             states = [None] * len(self.blocks)
-        maps, kept = self.prepare(x), []
+        maps, kept = x, []
         for block, state in zip(self.blocks, states, strict=True):
             maps, state = block.rnn(maps, state)
             kept.append(state)

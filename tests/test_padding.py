@@ -204,6 +204,18 @@ def test_scores_of_padded_students_know_lengths_only(kind, connection):
     assert np.isfinite(single).all()
 
 
+def test_padded_gru_that_reads_on_raises():
+    with pytest.raises(ValueError, match="padding_value.*cannot read rows"):
+        PADDED["gru"]((N_STEPS, 2)).advance(sequences())
+
+
+def test_padded_gru_with_recurrent_connection_raises():
+    with pytest.raises(ValueError, match="know of no padding.*connection='dense'"):
+        fitted(
+            sequences().repeat(5, 1, 1).numpy(), PADDED["gru"], connection="recurrent"
+        )
+
+
 def test_padding_value_with_input_scaling_raises():
     with pytest.raises(ValueError, match=r"padding_value=-1\.0.* input_scaling=None"):
         fitted(
