@@ -29,6 +29,7 @@ _SUBMODULES = [
     "intervals",
     "latency",
     "metrics",
+    "model_card",
     "model_selection",
     "monitoring",
     "objectives",

@@ -141,14 +141,6 @@ LAYERS = {
         "exceptions",
         "teachers",
     },
-    "export": {
-        "_files",
-        "_optional",
-        "_preprocessing",
-        "_protocol",
-        "runtime",
-        "stages",
-    },
     "inspection._accuracy_cost": {
         "_sklearn_compat",
         "inspection._shared",
@@ -163,6 +155,14 @@ LAYERS = {
         "_sklearn_compat",
         "exceptions",
         "stages",
+    },
+    "model_card": {
+        "_arrays",
+        "_protocol",
+        "_repr_html",
+        "metrics",
+        "stages",
+        "teachers",
     },
     "precision": {"_files", "_optional", "runtime"},
     "_teacher_targets": {
@@ -189,6 +189,15 @@ LAYERS = {
         "_exit_calibration",
         "_exit_rules",
         "_sklearn_compat",
+    },
+    "export": {
+        "_files",
+        "_optional",
+        "_preprocessing",
+        "_protocol",
+        "model_card",
+        "runtime",
+        "stages",
     },
     "inspection": {
         "inspection._accuracy_cost",
