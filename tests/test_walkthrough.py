@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
@@ -31,8 +32,10 @@ X, y = make_ellipsoid(900, random_state=0)
 X_train, X_held_out, X_test = np.split(X, 3)
 y_train, y_held_out, y_test = np.split(y, 3)
 teacher = RandomForestClassifier(10, random_state=0).fit(X_train, y_train)
-quick = {"student": partial(MLP, hidden=(8,)), "n_estimators": 3, "max_epochs": 5}
-clf = BDistilClassifier(FrozenEstimator(teacher), random_state=0, **quick)
+student = partial(MLP, hidden=(8,))
+clf = BDistilClassifier(
+    FrozenEstimator(teacher), student=student, n_estimators=3, random_state=0
+)
 clf.fit(X_train, y_train)
 """
 
@@ -50,7 +53,9 @@ from sklearn.linear_model import LinearRegression
 from skbdistil import BDistilRegressor
 
 y, y_test = 10 * X[:, 0], 10 * X_test[:, 0]
-reg = BDistilRegressor(LinearRegression(), random_state=0, **quick)
+reg = BDistilRegressor(
+    LinearRegression(), student=student, n_estimators=3, random_state=0
+)
 X_new = X_thresholds = X_cal = X_test
 y_cal = y_test
 """,
@@ -68,7 +73,7 @@ collate = None
     "scoring": """
 from skbdistil.model_selection import StagedSearchCV
 
-grid = {"student": [partial(MLP, hidden=(8,))], "max_epochs": [5]}
+grid = {"student": [student]}
 """,
     "students": "",
     "tables": """
@@ -127,8 +132,9 @@ def test_getting_started_ends_with_a_folder_that_predicts(tmp_path, monkeypatch)
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few steps where epochs are "auto", and few rows of digits."""
+    """Few steps where epochs are "auto", any student, and few rows of digits."""
     monkeypatch.setattr("skbdistil._boosting._plan._MIN_STEPS", 1)
+    monkeypatch.setattr("skbdistil._boosting._plan.auto_edge_tol", lambda _: np.inf)
 
     def few_digits(return_X_y):
         X, y = load_digits(return_X_y=return_X_y)
