@@ -52,7 +52,7 @@ out_of_time = lambda: True
 from sklearn.linear_model import LinearRegression
 from skbdistil import BDistilRegressor
 
-y, y_test = 10 * X[:, 0], 10 * X_test[:, 0]
+y, y_train, y_test = (10 * rows[:, 0] for rows in (X, X_train, X_test))
 reg = BDistilRegressor(
     LinearRegression(), student=student, n_estimators=3, random_state=0
 )
@@ -68,7 +68,11 @@ test_images = augmented_images = images
 resnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
 collate = None
 """,
-    "long_fits": "",
+    "long_fits": """
+from sklearn.base import clone
+
+teacher = clone(teacher)
+""",
     "one_call": "",
     "scoring": """
 from skbdistil.model_selection import StagedSearchCV
