@@ -1014,7 +1014,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
     def _check_in_range(self, x, ensemble):
         """Refuse rows that the students could not compute with."""
-        for _, rows in row_chunks(x, chunk_rows(x.shape[1:])):
+        n_rows = chunk_rows(x.shape[1:], ensemble.device)
+        for _, rows in row_chunks(x, n_rows):
             rows = self._as_input(rows, ensemble)
             check_in_range(ensemble.scale(rows), type(self).__name__)
 
@@ -1067,7 +1068,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         is_ready = self._is_ready(X)
         x = X if is_ready else self._validated(X)
         ensemble = self._ready_ensemble()
-        for rows, chunk in row_chunks(x, chunk_rows(self.input_shape_)):
+        n_rows = chunk_rows(self.input_shape_, ensemble.device)
+        for rows, chunk in row_chunks(x, n_rows):
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
                 inputs = self._as_input(chunk, ensemble)

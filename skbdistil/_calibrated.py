@@ -1,8 +1,13 @@
-"""Estimators that are calibrated on rows which their inner estimator has not seen."""
+"""Estimators that are calibrated on rows which their inner estimators have not seen."""
 
+import math
+from numbers import Integral
+
+import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.metadata_routing import (
@@ -12,14 +17,57 @@ from sklearn.utils.metadata_routing import (
 )
 
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     _check_method_params,
     _is_fitted,
     _safe_indexing,
 )
-from skbdistil.stages import _wrapped_estimator
+from skbdistil.stages import _stage_attributes, _wrapped_estimator
 
 
-class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
+class RemembersFit:
+    """Mixin: remember which fits of the inner estimators were calibrated.
+
+    By the identity of what a fit makes anew. To compare it takes microseconds and asks
+    nothing of the estimator; a digest of the weights would take as long as a small
+    student. The objects are held, since the identity of one that is gone may be given
+    to another. A copy by pickle or deepcopy has objects of its own: its state says
+    whether the old ones were right, and then it remembers the new ones.
+    """
+
+    def _inner_estimators(self):
+        """What predicts."""
+        return [self.estimator_]
+
+    def _made_by_fits(self):
+        return [made for inner in self._inner_estimators() for made in _made_by(inner)]
+
+    def _remember_fit(self):
+        """Remember that the estimators, as they are now fitted, are calibrated."""
+        self._calibrated_fit = self._made_by_fits()
+
+    def _is_calibrated(self):
+        found = {id(made) for made in self._made_by_fits()}
+        # What has been added since, such as a cache of a transform, does no harm.
+        return self._calibrated_fit is not False and (
+            {id(made) for made in self._calibrated_fit} <= found
+        )
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        if "_calibrated_fit" in state:
+            state["_calibrated_fit"] = self._is_calibrated()
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if state.get("_calibrated_fit"):
+            self._remember_fit()
+
+
+class CalibratedEstimator(
+    RemembersFit, CallbackSupportMixin, MetaEstimatorMixin, BaseEstimator
+):
     """Base: fit the inner estimator or take it as it is, and remember which fit it was.
 
     A subclass has the parameter `estimator`, and sets `estimator_` in `fit`.
@@ -44,43 +92,11 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
             )
         return False
 
-    def _fitted_clone(self, X, y, params, rows):
+    def _fitted_clone(self, X, y, params, task, rows):
         """The estimator fitted to some rows, with parameters of `fit` cut to these."""
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).estimator.fit
-        params_rows = params_of_rows(X, params, rows)
-        return clone(self.estimator).fit(take(X, rows), take(y, rows), **params_rows)
-
-    # Which fit was calibrated
-
-    def _remember_fit(self):
-        """Remember that the estimator, as it is now fitted, is the one calibrated.
-
-        By the identity of what a fit makes anew. To compare it takes microseconds and
-        asks nothing of the estimator; a digest of the weights would take as long as a
-        small student. The objects are held, since the identity of one that is gone may
-        be given to another. A copy by pickle or deepcopy has objects of its own: its
-        state says whether the old ones were right, and then it remembers the new ones.
-        """
-        self._calibrated_fit = _made_by_fit(self.estimator_)
-
-    def _is_calibrated(self):
-        found = {id(made) for made in _made_by_fit(self.estimator_)}
-        # What has been added since, such as a cache of a transform, does no harm.
-        return self._calibrated_fit is not False and (
-            {id(made) for made in self._calibrated_fit} <= found
-        )
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        if "_calibrated_fit" in state:
-            state["_calibrated_fit"] = self._is_calibrated()
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if state.get("_calibrated_fit"):
-            self._remember_fit()
+        return fitted_clone(self, "estimator", self.estimator, X, y, params, task, rows)
 
     def get_metadata_routing(self):
         """Metadata routing: `fit` passes its parameters on to that of the estimator.
@@ -109,6 +125,78 @@ class CalibratedEstimator(MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
+def fitted_clone(outer, name, inner, X, y, params, task, rows):
+    """Clone of an inner estimator, fitted to some rows.
+
+    Parameters
+    ----------
+    outer : estimator
+    name : str
+        Of the inner one, for callbacks.
+    inner : estimator
+    X, y : array-like
+    params : dict
+        Parameters of its `fit`, which are cut to the rows.
+    task : CallbackContext
+        Of the fit of the outer estimator, a part of which this is.
+    rows : ndarray of int
+
+    Returns
+    -------
+    fitted : estimator
+    """
+    fitted = clone(inner)
+    data = {"X": take(X, rows), "y": take(y, rows)}
+    part = task.subcontext(task_name=f"fit-{name}")
+    with part.propagate_callback_context(fitted):
+        part.call_on_fit_task_begin(estimator=outer, **data)
+        fitted.fit(data["X"], data["y"], **params_of_rows(X, params, rows))
+    part.call_on_fit_task_end(estimator=outer, **data)
+    return fitted
+
+
+def hold_out(n_samples, y, size, rng, groups):
+    """Rows to train on and rows to calibrate on.
+
+    Balanced by the labels if these are given; of other groups if these are.
+
+    Parameters
+    ----------
+    n_samples : int
+    y : ndarray of shape (n_samples,) or None
+    size : float or int
+        Share or number of rows, or of groups, to calibrate on.
+    rng : RandomState
+    groups : array-like of shape (n_samples,) or None
+
+    Returns
+    -------
+    trained, held_out : ndarray of int
+    """
+    size = size if isinstance(size, Integral) else float(size)
+    rows = np.arange(n_samples)
+    if groups is not None:
+        folds = GroupShuffleSplit(1, test_size=size, random_state=rng)
+        return next(folds.split(rows, groups=groups))
+    is_lone = np.zeros(n_samples, dtype=bool)
+    stratify = None
+    if y is not None:
+        _, label, counts = np.unique(y, return_inverse=True, return_counts=True)
+        n_classes = np.count_nonzero(counts > 1)
+        # What a class has only one of, it takes for its training.
+        if n_classes:
+            is_lone = counts[label] == 1
+        n_split = n_samples - np.count_nonzero(is_lone)
+        n_held_out = math.ceil(size * n_split)
+        # Where there are too few rows for all classes, chance decides.
+        if 0 < n_classes <= min(n_held_out, n_split - n_held_out):
+            stratify = label[~is_lone]
+    trained, held_out = train_test_split(
+        rows[~is_lone], test_size=size, random_state=rng, stratify=stratify
+    )
+    return np.concatenate([trained, rows[is_lone]]), held_out
+
+
 def take(array, rows):
     return None if array is None else _safe_indexing(array, rows)
 
@@ -132,7 +220,7 @@ def params_of_rows(X, params, rows):
     return {**params, **_check_method_params(X, of_rows, indices=rows)}
 
 
-def _made_by_fit(estimator):
+def _made_by(estimator):
     """What a fit of the estimator, or of a transform before it, makes anew."""
     made = []
     while (inner := _wrapped_estimator(estimator)) is not None:
@@ -143,5 +231,8 @@ def _made_by_fit(estimator):
                 made += [value for name, value in fitted.items() if name.endswith("_")]
         estimator = inner
     if hasattr(estimator, "exit_stages"):
-        return [*made, estimator.thresholds_, *_made_by_fit(estimator.estimator_)]
-    return [*made, getattr(estimator, "ensemble_", None)]
+        return [*made, estimator.thresholds_, *_made_by(estimator.estimator_)]
+    # Of ours and of cascades; of others what classifiers, or what has stages, has.
+    names = ["ensemble_", "thresholds_", "classes_"]
+    names += _stage_attributes(estimator) or []
+    return [*made, *(getattr(estimator, "__dict__", {}).get(name) for name in names)]

@@ -5,7 +5,14 @@ import numpy as np
 from skbdistil.exceptions import DeferralError
 from skbdistil.monitoring import DeferralMonitor
 
-__all__ = ["answers", "audited", "check_final", "rows_of", "with_final"]
+__all__ = [
+    "answers",
+    "audited",
+    "check_final",
+    "check_kind_of_labels",
+    "rows_of",
+    "with_final",
+]
 
 
 def check_final(final, name):
@@ -58,6 +65,26 @@ def answers(final, X, n_rows, classes):
             f"{', '.join(unknown[:5])}."
         )
     return np.array([columns[label] for label in labels], dtype=np.intp)
+
+
+def check_kind_of_labels(y, classes, name):
+    """Refuse strings where classes are numbers, and numbers where they are strings.
+
+    No answer would ever be right.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    classes : ndarray of shape (L,)
+    name : str
+        Of the class that got them.
+    """
+    y = np.asarray(y)
+    if len(y) and isinstance(y[0], str) != isinstance(classes[0], str):
+        raise ValueError(
+            f"{name} got labels such as {y[0]!r}, and the classes are "
+            f"{classes.tolist()}: strings are never equal to numbers."
+        )
 
 
 def rows_of(X, rows):
@@ -151,7 +178,15 @@ def audited(monitor, passed, final, take, classes, *, n_rows, target, risk, y):
                 f"'y' must be one label per row, of shape ({n_rows},). Got shape "
                 f"{y.shape}."
             )
+        check_kind_of_labels(y, classes, "audit")
     is_audited = monitor.draw(n_rows)
+    if y is not None and any(
+        label is None or label != label for label in y[is_audited].tolist()
+    ):
+        raise ValueError(
+            "An audited row has no label: 'y' holds None or NaN there, which would "
+            "count as a loss. Audit the rows when their labels are known."
+        )
     labels, is_deferred = passed()
     if monitor.drift_ and monitor.on_drift == "defer":
         return with_final(final, take, labels, np.ones(n_rows, dtype=bool), classes)

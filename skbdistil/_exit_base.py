@@ -12,12 +12,17 @@ import torch
 from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GroupShuffleSplit, check_cv, train_test_split
+from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skbdistil._boosting._scaling import check_scores
-from skbdistil._calibrated import CalibratedEstimator, take, take_features
+from skbdistil._calibrated import (
+    CalibratedEstimator,
+    hold_out,
+    take,
+    take_features,
+)
 from skbdistil._dataset_rows import as_views, with_labels
 from skbdistil._exit_calibration import chosen_point, exit_path, rows_needed
 from skbdistil._exit_runs import ExitRun, run_within
@@ -227,8 +232,11 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         if y is not None:
             self._check_y(y)
         rng = check_random_state(self.random_state)
+        # Folds may be any number.
+        task = self._init_callback_context(max_subtasks=None)
+        task.call_on_fit_task_begin(estimator=self, X=X, y=y)
         estimator, x, scores, labels = self._calibration_rows(
-            X, y, rng, params, estimator_name
+            X, y, rng, params, task, estimator_name
         )
         if not np.isfinite(scores).all():
             raise ValueError(
@@ -269,9 +277,12 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
         self.best_index_ = point
         take_features(self, estimator)
         self._remember_fit()
+        task.call_on_fit_task_end(
+            estimator=self, X=X, y=y, reconstruction_attributes={}
+        )
         return self
 
-    def _calibration_rows(self, X, y, rng, params, estimator_name):
+    def _calibration_rows(self, X, y, rng, params, task, estimator_name):
         """The fitted estimator, and rows, scores and labels to calibrate on."""
         n_samples = _num_samples(X)
         known = y if self._calibrates_on_y() else None
@@ -284,7 +295,7 @@ class BaseEarlyExit(CalibratedEstimator, metaclass=ABCMeta):
                 X,
                 *self._scored(self.estimator, X, known, self._final_given()),
             )
-        fitted = partial(self._fitted_clone, X, y, params)
+        fitted = partial(self._fitted_clone, X, y, params, task)
         if isinstance(self.cv, Real) and not isinstance(self.cv, Integral):
             # Rows that are balanced by class are no fair draw, as a guarantee needs.
             balanced = y if self.delta is None and is_classifier(self) else None
@@ -589,34 +600,6 @@ def _anytime(runs, response, last):
 def n_order(n_samples):
     """Number of calibration rows that order the thresholds, and do not test them."""
     return math.ceil(n_samples / _ORDERS_ONE_IN)
-
-
-def hold_out(n_samples, y, share, rng, groups):
-    """Rows to train on and rows to calibrate on.
-
-    Balanced by the labels if these are given; of other groups if these are.
-    """
-    rows = np.arange(n_samples)
-    if groups is not None:
-        folds = GroupShuffleSplit(1, test_size=float(share), random_state=rng)
-        return next(folds.split(rows, groups=groups))
-    is_lone = np.zeros(n_samples, dtype=bool)
-    stratify = None
-    if y is not None:
-        _, label, counts = np.unique(y, return_inverse=True, return_counts=True)
-        n_classes = np.count_nonzero(counts > 1)
-        # What a class has only one of, it takes for its training.
-        if n_classes:
-            is_lone = counts[label] == 1
-        n_split = n_samples - np.count_nonzero(is_lone)
-        n_held_out = math.ceil(share * n_split)
-        # Where there are too few rows for all classes, chance decides.
-        if 0 < n_classes <= min(n_held_out, n_split - n_held_out):
-            stratify = label[~is_lone]
-    trained, held_out = train_test_split(
-        rows[~is_lone], test_size=float(share), random_state=rng, stratify=stratify
-    )
-    return np.concatenate([trained, rows[is_lone]]), held_out
 
 
 def check_enough(n_samples, delta, estimator_name, share, **allowed):

@@ -34,11 +34,13 @@ from skbdistil.augmentation import Munge, Spunge
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.ensemble import Dense, Last, Lateral, Wide
+from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.objectives import DistillationObjective
 from skbdistil.students import MLP, ConvNet1d, ConvNet2d, RecurrentNet
 
 __all__ = [
     "BACKBONES",
+    "CALIBRATED",
     "CONVOLUTIONAL",
     "DISTILLED",
     "EARLY_EXITS",
@@ -70,7 +72,8 @@ SKOPS = re.compile(r"[0-9]{1,9}\.skops")
 
 DISTILLED = (BDistilClassifier, BDistilRegressor)
 EARLY_EXITS = (EarlyExitClassifier, EarlyExitRegressor)
-SAVABLE = (*DISTILLED, *EARLY_EXITS, FrozenEstimator, Pipeline)
+CALIBRATED = (*EARLY_EXITS, SplitConformalRegressor)
+SAVABLE = (*DISTILLED, *CALIBRATED, FrozenEstimator, Pipeline)
 
 #: What a file can name without the help of the caller.
 ESTIMATORS = {

@@ -11,8 +11,8 @@ import torch
 from sklearn.pipeline import Pipeline
 
 from skbdistil._saved_format import (
+    CALIBRATED,
     DISTILLED,
-    EARLY_EXITS,
     ESTIMATORS,
     NOT_SAVED,
     PARTS,
@@ -24,12 +24,13 @@ from skbdistil._saved_format import (
 )
 from skbdistil._untrusted import ITEM_TYPES
 from skbdistil.augmentation import Munge, Spunge
+from skbdistil.cascade import CascadeClassifier
 
 __all__ = ["Writer"]
 
 # Fitted attributes that follow from others.
 _DERIVED = {"ensemble_", "input_shape_", "n_estimators_"}
-_DERIVED_OF_EXITS = {"classes_", "feature_names_in_", "final_", "n_features_in_"}
+_DERIVED_OF_CALIBRATED = {"classes_", "feature_names_in_", "final_", "n_features_in_"}
 
 _NO_SKOPS = (
     "cannot be saved. Torch modules cannot, since their code is the caller's, nor can "
@@ -93,6 +94,12 @@ class Writer:
             return {"$estimator": self._estimator(value)}
         if is_part(value):
             return {"$part": self._name(value, what)}
+        if isinstance(value, CascadeClassifier):
+            raise TypeError(
+                f"{type(value).__name__} cannot be saved, since its members may be any "
+                "classifiers. Pickle it, as with joblib, or save its members and put "
+                "them into a new one as FrozenEstimator(load(path))."
+            )
         raise TypeError(f"{what} cannot be saved: it is or holds {value!r}.")
 
     def _name(self, part, what):
@@ -130,15 +137,15 @@ class Writer:
                 if estimator.student_transform_ is None:
                     derived = _DERIVED | {"n_features_in_"}
                 node["fitted"] = self._fitted(estimator, derived)
-        elif cls in EARLY_EXITS:
-            if not isinstance(params["cv"], Real):
+        elif cls in CALIBRATED:
+            if not isinstance(params.get("cv", 0), Real):
                 del params["cv"]
             if hasattr(estimator, "estimator_"):
                 # What is loaded counts as calibrated.
                 estimator._calibrated()
                 if params["estimator"] is estimator.estimator_:
                     del params["estimator"]
-                node["fitted"] = self._fitted(estimator, _DERIVED_OF_EXITS)
+                node["fitted"] = self._fitted(estimator, _DERIVED_OF_CALIBRATED)
         elif cls is Pipeline:
             *steps, last = [step for _, step in estimator.steps]
             node["names"] = [name for name, _ in estimator.steps]

@@ -6,7 +6,8 @@ from numbers import Real
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import ClassifierMixin, MetaEstimatorMixin, clone, is_classifier
+from sklearn.base import ClassifierMixin, MetaEstimatorMixin, is_classifier
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, check_random_state, get_tags, indexable
 from sklearn.utils.metadata_routing import (
@@ -23,8 +24,15 @@ from sklearn.utils.validation import (
     has_fit_parameter,
 )
 
-from skbdistil._calibrated import params_of_rows, take, take_features
-from skbdistil._exit_base import check_enough, hold_out, n_order
+from skbdistil._calibrated import (
+    RemembersFit,
+    fitted_clone,
+    hold_out,
+    take,
+    take_features,
+)
+from skbdistil._deferral import check_kind_of_labels
+from skbdistil._exit_base import check_enough, n_order
 from skbdistil._exit_calibration import (
     chosen_point,
     exit_path,
@@ -34,6 +42,7 @@ from skbdistil._exit_calibration import (
 from skbdistil._exit_runs import ExitRun
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
+    CallbackSupportMixin,
     Interval,
     StrOptions,
     _BaseComposition,
@@ -80,7 +89,13 @@ def _has_probabilities(cascade):
     return True
 
 
-class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
+class CascadeClassifier(
+    RemembersFit,
+    CallbackSupportMixin,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    _BaseComposition,
+):
     """Ask a cheap tier of classifiers first, and a dearer one where they disagree.
 
     A tier is one classifier or several. A row is answered by the first tier whose
@@ -105,8 +120,9 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         - "vote": the class c with the most votes, and the share :math:`v_c / k`; the
           vote-based rule of [1]_. One member always agrees with itself, so that a tier
           of one answers all rows.
-        - "score": the class c with the most votes, and :math:`p_c`; the score-based
-          rule of [1]_. A member votes for its class of the largest probability.
+        - "score": the class c with the most votes, and :math:`p_c`; what we take the
+          score-based rule of [1]_ to be, whose text was not at hand. A member votes for
+          its class of the largest probability.
         - "confidence": the class c of the largest :math:`p_c`, and :math:`p_c`; with
           one member, this is confidence-based deferral [2]_.
 
@@ -196,8 +212,11 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
 
     Notes
     -----
-    A threshold that was calibrated holds for the fits of the members that it was chosen
-    for. Calibrate anew where a frozen member changes.
+    Classes, costs and thresholds are those of the members as they are fitted in `fit`.
+    Where a frozen member is fitted again or replaced, or predicts with another number
+    of stages, predictions raise :class:`~sklearn.exceptions.NotFittedError` until the
+    cascade is fitted again. Copies by pickle remember it too; members that are changed
+    in place are not noticed.
 
     References
     ----------
@@ -399,7 +418,10 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         if calibrates and self.delta is not None:
             cv = None if all_frozen else self.cv
             check_enough(len(held_out), self.delta, name, cv, max_drop=self.max_drop)
-        tiers = self._fit_members(X, y, trained, params)
+        data = {"X": X, "y": y}
+        task = self._init_callback_context(max_subtasks=None)
+        task.call_on_fit_task_begin(estimator=self, **data)
+        tiers = self._fit_members(X, y, trained, params, task)
         classes = _common_classes(tiers, name)
         tier_costs = self._tier_costs(tiers)
         costs = np.cumsum(tier_costs)
@@ -430,7 +452,10 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
         self.costs_ = costs
         self.path_ = path
         self.best_index_ = point
+        self._stages_of_members = [_n_stages(m) for m in self._inner_estimators()]
         take_features(self, tiers[0][0])
+        self._remember_fit()
+        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
         return self
 
     def _check_members(self):
@@ -442,7 +467,11 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                 f"classifier or a list of at least one. Got {self.tiers!r}."
             )
         for label, member in self._members:
-            if isinstance(member, type) or not is_classifier(member):
+            if (
+                isinstance(member, type)
+                or not (hasattr(member, "fit") and hasattr(member, "predict"))
+                or not is_classifier(member)
+            ):
                 raise ValueError(
                     f"The members of the 'tiers' of {name} must be classifiers. "
                     f"{label} is {member!r}."
@@ -461,7 +490,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                     "sklearn.base.clone(estimator) to have it fitted to X and y."
                 )
 
-    def _fit_members(self, X, y, rows, params):
+    def _fit_members(self, X, y, rows, params, task):
         """Members in tiers, those that are not frozen fitted to some of the rows."""
         name = type(self).__name__
         params = {key: param for key, param in params.items() if param is not None}
@@ -480,7 +509,6 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                 f"{name} passes {sorted(params)} to the fit of its members, and all of "
                 "these are frozen."
             )
-        X_rows, y_rows = take(X, rows), take(y, rows)
 
         def fitted(label, member):
             if _is_frozen(member):
@@ -496,8 +524,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
                     f"{label} of the 'tiers' of {name}, {member!r}, does not take "
                     "'sample_weight'."
                 )
-            of_fit = params_of_rows(X, of_fit, rows)
-            return clone(member).fit(X_rows, y_rows, **of_fit)
+            return fitted_clone(self, label, member, X, y, of_fit, task, rows)
 
         members = iter([fitted(*pair) for pair in self._members])
         return [[next(members) for _ in _as_tier(tier)] for tier in self.tiers]
@@ -567,9 +594,26 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
 
     # Predicting
 
+    def _inner_estimators(self):
+        return [member for tier in self.tiers_ for member in tier]
+
+    def _calibrated(self):
+        """Refuse members that are not those of the fit."""
+        check_is_fitted(self)
+        members = self._inner_estimators()
+        if not (
+            self._is_calibrated()
+            and [_n_stages(member) for member in members] == self._stages_of_members
+        ):
+            raise NotFittedError(
+                f"A member of this {type(self).__name__} has been fitted again or "
+                "replaced, or predicts with another number of stages, since the fit. "
+                "Costs and thresholds do not hold for it: fit the cascade again."
+            )
+
     def _exits(self, X):
         """Supports with which rows are answered, and the tiers that answer."""
-        check_is_fitted(self)
+        self._calibrated()
         (X,) = indexable(X)
         n_samples = _num_samples(X)
         supports = np.empty((n_samples, len(self.classes_)))
@@ -690,7 +734,7 @@ class CascadeClassifier(ClassifierMixin, MetaEstimatorMixin, _BaseComposition):
             these rows. It has the mean `costs`, the `scores`, and the share of the rows
             that each tier answers, `exits`.
         """
-        check_is_fitted(self)
+        self._calibrated()
         X, y = indexable(X, y)
         y = None if y is None else column_or_1d(y, warn=True)
         values, correct, losses = _judge(self.tiers_, X, y, self.rule_, self.classes_)
@@ -759,12 +803,21 @@ def _common_classes(tiers, name):
     return classes
 
 
+def _n_stages(member):
+    """Number of stages that a B-DISTIL ensemble predicts with; None of anything else.
+
+    An early exit looks to its own.
+    """
+    final = _unwrapped(member)
+    return final._n_stages_used() if isinstance(final, StagedEstimator) else None
+
+
 def _macs(member):
     """Multiply-accumulates of a B-DISTIL ensemble by row; NaN of anything else."""
-    final = _unwrapped(member)
-    if not isinstance(final, StagedEstimator):
+    n_stages = _n_stages(member)
+    if n_stages is None:
         return np.nan
-    return final.stage_costs_.cumulative_macs[final._n_stages_used() - 1]
+    return _unwrapped(member).stage_costs_.cumulative_macs[n_stages - 1]
 
 
 def _support(tier, X, rule, classes):
@@ -784,25 +837,55 @@ def _support(tier, X, rule, classes):
         of the class with the most votes, and 0 for others.
     """
     if rule == "vote":
-        return _votes([member.predict(X) for member in tier], classes) / len(tier)
-    proba = np.array([member.predict_proba(X) for member in tier], dtype=float)
-    if not np.isfinite(proba).all():
-        raise ValueError(
-            "Probabilities must be finite. Those of a member of "
-            f"{CascadeClassifier.__name__} are not."
-        )
+        return sum(_votes(member, X, classes) for member in tier) / len(tier)
+    proba = np.array([_probabilities(member, X, classes) for member in tier])
     mean = proba.mean(axis=0)
     if rule == "confidence":
         return mean
     # Votes by the probabilities, so that each member runs once.
-    votes = _votes([classes[p.argmax(axis=1)] for p in proba], classes)
-    is_first = np.arange(len(classes)) == votes.argmax(axis=1)[:, np.newaxis]
-    return np.where(is_first, mean, 0)
+    columns = np.arange(len(classes))
+    votes = (proba.argmax(axis=2)[:, :, np.newaxis] == columns).sum(axis=0)
+    return np.where(columns == votes.argmax(axis=1)[:, np.newaxis], mean, 0)
 
 
-def _votes(labels, classes):
-    """Number of votes for each class, shape (n, L)."""
-    return sum((label[:, np.newaxis] == classes).astype(int) for label in labels)
+def _votes(member, X, classes):
+    """1 for the class that a member predicts, and 0 for others, shape (n, L)."""
+    labels = np.asarray(member.predict(X))
+    shape = (_num_samples(X),)
+    if labels.shape != shape:
+        raise _no_answer(
+            member, f"must predict labels of shape {shape}. Got shape {labels.shape}."
+        )
+    votes = labels[:, np.newaxis] == classes
+    is_known = votes.any(axis=1)
+    if not is_known.all():
+        raise _no_answer(
+            member,
+            f"predicted {labels[~is_known].tolist()[0]!r}, which is not among its "
+            f"classes {classes.tolist()}.",
+        )
+    return votes.astype(int)
+
+
+def _probabilities(member, X, classes):
+    """Probabilities of a member, shape (n, L)."""
+    proba = np.asarray(member.predict_proba(X), dtype=float)
+    shape = _num_samples(X), len(classes)
+    found = None
+    if proba.shape != shape:
+        found = f"shape {proba.shape}"
+    elif not np.isfinite(proba).all():
+        found = "NaN or infinity"
+    if found is not None:
+        raise _no_answer(
+            member, f"must give finite probabilities of shape {shape}. Got {found}."
+        )
+    return proba
+
+
+def _no_answer(member, what):
+    name = type(_unwrapped(member)).__name__
+    return ValueError(f"{name}, a member of {CascadeClassifier.__name__}, {what}")
 
 
 def _judge(tiers, X, y, rule, classes):
@@ -813,6 +896,7 @@ def _judge(tiers, X, y, rule, classes):
     supports = np.array([_support(tier, X, rule, classes) for tier in tiers])
     column = None
     if y is not None:
+        check_kind_of_labels(y, classes, CascadeClassifier.__name__)
         # No tier is right about a class that none knows. Labels are compared as Python
         # objects, since NumPy would compare 1 and "1" as strings.
         columns = {label: number for number, label in enumerate(classes.tolist())}

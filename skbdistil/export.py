@@ -52,9 +52,10 @@ def to_torch(estimator, n_stages=None, *, transformed=False):
         Fitted :class:`~skbdistil.BDistilClassifier` or
         :class:`~skbdistil.BDistilRegressor`. It may be the last step of a pipeline,
         inside :class:`~sklearn.frozen.FrozenEstimator` or
-        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
-        :class:`~skbdistil.early_exit.EarlyExitRegressor`, or the best one of a search.
-        The exit rule is no part of the module.
+        :class:`~skbdistil.early_exit.EarlyExitClassifier`,
+        :class:`~skbdistil.early_exit.EarlyExitRegressor` or
+        :class:`~skbdistil.intervals.SplitConformalRegressor`, or the best one of a
+        search. Neither the exit rule nor the intervals are part of the module.
 
     n_stages : int or None, default=None
         Number of students, from 1 to those there are. None for as many as the
@@ -236,10 +237,12 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None, card=None):
         Fitted :class:`~skbdistil.BDistilClassifier`,
         :class:`~skbdistil.BDistilRegressor`,
         :class:`~skbdistil.early_exit.EarlyExitClassifier` or
-        :class:`~skbdistil.early_exit.EarlyExitRegressor`, whose rule is stored. It may
-        be the last step of a pipeline, whose transforms are exported as described in
-        the Notes. It may be inside :class:`~sklearn.frozen.FrozenEstimator`, or the
-        best one of a search. Stages beyond `n_stages` of the estimator are not written.
+        :class:`~skbdistil.early_exit.EarlyExitRegressor`, whose rule is stored, or
+        :class:`~skbdistil.intervals.SplitConformalRegressor` around a regressor of
+        these, whose absolute errors are. It may be the last step of a pipeline, whose
+        transforms are exported as described in the Notes. It may be inside
+        :class:`~sklearn.frozen.FrozenEstimator`, or the best one of a search. Stages
+        beyond `n_stages` of the estimator are not written.
 
     directory : str or path-like
         Folder to write. It must not exist, or be empty; it appears when all is written.
@@ -340,7 +343,11 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None, card=None):
       the `cost` of a row that does, that of the stages included, the `share` of the
       calibration rows that did, and `target`, `risk`, `max_drop` and `delta` of the
       promise. The final model is not exported, and `schema_version` is 2, which
-      versions that would not ask it refuse.
+      versions that would not ask it refuse;
+    - `intervals`, only of intervals: `residuals`, the absolute errors on the
+      calibration rows in the units of the targets, rising, a row with one for each
+      target; and `stage_residuals`, the same for each stage. They take some 20 bytes
+      for each row, stage and target.
 
     Examples
     --------
@@ -419,6 +426,7 @@ class _Parts(NamedTuple):
         The whole.
     final : BDistilClassifier or BDistilRegressor
     early : EarlyExitClassifier, EarlyExitRegressor or None
+    conformal : SplitConformalRegressor or None
     steps : list of (str, transformer)
         Transforms of pipelines before `final`, and its own.
     """
@@ -426,37 +434,43 @@ class _Parts(NamedTuple):
     outer: object
     final: object
     early: object
+    conformal: object
     steps: list
 
     def transform(self, X):
         """Rows as the students get them."""
         X = through_pipelines(self.outer, X)
-        if self.early is not None:
-            X = through_pipelines(self.early.estimator_, X)
+        for wrapper in (self.conformal, self.early):
+            if wrapper is not None:
+                X = through_pipelines(wrapper.estimator_, X)
         if self.final.student_transform_ is not None:
             X = self.final.student_transform_.transform(X)
         return X
 
 
 def _unwrap(estimator):
-    early, steps = None, []
+    early = conformal = None
+    steps = []
     inner, step = None, estimator
     while step is not None:
         inner, step = step, _wrapped_estimator(step)
         if isinstance(inner, Pipeline):
             steps += leaves(inner.steps[:-1])
-        if step is None and hasattr(inner, "thresholds_"):
+        if step is None and hasattr(inner, "exit_stages"):
+            check_is_fitted(inner)
             early, step = inner, inner.estimator_
+        elif step is None and hasattr(inner, "stage_residuals_"):
+            conformal, step = inner, inner.estimator_
     check_is_fitted(inner)
     if not isinstance(inner, StagedEstimator):
         where = "" if inner is estimator else f" inside {type(estimator).__name__}"
         raise TypeError(
             "What is exported must be a BDistilClassifier, a BDistilRegressor, an "
-            "EarlyExitClassifier or an EarlyExitRegressor. Got "
-            f"{type(inner).__name__}{where} instead."
+            "EarlyExitClassifier, an EarlyExitRegressor or a SplitConformalRegressor. "
+            f"Got {type(inner).__name__}{where} instead."
         )
     steps += leaves([("student_transform", inner.student_transform_)])
-    return _Parts(estimator, inner, early, steps)
+    return _Parts(estimator, inner, early, conformal, steps)
 
 
 def _cpu_ensemble(final, n_stages=None):
@@ -495,6 +509,13 @@ def _manifest(parts, rows):
     if early is not None:
         early_exit = _stored_rule(early)
         deferral = early_exit.get("deferral")
+    intervals = {}
+    if parts.conformal is not None:
+        parts.conformal._calibrated()
+        intervals["intervals"] = {
+            "residuals": parts.conformal.residuals_.tolist(),
+            "stage_residuals": parts.conformal.stage_residuals_.tolist(),
+        }
     return {
         "schema_version": 1 if deferral is None else _DEFERRING_SCHEMA,
         "package_version": __version__,
@@ -512,6 +533,7 @@ def _manifest(parts, rows):
         "early_exit": early_exit,
         "stages": [],
         "fixed_stage": None,
+        **intervals,
     }
 
 

@@ -1,18 +1,20 @@
 """Prediction intervals of regressors by split conformal prediction."""
 
-import math
-import warnings
-from fractions import Fraction
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import RegressorMixin, is_regressor
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skbdistil._calibrated import CalibratedEstimator, take, take_features
+from skbdistil._calibrated import (
+    CalibratedEstimator,
+    hold_out,
+    take,
+    take_features,
+)
+from skbdistil._conformal import around, conformal_rank, half_widths
 from skbdistil._protocol import StagedEstimator
 from skbdistil._sklearn_compat import (
     HasMethods,
@@ -20,7 +22,6 @@ from skbdistil._sklearn_compat import (
     _fit_context,
     _num_samples,
 )
-from skbdistil.exceptions import InfiniteIntervalWarning
 from skbdistil.stages import _transformed, _unwrapped, staged
 
 __all__ = ["SplitConformalRegressor"]
@@ -147,7 +148,11 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
 
         **params : dict
             Passed to the `fit` of the estimator; arrays with one item per row are cut
-            to its rows.
+            to its rows. In the calibration all rows count alike, whatever their
+            `sample_weight`. Rows of one of the `groups` are either trained or
+            calibrated on, and `calibration_size` is then about the groups; since rows
+            of a group are not drawn independently, coverage is not exactly what was
+            promised.
 
         Returns
         -------
@@ -181,16 +186,21 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
             estimator=estimator_name,
         )
         params = {name: param for name, param in params.items() if param is not None}
+        data = {"X": X, "y": y}
+        task = self._init_callback_context(max_subtasks=None)
+        task.call_on_fit_task_begin(estimator=self, **data)
         if self._is_frozen(params):
             estimator = self.estimator
         else:
             # Drawn at random: rows that are balanced by anything are no fair draw.
-            trained, held_out = train_test_split(
-                np.arange(_num_samples(X)),
-                test_size=self.calibration_size,
-                random_state=check_random_state(self.random_state),
+            trained, held_out = hold_out(
+                _num_samples(X),
+                None,
+                self.calibration_size,
+                check_random_state(self.random_state),
+                params.get("groups"),
             )
-            estimator = self._fitted_clone(X, y, params, trained)
+            estimator = self._fitted_clone(X, y, params, task, trained)
             X, y = take(X, held_out), y[held_out]
         residuals = self._residuals(y, estimator.predict(X))
         stage_residuals = np.array(
@@ -201,6 +211,7 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         self.stage_residuals_ = stage_residuals
         take_features(self, estimator)
         self._remember_fit()
+        task.call_on_fit_task_end(estimator=self, **data, reconstruction_attributes={})
         return self
 
     def _residuals(self, y, predictions):
@@ -273,10 +284,10 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         InfiniteIntervalWarning
             If there are too few calibration rows for this `alpha`.
         """
-        return self._half_widths(alpha, stage, stacklevel=4)
+        return self._half_widths(alpha, stage, stacklevel=3)
 
     def _half_widths(self, alpha, stage, stacklevel):
-        """As `half_widths`; `stacklevel` is that of the warning in `_rank`."""
+        """As `half_widths`; `stacklevel` is that of the warning, from here."""
         self._calibrated()
         residuals = self.residuals_
         if stage is not None:
@@ -287,28 +298,11 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
                     f"{stage!r} instead."
                 )
             residuals = self.stage_residuals_[stage - 1]
-        rank = self._rank(alpha, stacklevel)
-        if rank > len(residuals):
-            return np.full(residuals.shape[1], np.inf)
-        return residuals[rank - 1].copy()
+        return half_widths(residuals, self._rank(alpha, stacklevel + 1))
 
     def _rank(self, alpha, stacklevel):
-        """Rank of the residual that is the half width; n + 1 where there is none."""
-        if not isinstance(alpha, Real) or not 0 < alpha < 1:
-            raise ValueError(f"'alpha' must be between 0 and 1. Got {alpha!r} instead.")
-        n_samples = len(self.residuals_)
-        # The decimal that was written, since rounding would move the rank by one.
-        alpha = Fraction(str(float(alpha)))
-        rank = math.ceil((n_samples + 1) * (1 - alpha))
-        if rank > n_samples:
-            warnings.warn(
-                f"{type(self).__name__} has {n_samples} calibration rows, and needs at "
-                f"least {math.ceil(1 / alpha) - 1} for alpha={float(alpha):g}: its "
-                "intervals are infinite.",
-                InfiniteIntervalWarning,
-                stacklevel=stacklevel,
-            )
-        return rank
+        name = type(self).__name__
+        return conformal_rank(len(self.residuals_), alpha, name, stacklevel + 1)
 
     def predict_interval(self, X, alpha=0.1):
         """Intervals that hold the targets with a probability of at least 1 - alpha.
@@ -336,8 +330,8 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
         InfiniteIntervalWarning
             As `half_widths`.
         """
-        half = self._half_widths(alpha, None, stacklevel=4)
-        return _around(self.estimator_.predict(X), half)
+        half = self._half_widths(alpha, None, stacklevel=3)
+        return around(self.estimator_.predict(X), half)
 
     def staged_predict_interval(self, X, alpha=0.1):
         """Intervals around the predictions of every stage for all rows.
@@ -366,12 +360,11 @@ class SplitConformalRegressor(RegressorMixin, CalibratedEstimator):
             As `half_widths`.
         """
         self._calibrated()
-        rank = self._rank(alpha, stacklevel=3)
+        rank = self._rank(alpha, stacklevel=2)
         for targets, residuals in zip(
             _staged(self.estimator_, X), self.stage_residuals_, strict=True
         ):
-            infinite = np.full((1, residuals.shape[1]), np.inf)
-            yield _around(targets, np.vstack([residuals, infinite])[rank - 1])
+            yield around(targets, half_widths(residuals, rank))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -385,8 +378,3 @@ def _staged(estimator, X):
     if hasattr(inner, "exit_stages"):
         return _staged(inner.estimator_, _transformed(estimator, X))
     return staged(estimator, X)
-
-
-def _around(targets, half_widths):
-    half_widths = half_widths.reshape(targets.shape[1:])
-    return np.stack([targets - half_widths, targets + half_widths], axis=-1)

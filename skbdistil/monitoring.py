@@ -183,6 +183,13 @@ class DeferralMonitor:
         self._log_factors = _log_factors(self.max_drop)
         self._lock = Lock()
 
+    def __repr__(self):
+        return (
+            f"{type(self).__name__}({self.max_drop:g}, {self.delta:g}, "
+            f"risk={self.risk!r}, audit={self.audit:g}, on_drift={self.on_drift!r}, "
+            f"random_state={self.random_state!r})"
+        )
+
     def __getstate__(self):
         with self._lock:
             return {**vars(self), "_lock": None}

@@ -20,11 +20,13 @@ from skbdistil import __version__
 from skbdistil._bdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting._game import Certificate
 from skbdistil._boosting._rows import resolve_device
+from skbdistil._calibrated import take_features
 from skbdistil._exit_calibration import ExitPath
 from skbdistil._exit_rules import REGRESSION_RULES, RULES
 from skbdistil._files import write_file
 from skbdistil._saved_format import (
     BACKBONES,
+    CALIBRATED,
     CONVOLUTIONAL,
     DISTILLED,
     EARLY_EXITS,
@@ -59,11 +61,11 @@ from skbdistil._untrusted import (
 )
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
-from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.objectives import DistillationObjective
-from skbdistil.stages import UNITS, _final_estimator
+from skbdistil.stages import UNITS, _final_estimator, _unwrapped
 from skbdistil.students import RecurrentNet, _check_ladder
 
 __all__ = ["load", "save"]
@@ -96,8 +98,9 @@ def save(estimator, path, *, include_teacher=False):
     estimator : estimator
         Fitted :class:`~skbdistil.BDistilClassifier`,
         :class:`~skbdistil.BDistilRegressor`,
-        :class:`~skbdistil.early_exit.EarlyExitClassifier` or
-        :class:`~skbdistil.early_exit.EarlyExitRegressor`; also inside
+        :class:`~skbdistil.early_exit.EarlyExitClassifier`,
+        :class:`~skbdistil.early_exit.EarlyExitRegressor` or
+        :class:`~skbdistil.intervals.SplitConformalRegressor`; also inside
         :class:`~sklearn.frozen.FrozenEstimator`, or as the last step of a
         :class:`~sklearn.pipeline.Pipeline`, whose other steps skops saves. Of a search,
         save ``best_estimator_``.
@@ -173,19 +176,14 @@ def save(estimator, path, *, include_teacher=False):
             f"{type(estimator).__name__} cannot be saved. Save its best estimator: "
             "save(search.best_estimator_, path)."
         )
-    if isinstance(estimator, CascadeClassifier):
-        raise TypeError(
-            f"{type(estimator).__name__} cannot be saved, since its members may be any "
-            "classifiers. Save it with joblib or skops, or save its members and put "
-            "them into a new one as FrozenEstimator(load(path))."
-        )
-    if type(estimator) not in SAVABLE:
+    if type(estimator) not in (*SAVABLE, CascadeClassifier):
         raise TypeError(
             f"{type(estimator).__name__} cannot be saved. 'estimator' must be one of "
             f"{[cls.__name__ for cls in SAVABLE]}, of exactly this class."
         )
     check_is_fitted(estimator)
     writer = Writer(include_teacher)
+    # Of a cascade it says what to do, wherever that is.
     root = writer.node(estimator, "The estimator")
     document = {
         "schema_version": SCHEMA,
@@ -317,9 +315,9 @@ def _check_readable(archive, writer, estimator_name):
             open_archive(archive), _by_name(writer.parts), writer.skops_types
         )
         reader.read()
-        for saved, ensemble in zip(writer.ensembles, reader.ensembles, strict=True):
+        for number, saved in enumerate(writer.ensembles):
             require(
-                _same_scores(copy.deepcopy(saved).cpu(), ensemble),
+                _same_scores(copy.deepcopy(saved).cpu(), reader.ensembles[number]),
                 "the students that are built again give other scores.",
             )
     except Exception as error:
@@ -361,7 +359,8 @@ class _Reader:
     ----------
     weights : dict of torch.Tensor
         What is left of them.
-    ensembles : list of ProgressiveEnsemble
+    ensembles : dict of ProgressiveEnsemble
+        By their number in the file, which is not the order in which they are read.
     """
 
     def __init__(self, archive, parts, trusted):
@@ -371,7 +370,7 @@ class _Reader:
         self.trusted = trusted
         self.arrays = ArrayReader()
         self.weights = {}
-        self.ensembles = []
+        self.ensembles = {}
         self.nesting = 0
 
     def read(self):
@@ -480,8 +479,8 @@ class _Reader:
         require(not extra, f"parameters {sorted(extra)} of {name} are not expected.")
         if cls is Pipeline:
             return self._pipeline(params, **rest)
-        if cls in EARLY_EXITS:
-            return self._early_exit(cls, params, **rest)
+        if cls in CALIBRATED:
+            return self._calibrated(cls, params, **rest)
         if cls in DISTILLED:
             return self._distilled(cls, params, **rest)
         require(not rest, f"entries {sorted(rest)} of {name} are not expected.")
@@ -495,15 +494,21 @@ class _Reader:
         pipeline._validate_steps()
         return pipeline
 
-    def _early_exit(self, cls, params, *, fitted=None):
+    def _calibrated(self, cls, params, *, fitted=None):
         fitted = self.value(fitted)
         if fitted is not None:
             params.setdefault("estimator", fitted["estimator_"])
         estimator = _built(cls, params)
-        _require_known("rule", estimator.rule, _rules(cls))
-        _require_known("cost", estimator.cost, UNITS)
+        is_exiting = cls in EARLY_EXITS
+        if is_exiting:
+            _require_known("rule", estimator.rule, _rules(cls))
+            _require_known("cost", estimator.cost, UNITS)
         if fitted is not None:
-            _set_exits(estimator, fitted)
+            check = _check_exits if is_exiting else _check_intervals
+            check(estimator, fitted)
+            vars(estimator).update(fitted)
+            take_features(estimator, estimator.estimator_)
+            estimator._remember_fit()
         return estimator
 
     def _distilled(self, cls, params, *, fitted=None, ensemble=None):
@@ -586,7 +591,7 @@ class _Reader:
         ensemble.load_state_dict(weights, assign=True)
         for name, tensor in ensemble.named_buffers():
             require(not tensor.is_meta, f"the buffer {name!r} is not persistent.")
-        self.ensembles.append(ensemble)
+        self.ensembles[number] = ensemble
         return ensemble.eval()
 
 
@@ -759,8 +764,8 @@ def _set_ensemble(estimator, ensemble, fitted):
     estimator._n_stages_used()  # whether the parameter fits
 
 
-def _set_exits(estimator, fitted):
-    """Give an early exit its fitted attributes."""
+def _check_exits(estimator, fitted):
+    """Check the fitted attributes of an early exit, and add those that follow."""
     inner = fitted["estimator_"]
     final = _final_estimator(inner)
     thresholds = np.asarray(fitted["thresholds_"])
@@ -809,12 +814,37 @@ def _set_exits(estimator, fitted):
     for name in fitted.keys() & {"temperatures_", "tolerance_"}:
         require((fitted[name] > 0).all(), f"{name!r} is not positive.")
     if is_classifying:
-        fitted["final_"] = None
-    vars(estimator).update(fitted)
-    for name in ("classes_", "n_features_in_", "feature_names_in_"):
-        if hasattr(inner, name):
-            setattr(estimator, name, getattr(inner, name))
-    estimator._remember_fit()
+        fitted |= {"final_": None, "classes_": inner.classes_}
+
+
+def _check_intervals(estimator, fitted):
+    """Check the fitted attributes of intervals."""
+    inner = _unwrapped(fitted["estimator_"])
+    exits = isinstance(inner, EarlyExitRegressor)
+    require(
+        exits or isinstance(inner, BDistilRegressor),
+        "its intervals are around what has none.",
+    )
+    n_stages = inner._n_stages() if exits else inner._n_stages_used()
+    final = _final_estimator(inner.estimator_ if exits else inner)
+    residuals = np.asarray(fitted["residuals_"])
+    of_rows = len(np.atleast_1d(residuals)), final.ensemble_.n_outputs
+    _check_attributes(
+        fitted,
+        {
+            "estimator_": object,
+            "residuals_": ("f", of_rows),
+            "stage_residuals_": ("f", (n_stages, *of_rows)),
+        },
+    )
+    require(len(residuals) > 0, "its intervals were calibrated on no rows.")
+    for name in ("residuals_", "stage_residuals_"):
+        values = fitted[name]
+        rises = (np.diff(values, axis=-2) >= 0).all()
+        require(
+            rises and (values >= 0).all() and np.isfinite(values).all(),
+            f"{name!r} are no absolute errors in rising order.",
+        )
 
 
 def _rules(cls):

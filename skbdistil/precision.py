@@ -212,7 +212,8 @@ def lower_precision(
     a little less on other rows. The thresholds of an early exit are copied as they
     are: the agreement is that of the stages, and not of the exits, so check accuracy
     and :meth:`~skbdistil.runtime.ProgressiveSession.exit_stages` on rows with labels,
-    or calibrate again.
+    or calibrate again. A guarantee is about the stages in float32, and so are
+    intervals, which are left out.
 
     In int8, all features that a layer reads share one range. A few rows far from the
     others take most of it, as do those of a nearly constant feature, since it is scaled
@@ -387,6 +388,7 @@ class _Lowering:
 
     def write(self, folder, precisions):
         manifest = copy.deepcopy(self._full.manifest)
+        manifest.pop("intervals", None)  # of the errors of float32
         contents = []
         for number, precision in enumerate(precisions):
             content = self._content(number, precision)

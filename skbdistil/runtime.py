@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skbdistil._conformal import around, conformal_rank, half_widths
 from skbdistil._decoding import CLASSES, LABELS, Decoding
 from skbdistil._deferral import audited, check_final, rows_of, with_final
 from skbdistil._exit_rules import REGRESSION_RULES, RULES, in_units
@@ -38,9 +39,10 @@ __all__ = ["ProgressiveSession"]
 #: version 1.
 _DEFERRING_SCHEMA = 2
 
-# Rows that run at once: at most so many, and fewer of large ones.
+# Rows, and numbers in them, that run at once: feature maps of more numbers leave the
+# caches of a processor, and take memory that a device may not have.
 _CHUNK_ROWS = 4096
-_CHUNK_SIZE = 2**25
+_CHUNK_SIZE = 2**20
 
 # A graph is one message of protobuf, which is no larger.
 _MAX_FILE_SIZE = 2**31
@@ -205,7 +207,8 @@ class ProgressiveSession:
         self._deferral = export.deferral if early_exit else None
         self._final = final
         self._check_deferral()
-        if early_exit and export.rule is not None:
+        self._exits_early = early_exit and export.rule is not None
+        if self._exits_early:
             self._thresholds = export.thresholds[: n_stages - 1]
             if self._deferral is not None:
                 self._thresholds = np.append(self._thresholds, self._deferral.threshold)
@@ -355,6 +358,57 @@ class ProgressiveSession:
             risk=deferral.risk,
             y=y,
         )
+
+    def predict_interval(self, X, alpha=0.1):
+        """Intervals that hold the targets with a probability of at least 1 - alpha.
+
+        As :meth:`skbdistil.intervals.SplitConformalRegressor.predict_interval`: each
+        stage that predicts all rows has its intervals, and so has the exit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Rows of the shape `input_shape`.
+
+        alpha : float, default=0.1
+            Probability with which an interval may miss the target, between 0 and 1.
+
+        Returns
+        -------
+        intervals : ndarray of shape (n_samples, 2) or (n_samples, n_outputs, 2)
+            Lower and upper ends around `predict`, in the units of the targets.
+
+        Raises
+        ------
+        AttributeError
+            If the export has no intervals.
+
+        ValueError
+            If `alpha` is out of its range, or rows leave early within fewer stages than
+            were calibrated.
+
+        Warns
+        -----
+        InfiniteIntervalWarning
+            If there are too few calibration rows for this `alpha`.
+        """
+        name = type(self).__name__
+        residuals = self._export.residuals
+        if residuals is None:
+            raise AttributeError(
+                f"{self._directory} holds no intervals: export a "
+                "SplitConformalRegressor."
+            )
+        if not self._exits_early:
+            residuals = self._export.stage_residuals[self.n_stages - 1]
+        elif self.n_stages != len(self._export.stages):
+            raise ValueError(
+                f"The intervals in {self._directory} are those of rows that leave "
+                f"within {len(self._export.stages)} stages. Got n_stages="
+                f"{self.n_stages}; with early_exit=False each stage has its own."
+            )
+        rank = conformal_rank(len(residuals), alpha, name, stacklevel=2)
+        return around(self.predict(X), half_widths(residuals, rank))
 
     def predict_proba(self, X):
         """Probabilities of the classes, at the stage where each row leaves.
@@ -897,6 +951,8 @@ class _Export(NamedTuple):
     thresholds: np.ndarray | None
     temperatures: np.ndarray | None
     deferral: _Deferral | None
+    residuals: np.ndarray | None
+    stage_residuals: np.ndarray | None
 
 
 def _read_manifest(directory):
@@ -935,7 +991,7 @@ def _parse(manifest):
     stages = _parse_stages(manifest, row)
     fixed = _parse_fixed(manifest, row, stages)
     (n_outputs,) = stages[0].outputs[0].shape
-    targets = None, None, False
+    targets, intervals = (None, None, False), (None, None)
     classes = decoding = rule = thresholds = temperatures = deferral = None
     kind = manifest.get("kind", "a string")
     if kind in _DECODINGS:
@@ -953,6 +1009,11 @@ def _parse(manifest):
             manifest.fail(f"has a rule of exit, and is of kind {kind!r}")
         rule, thresholds, temperatures = _parse_rule(entry, rules, len(stages))
         deferral = _parse_deferral(entry)
+    if "intervals" in manifest:
+        if kind != "regressor":
+            manifest.fail(f"has intervals, and is of kind {kind!r}")
+        entry = manifest.entry("intervals")
+        intervals = _parse_intervals(entry, len(stages), n_outputs)
     return _Export(
         row,
         n_outputs,
@@ -969,6 +1030,7 @@ def _parse(manifest):
         thresholds,
         temperatures,
         deferral,
+        *intervals,
     )
 
 
@@ -1133,6 +1195,27 @@ def _parse_deferral(rule):
         entry.get("target", "a string"),
         entry.get("risk", "a string"),
     )
+
+
+def _parse_intervals(entry, n_stages, n_outputs):
+    """Absolute errors of `predict` and of each stage, rising along the rows."""
+    found = [
+        entry.must(partial(np.array, dtype=float), entry.get(key, "a list"))
+        for key in ("residuals", "stage_residuals")
+    ]
+    of_rows = len(found[0]), n_outputs
+    if found[0].shape != of_rows or found[1].shape != (n_stages, *of_rows):
+        entry.fail("has not one absolute error per row and target")
+    for errors in found:
+        # Infinite ones, and NaN, compare false.
+        is_usable = (errors >= 0) & (errors <= sys.float_info.max)
+        if (
+            not errors.size
+            or not is_usable.all()
+            or (np.diff(errors, axis=-2) < 0).any()
+        ):
+            entry.fail("has no absolute errors that rise")
+    return found
 
 
 def _is_count(value):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_regression
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV
@@ -18,7 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from common import SMALL, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._boosting import _progress
+from skbdistil.cascade import CascadeClassifier
+from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
 from skbdistil.exceptions import FitInterruptedWarning
+from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.model_selection import HalvingStagedSearchCV, StagedSearchCV
 from skbdistil.persistence import load, save
 
@@ -28,6 +32,7 @@ callback = pytest.importorskip(
 
 N_ROUNDS, N_EPOCHS = SMALL["n_estimators"], SMALL["max_epochs"]
 GRID = {"learning_rate": [0.01, 0.02]}
+EXIT_GRID = {"estimator__learning_rate": [0.01, 0.02]}
 
 
 class Recording:
@@ -248,8 +253,12 @@ def test_interrupt_in_a_callback_keeps_the_finished_students(name):
         (lambda: GridSearchCV(made(), GRID, cv=2), 5),
         (lambda: StagedSearchCV(made(), GRID, cv=2), 5),
         (lambda: HalvingStagedSearchCV(made(), GRID, cv=2, factor=2), 5),
+        (lambda: EarlyExitClassifier(made(), cv=0.5), 1),
+        (lambda: EarlyExitClassifier(made(), cv=2), 3),
+        (lambda: GridSearchCV(EarlyExitClassifier(made()), EXIT_GRID, cv=2), 5),
+        (lambda: CascadeClassifier([[made(), made()], made()], rule="score"), 3),
     ],
-    ids=["pipeline", "grid", "staged", "halving"],
+    ids=["pipeline", "grid", "staged", "halving", "exit", "folds", "exits", "cascade"],
 )
 def test_callbacks_of_a_meta_estimator_see_the_rounds(outer, n_fits):
     seen = Recording()
@@ -269,6 +278,25 @@ def test_callbacks_of_a_meta_estimator_see_the_rounds(outer, n_fits):
     assert {_root(c).estimator_name for c in rounds} == {type(model).__name__}
     assert len(seen.begun) == len(seen.ended)
     assert seen.torn_down == 1
+
+
+@pytest.mark.parametrize("outer", [EarlyExitRegressor, SplitConformalRegressor])
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_callbacks_of_a_calibrated_regressor_see_its_fit_and_its_score(
+    outer, is_frozen
+):
+    X, y = data(BDistilRegressor)
+    inner, params = made(BDistilRegressor), {}
+    if is_frozen:
+        inner = FrozenEstimator(inner.fit(X, y))
+    if outer is EarlyExitRegressor:
+        params["tolerance"] = 1e9
+    monitor, seen = callback.ScoringMonitor(scoring=get_scorer("r2")), Recording()
+    model = outer(inner, random_state=0, **params).set_callbacks(monitor, seen)
+    model.fit(X, y)
+    assert recorded(monitor, "fit") == [pytest.approx(model.score(X, y), rel=1e-12)]
+    assert seen.names()["round"] == (0 if is_frozen else N_ROUNDS)
+    assert len(seen.begun) == len(seen.ended)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,8 @@ from common import SMALL, raises
 from skbdistil import BDistilClassifier
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.exceptions import CostsUnknownWarning, NothingCertifiedWarning
-from skbdistil.persistence import save
+from skbdistil.export import to_onnx
+from skbdistil.persistence import load, save
 
 RULES = ["vote", "score", "confidence"]
 
@@ -481,8 +483,47 @@ def test_other_metadata_without_routing_raises(digits):
 
 def test_probabilities_that_are_not_finite_raise():
     cascade = told(rule="confidence")
-    with raises("Probabilities must be finite"):
+    with raises("Told, a member of", "must give finite", "Got NaN or infinity"):
         cascade.predict(np.where(TOLD == 0.9, np.nan, TOLD))
+
+
+class Odd(Told):
+    """Predicts what no classifier should."""
+
+    def __init__(self, labels, proba=None):
+        self.labels = labels
+        self.proba = proba
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.array(self.labels)
+
+    def predict_proba(self, X):
+        return np.array(self.proba)
+
+
+@pytest.mark.parametrize(
+    ("rule", "member", "parts"),
+    [
+        ("vote", Odd(["a", "b", "x"]), ["predicted 'x'", "not among its classes"]),
+        ("vote", Odd([np.nan] * 3), ["nan, which is not among its classes"]),
+        ("vote", Odd(["a"]), ["labels of shape (3,)", "Got shape (1,)"]),
+        ("vote", Odd([["a"]] * 3), ["labels of shape (3,)", "Got shape (3, 1)"]),
+        ("score", Odd(None, [[0.5, 0.5]] * 3), ["shape (3, 3)", "Got shape (3, 2)"]),
+        ("confidence", Odd(None, [[1.0] * 3]), ["shape (3, 3)", "Got shape (1, 3)"]),
+    ],
+)
+@pytest.mark.parametrize("is_last", [False, True])
+def test_member_that_answers_what_is_no_answer_raises(rule, member, parts, is_last):
+    tiers = [[Told(), member], Told(9)]
+    if is_last:
+        tiers = [Told(), [Told(9), member]]
+    cascade = CascadeClassifier(tiers, rule=rule, threshold=1.1).fit(TOLD, list("abca"))
+    with raises("Odd, a member of CascadeClassifier", *parts):
+        cascade.predict(TOLD[:3])
 
 
 def test_lonely_vote_warns_that_later_tiers_are_not_asked(tiers, digits):
@@ -514,8 +555,40 @@ def test_no_rows_raise(tiers, digits):
 
 def test_saving_says_what_to_do(tiers, digits, tmp_path):
     cascade = CascadeClassifier(tiers[::2]).fit(digits[0])
-    with raises("CascadeClassifier cannot be saved", "joblib", error=TypeError):
-        save(cascade, tmp_path / "cascade.skb")
+    pipeline = make_pipeline(StandardScaler(), cascade)
+    for model in (cascade, FrozenEstimator(cascade), pipeline):
+        with raises("CascadeClassifier cannot be saved", "Pickle it", error=TypeError):
+            save(model, tmp_path / "cascade.skb")
+    with raises("Got CascadeClassifier", error=TypeError):
+        to_onnx(cascade, tmp_path / "cascade")
+
+
+def test_pickle_predicts_the_same_with_distilled_members(digits, tmp_path):
+    _, _, cascade = changing(digits)
+    joblib.dump(cascade, tmp_path / "cascade.joblib")
+    loaded = joblib.load(tmp_path / "cascade.joblib")
+    X = digits[4]
+    assert_array_equal(loaded.predict(X), cascade.predict(X))
+    assert_array_equal(loaded.exit_tiers(X), cascade.exit_tiers(X))
+
+
+def test_skops_takes_a_cascade_whose_members_it_takes(digits):
+    skops = pytest.importorskip("skops.io")
+    members = [GaussianNB(), GaussianNB(var_smoothing=0.1)]
+    cascade = CascadeClassifier([members, GaussianNB()], rule="score")
+    data = skops.dumps(cascade.fit(digits[0][:, :8], digits[1]))
+    loaded = skops.loads(data, trusted=skops.get_untrusted_types(data=data))
+    X = digits[4][:, :8]
+    assert_array_equal(loaded.predict(X), cascade.predict(X))
+
+
+def test_members_from_files_make_the_same_cascade(digits, tmp_path):
+    clf, tree, cascade = changing(digits)
+    save(clf, tmp_path / "clf.skb")
+    clf = load(tmp_path / "clf.skb")
+    tiers = [[FrozenEstimator(clf), FrozenEstimator(clf[:1])], FrozenEstimator(tree)]
+    other = clone(cascade).set_params(tiers=tiers).fit(digits[2])
+    assert_array_equal(other.predict(digits[4]), cascade.predict(digits[4]))
 
 
 def test_several_labels_per_row_raise():
@@ -534,7 +607,7 @@ def test_repr_of_a_cascade_without_tiers_is_one():
     assert "CascadeClassifier" in CascadeClassifier([])._repr_html_()
 
 
-def test_labels_of_another_kind_are_never_right():
+def test_labels_of_another_kind_raise():
     X, y = load_digits(return_X_y=True)
     X, y = X[:200], y[:200]
     cascade = CascadeClassifier(
@@ -546,4 +619,49 @@ def test_labels_of_another_kind_are_never_right():
     ).fit(X, y)
     right = cascade.exit_path(X, y.astype(object))
     assert_array_equal(right.scores, cascade.exit_path(X, y).scores)
-    assert (cascade.exit_path(X, y.astype(str)).scores == 0).all()
+    with raises("labels such as", "strings are never equal to numbers"):
+        cascade.exit_path(X, y.astype(str))
+    # Labels that no member knows may come up: no tier is right about them.
+    assert (cascade.exit_path(X, y + 100).scores == 0).all()
+
+
+# Members that change after the fit
+
+
+def changing(digits):
+    X, y = digits[:2]
+    clf = BDistilClassifier(**SMALL).fit(X, y)
+    tree = DecisionTreeClassifier(max_depth=5, random_state=0).fit(X, y)
+    tiers = [[FrozenEstimator(clf), FrozenEstimator(clf[:1])], FrozenEstimator(tree)]
+    cascade = CascadeClassifier(tiers, rule="score", threshold=0.6)
+    return clf, tree, cascade.fit(digits[2])
+
+
+def test_other_number_of_stages_of_a_frozen_member_raises_until_it_is_fitted(digits):
+    clf, _, cascade = changing(digits)
+    costs = cascade.tier_costs_.copy()
+    clf.set_params(n_stages=1)
+    for ask in (cascade.predict, cascade.predict_with_cost, cascade.exit_path):
+        with raises("another number of stages", error=NotFittedError):
+            ask(digits[4])
+    cascade.fit(digits[2]).predict(digits[4])
+    assert cascade.tier_costs_[0] < costs[0]
+
+
+@pytest.mark.parametrize("which", ["students", "tree"])
+def test_frozen_member_that_is_fitted_again_raises(which, digits):
+    clf, tree, cascade = changing(digits)
+    before = pickle.loads(pickle.dumps(cascade))
+    {"students": clf, "tree": tree}[which].fit(*digits[2:4])
+    after = pickle.loads(pickle.dumps(cascade))
+    for copy in (cascade, after):
+        with raises("has been fitted again or replaced", error=NotFittedError):
+            copy.predict(digits[4])
+    before.predict(digits[4])
+    cascade.fit(digits[2]).predict(digits[4])
+
+
+def test_members_that_are_no_estimators_raise():
+    for odd in ("tree", None, lambda X: X, [GaussianNB()]):
+        with raises("members of the 'tiers'", "must be classifiers", "tier1_2 is"):
+            CascadeClassifier([[GaussianNB(), odd]]).fit(TOLD, list("abca"))

@@ -592,6 +592,15 @@ def test_selective_audit_counts_local_answers_only(clf, model, rows, target):
         early.audit(X, monitor)
     with raises("one label per row"):
         early.audit(X, monitor, y[:-1])
+    n_audited = monitor.n_audited_
+    with raises("labels such as", "strings are never equal to numbers"):
+        early.audit(X, monitor, np.arange(len(y)))
+    for missing in (np.nan, None):
+        with_gap = y.astype(object)
+        with_gap[-1] = missing
+        with raises("An audited row has no label"):
+            early.audit(X, monitor, with_gap)
+    assert monitor.n_audited_ == n_audited
     with raises("marginal risk", "selective one"):
         early.audit(X, DeferralMonitor(0.2), y)
     with raises("must be a DeferralMonitor", error=TypeError):
@@ -698,6 +707,15 @@ def test_monitor_that_sees_only_losses_has_a_finite_logarithm():
         monitor.update(np.ones(2000, dtype=bool))
     assert monitor.e_value_ == np.inf
     assert monitor.interval()[0] > 0.9
+
+
+def test_repr_of_a_monitor_makes_its_like():
+    monitor = DeferralMonitor(0.05, risk="selective", audit=0.5, random_state=3)
+    assert repr(monitor) == (
+        "DeferralMonitor(0.05, 0.1, risk='selective', audit=0.5, on_drift='warn', "
+        "random_state=3)"
+    )
+    assert_array_equal(eval(repr(monitor)).draw(9), monitor.draw(9))
 
 
 def test_drawn_rows_are_a_share():

@@ -35,7 +35,7 @@ from common import CONNECTIONS
 from skbdistil import (
     BDistilClassifier,
     BDistilRegressor,
-    _exit_base,
+    _calibrated,
     _exit_calibration,
     _exit_runs,
     _perceptrons,
@@ -613,8 +613,8 @@ def test_rows_are_judged_by_students_that_have_not_seen_them(
 def test_rows_held_out_are_a_fair_draw_for_a_guarantee(
     binary, monkeypatch, delta, balanced
 ):
-    spy = Mock(wraps=_exit_base.train_test_split)
-    monkeypatch.setattr(_exit_base, "train_test_split", spy)
+    spy = Mock(wraps=_calibrated.train_test_split)
+    monkeypatch.setattr(_calibrated, "train_test_split", spy)
     clf = BDistilClassifier(LogisticRegression(), **SMALL)
     EarlyExitClassifier(clf, max_drop=0.3, delta=delta, random_state=0).fit(*binary)
     assert (spy.call_args.kwargs["stratify"] is not None) == balanced

@@ -255,6 +255,18 @@ def test_search_in_a_pipeline_and_display(single):
     assert display.path.costs[0] == reg.stage_costs_.cumulative_macs[-1]
 
 
+def test_names_of_features_are_kept_in_files_too(tmp_path):
+    X, y = make_rows()
+    X, y = pd.DataFrame(X[:100], columns=list("abcd")), y[:100]
+    early = EarlyExitRegressor(clone(STUDENTS), 1.0, random_state=0).fit(X, y)
+    save(early, tmp_path / "early.skb")
+    loaded = load(tmp_path / "early.skb")
+    for model in (early, loaded):
+        assert list(model.feature_names_in_) == list(X)
+        with raises("feature names should match"):
+            model.predict(X[X.columns[::-1]])
+
+
 def test_copies_and_files_predict_the_same(fitted, tmp_path):
     reg, X, _ = fitted
     early = calibrated(reg, X, max_risk=0.2)

@@ -36,7 +36,7 @@ def ensemble_of(*factories, input_shape=(2,), connection=None):
 
 @pytest.mark.parametrize("chunk", [4096, 3])
 def test_idle_share_is_that_of_the_constant_features(chunk, monkeypatch):
-    monkeypatch.setattr(_idle, "chunk_rows", lambda shape: chunk)
+    monkeypatch.setattr(_idle, "chunk_rows", lambda shape, device: chunk)
     ensemble = ensemble_of(*(partial(Fixed, n_fixed=n) for n in (0, 2, 6)))
     shares = idle_features(ensemble, torch.randn(10, 2))
     assert_allclose(shares, [0, 2 / 4, 6 / 8])

@@ -1,27 +1,34 @@
 """Split conformal intervals: ranks, coverage, stages, early exit and bad input."""
 
+import copy
+import json
 import pickle
+import shutil
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from common import raises
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitRegressor
-from skbdistil.exceptions import InfiniteIntervalWarning
+from skbdistil.exceptions import InfiniteIntervalWarning, InvalidFileError
+from skbdistil.export import to_onnx
 from skbdistil.intervals import SplitConformalRegressor
-from skbdistil.persistence import save
+from skbdistil.persistence import load, save
+from skbdistil.precision import lower_precision
+from skbdistil.runtime import ProgressiveSession
 from skbdistil.stages import staged
 from skbdistil.students import MLP
 
@@ -195,10 +202,204 @@ def test_copies_have_the_same_intervals(fitted):
     assert_array_equal(other.predict_interval(X), conformal.predict_interval(X))
 
 
-def test_save_raises_and_says_what_can_be_saved(fitted, tmp_path):
+@pytest.fixture(scope="module")
+def exiting():
+    """Intervals of an early exit around a pipeline, and their rows."""
+    X, y = make_rows()
+    early = EarlyExitRegressor(
+        make_pipeline(StandardScaler(), clone(STUDENTS)), 2.0, max_risk=0.3
+    )
+    return SplitConformalRegressor(early, random_state=0).fit(X, y), X
+
+
+@pytest.fixture(scope="module")
+def exported(exiting, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("intervals")
+    to_onnx(exiting[0], folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["early exit", "pipeline", "frozen"])
+def test_saved_intervals_are_the_same(kind, fitted, exiting, tmp_path):
     reg, X, y = fitted
-    with raises("SplitConformalRegressor", error=TypeError):
-        save(conformal_of(reg, X, y), tmp_path / "conformal.skb")
+    model = {
+        "early exit": exiting[0],
+        "pipeline": make_pipeline(StandardScaler(), conformal_of(reg, X, y)),
+        "frozen": FrozenEstimator(conformal_of(reg, X, y)),
+    }[kind]
+    save(model, tmp_path / "model.skb")
+    loaded = load(tmp_path / "model.skb")
+    if kind == "pipeline":
+        model, loaded = model[-1], loaded[-1]
+    elif kind == "frozen":
+        model, loaded = model.estimator, loaded.estimator
+    expected = model.predict_interval(X, 0.2)
+    assert_array_equal(loaded.predict_interval(X, 0.2), expected)
+    assert_array_equal(loaded.half_widths(stage=2), model.half_widths(stage=2))
+    assert loaded.n_features_in_ == 3
+
+
+def test_saving_finds_each_fit_of_the_same_students(tmp_path):
+    X, y = make_rows(100)
+    students = clone(STUDENTS)
+    conformal = SplitConformalRegressor(students, random_state=0).fit(X, y)
+    students.fit(X[:50], y[:50])  # the parameter now is fitted, too, otherwise
+    save(conformal, tmp_path / "model.skb")
+    loaded = load(tmp_path / "model.skb")
+    assert_array_equal(loaded.predict(X), conformal.predict(X))
+    assert_array_equal(loaded.estimator.predict(X), students.predict(X))
+
+
+def test_exported_intervals_are_the_same(exiting, exported):
+    model, X = exiting
+    session = ProgressiveSession(exported)
+    # float32, where the estimators compute in float64 in part.
+    assert_allclose(
+        session.predict_interval(X, 0.2), model.predict_interval(X, 0.2), atol=1e-4
+    )
+    stages = list(model.staged_predict_interval(X, 0.2))
+    for n_stages in (2, None):
+        session = ProgressiveSession(exported, n_stages=n_stages, early_exit=False)
+        expected = stages[session.n_stages - 1]
+        assert_allclose(session.predict_interval(X, 0.2), expected, atol=1e-4)
+
+
+def test_exported_intervals_of_several_targets_are_the_same(tmp_path):
+    X, y = make_rows(n_targets=2)
+    conformal = conformal_of(clone(STUDENTS).fit(X, y)[:1], X, y)
+    to_onnx(conformal, tmp_path / "model")
+    found = ProgressiveSession(tmp_path / "model").predict_interval(X)
+    assert_allclose(found, conformal.predict_interval(X), atol=1e-4)
+
+
+def with_intervals(exported, folder, change):
+    """A copy of the export whose intervals are changed."""
+    shutil.copytree(exported, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_session_without_intervals_for_what_is_asked_raises(
+    exported, exiting, tmp_path
+):
+    _, X = exiting
+    session = ProgressiveSession(exported, n_stages=2)
+    with raises("leave within 3 stages", "n_stages=2"):
+        session.predict_interval(X)
+    session = ProgressiveSession(exported)
+    with raises("'alpha' must be between 0 and 1"):
+        session.predict_interval(X, 1.5)
+    with pytest.warns(InfiniteIntervalWarning) as found:
+        assert np.isinf(session.predict_interval(X, 1e-6)).all()
+    assert [warning.filename for warning in found] == [__file__]
+    older = with_intervals(exported, tmp_path / "older", lambda m: m.pop("intervals"))
+    with raises("holds no intervals", error=AttributeError):
+        ProgressiveSession(older).predict_interval(X)
+
+
+def test_copy_of_lower_precision_has_no_intervals(exported, exiting, tmp_path):
+    _, X = exiting
+    lower_precision(exported, tmp_path / "half", "float16")
+    session = ProgressiveSession(tmp_path / "half")
+    assert session.predict(X).shape == (len(X),)
+    with raises("holds no intervals", error=AttributeError):
+        session.predict_interval(X)
+
+
+def test_writing_intervals_that_do_not_hold_raises(tmp_path):
+    X, y = make_rows(100)
+    reg = clone(STUDENTS).fit(X, y)
+    conformal = conformal_of(reg, X, y)
+    reg.fit(X[:50], y[:50])
+    for write in (save, to_onnx):
+        with raises("fitted again or replaced", error=NotFittedError):
+            write(conformal, tmp_path / "conformal")
+        assert not (tmp_path / "conformal").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda errors: errors[::-1],
+        lambda errors: errors - 1,
+        lambda errors: errors[:-1],
+        lambda errors: errors[:0],
+        lambda errors: np.append(errors[:-1], [[np.inf]], axis=0),
+    ],
+    ids=["falling", "negative", "one less", "none", "infinite"],
+)
+def test_tampered_errors_are_refused(change, exiting, exported, tmp_path):
+    conformal = copy.deepcopy(exiting[0])
+    conformal.residuals_ = change(conformal.residuals_)
+    with pytest.raises(ValueError, match="could not be loaded again"):
+        save(conformal, tmp_path / "model.skb")
+
+    def tamper(manifest):
+        manifest["intervals"]["residuals"] = conformal.residuals_.tolist()
+
+    with pytest.raises(InvalidFileError):
+        ProgressiveSession(with_intervals(exported, tmp_path / "model", tamper))
+
+
+def test_manifest_with_intervals_of_classes_is_refused(exported, tmp_path):
+    def tamper(manifest):
+        manifest["kind"] = "classifier"
+        manifest["classes"] = {"values": [0], "dtype": "<i8"}
+        manifest["early_exit"] = None
+
+    with raises("has intervals, and is of kind 'classifier'", error=InvalidFileError):
+        ProgressiveSession(with_intervals(exported, tmp_path / "model", tamper))
+
+
+def test_intervals_around_what_is_not_ours_cannot_be_saved(tmp_path):
+    X, y = make_rows(100)
+    boosting = GradientBoostingRegressor(n_estimators=3, random_state=0)
+    conformal = SplitConformalRegressor(boosting, random_state=0).fit(X, y)
+    for write in (save, to_onnx):
+        with raises("GradientBoostingRegressor", error=TypeError):
+            write(conformal, tmp_path / "conformal")
+
+
+def test_groups_are_either_trained_or_calibrated_on():
+    X, y = make_rows(120)
+    groups = np.repeat(np.arange(30), 4)
+    conformal = SplitConformalRegressor(STUDENTS, random_state=0)
+    conformal.fit(pd.DataFrame(X), y, groups=groups)
+    errors = np.abs(y - conformal.predict(X))
+    is_held_out = (np.abs(errors[:, np.newaxis] - conformal.residuals_.T) < 1e-4).any(1)
+    assert is_held_out.sum() == 24
+    assert len(np.unique(groups[is_held_out])) == 6
+
+
+def test_search_in_a_pipeline_keeps_names_and_routes_weights():
+    X, y = make_rows(100)
+    X = pd.DataFrame(X, columns=list("abc"))
+    pipeline = make_pipeline(StandardScaler(), SplitConformalRegressor(STUDENTS))
+    pipeline.set_output(transform="pandas")
+    grid = {"splitconformalregressor__estimator__n_estimators": [1, 2]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    conformal = search.best_estimator_[-1]
+    assert list(conformal.feature_names_in_) == list("abc")
+    n_stages = search.best_params_.popitem()[1]
+    assert len(conformal.stage_residuals_) == n_stages
+    with config_context(enable_metadata_routing=True):
+        students = clone(STUDENTS).set_fit_request(sample_weight=True)
+        weighted = SplitConformalRegressor(students, random_state=0)
+        weighted.fit(X, y, sample_weight=np.arange(100))
+        alike = clone(weighted).fit(X, y)
+    assert not np.array_equal(weighted.residuals_, alike.residuals_)
+
+
+def test_boosting_of_scikit_learn_that_is_fitted_again_raises():
+    X, y = make_rows(100)
+    boosting = GradientBoostingRegressor(n_estimators=3).fit(X, y)
+    conformal = conformal_of(boosting, X, y)
+    conformal.predict(X)
+    boosting.fit(X[:50], y[:50])
+    with raises("fitted again or replaced", error=NotFittedError):
+        conformal.predict(X)
 
 
 def test_refit_and_other_number_of_stages_are_noticed():

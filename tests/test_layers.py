@@ -49,6 +49,7 @@ LAYERS = {
         "exceptions",
     },
     "_boosting._progress": {"_sklearn_compat"},
+    "_conformal": {"exceptions"},
     "_decoding": {"_exit_rules"},
     "_exit_calibration": {"_exit_rules"},
     "_exit_runs": {"_exit_rules"},
@@ -89,6 +90,7 @@ LAYERS = {
         "stages",
     },
     "runtime": {
+        "_conformal",
         "_decoding",
         "_deferral",
         "_exit_rules",
@@ -151,9 +153,9 @@ LAYERS = {
     "inspection._early_exit": {"_sklearn_compat", "inspection._shared", "stages"},
     "intervals": {
         "_calibrated",
+        "_conformal",
         "_protocol",
         "_sklearn_compat",
-        "exceptions",
         "stages",
     },
     "model_card": {
@@ -174,6 +176,7 @@ LAYERS = {
     },
     "cascade": {
         "_calibrated",
+        "_deferral",
         "_exit_base",
         "_exit_calibration",
         "_exit_runs",
@@ -254,6 +257,7 @@ LAYERS = {
         "costs",
         "early_exit",
         "ensemble",
+        "intervals",
         "objectives",
         "students",
     },
@@ -275,11 +279,12 @@ LAYERS = {
         "stages",
         "students",
     },
-    "_saved_writer": {"_saved_format", "_untrusted", "augmentation"},
+    "_saved_writer": {"_saved_format", "_untrusted", "augmentation", "cascade"},
     "persistence": {
         "_bdistil",
         "_boosting._game",
         "_boosting._rows",
+        "_calibrated",
         "_exit_calibration",
         "_exit_rules",
         "_files",

@@ -83,7 +83,7 @@ def test_scores_are_those_of_every_stage_in_use(fit, n_outputs, n_stages):
 
 @pytest.mark.parametrize(("fit", "n_outputs"), FITTED)
 def test_states_give_the_same_scores(fit, n_outputs, monkeypatch):
-    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 25)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape, device: 25)
     estimator, X = fit()
     expected = estimator._stage_scores(X)
     position = 0

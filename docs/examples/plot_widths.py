@@ -40,8 +40,8 @@ for width, n_students in [(3, 8), (6, 5), (24, 2)]:
 # %%
 # Narrow students begin cheaper, and stay behind wider ones from the cost on that these
 # begin with. So take the widest students of which the first is within the smallest
-# budget: two wide ones where there is one budget and it is large, more and narrower ones
-# where some callers have little. Validation rows decide.
+# budget: few wide ones for a single large budget, more and narrower ones where some
+# callers have little. Validation rows decide.
 
 fig, ax = plt.subplots()
 for width, (clf, scores) in curves.items():
@@ -53,8 +53,8 @@ ax.legend(loc="lower right")
 fig.tight_layout()
 
 # %%
-# The choice for a budget is the best stage within it, of all widths. The test rows, which
-# had no part in it, say what it is worth:
+# The choice for a budget is the best stage within it, of all widths. The test rows had no
+# part in it, and say what it is worth:
 
 budget = 300
 affordable = {

@@ -44,7 +44,8 @@ def idle_features(ensemble, x):
     hooks = [head.register_forward_pre_hook(look) for head in heads]
     seen = take_rows(x, slice(None, None, step))
     try:
-        for _, rows in row_chunks(seen, chunk_rows(x.shape[1:])):
+        n_rows = chunk_rows(x.shape[1:], ensemble.device)
+        for _, rows in row_chunks(seen, n_rows):
             rows = as_tensor(rows)
             ensemble(rows.to(ensemble.device, ensemble.input_dtype))
     finally:

@@ -9,9 +9,12 @@ from torch.utils.data import Dataset
 from skbdistil._arrays import LazyRows, as_tensor, row_chunks
 from skbdistil._boosting._ranks import ONE_RANK
 
-# Rows, and numbers in them, that are run at once where no gradient is needed.
+# Rows, and numbers in them, that are run at once where no gradient is needed. Feature
+# maps of more numbers than this leave the caches of a processor, which makes it three
+# to five times slower; an accelerator wants more work at once.
 _CHUNK_ROWS = 4096
-_CHUNK_SIZE = 2**25
+_CHUNK_SIZE = 2**20
+_ACCELERATOR_CHUNK_SIZE = 2**25
 
 
 def resolve_device(device, dtype, estimator_name):
@@ -47,19 +50,23 @@ def resolve_device(device, dtype, estimator_name):
     return torch.device("cpu")
 
 
-def chunk_rows(input_shape):
+def chunk_rows(input_shape, device=None):
     """Rows to run at once where no gradient is needed: fewer of large ones.
 
     Parameters
     ----------
     input_shape : tuple of int
         Shape of a row.
+    device : torch.device or None
+        Where they are run. None is the processor, for what reads them only.
 
     Returns
     -------
     n_rows : int
     """
-    return max(1, min(_CHUNK_ROWS, _CHUNK_SIZE // math.prod(input_shape)))
+    on_processor = device is None or device.type == "cpu"
+    size = _CHUNK_SIZE if on_processor else _ACCELERATOR_CHUNK_SIZE
+    return max(1, min(_CHUNK_ROWS, size // math.prod(input_shape)))
 
 
 class FeatureCache:
@@ -227,8 +234,13 @@ class RowData:
         student.eval()
         batches = self.for_round()
         holds = self.cache is not None and self.cache.wants_next()
-        scores, held = [], ()
-        for rows, x in row_chunks(self.x, chunk_rows(self.x.shape[1:])):
+        # Filled in place: maps of all rows must not be there twice, and small arrays
+        # between large ones that are freed would leave memory in pieces.
+        like = self.residuals.teacher_scores
+        scores = np.empty(like.shape, like.dtype)
+        held = ()
+        n_rows = chunk_rows(self.x.shape[1:], self.device)
+        for rows, x in row_chunks(self.x, n_rows):
             inputs, _ = batches.prepared(batches.batch(rows, x))
             # Of the game, in which the running mean is the mean of the students.
             mean = inputs.pop("mean", None)
@@ -237,9 +249,8 @@ class RowData:
                 number = self.residuals.n_rounds + 1
                 share = number * float(student.carry) - number + 1
                 chunk_scores = number * chunk_scores + share * mean
-            scores.append(chunk_scores.cpu())
+            scores[rows] = chunk_scores.cpu().numpy()
             if holds:
-                # Filled in place: whole maps of all rows must not be there twice.
                 held = held or tuple(
                     torch.empty((len(self), *part.shape[1:]), dtype=part.dtype)
                     for part in activations
@@ -247,7 +258,7 @@ class RowData:
                 for whole, part in zip(held, activations, strict=True):
                     whole[rows] = part
         student.train(was_training)
-        return torch.cat(scores).numpy(), held
+        return scores, held
 
     def all_finite(self, scores):
         """Whether a student's scores are finite, also those of rows elsewhere."""
