@@ -145,6 +145,8 @@ def quick(monkeypatch):
         return X[:500], y[:500]
 
     monkeypatch.setattr("sklearn.datasets.load_digits", few_digits)
+    # Workers would take longer to start than the fits take.
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
 
 
 @pytest.mark.usefixtures("quick")

@@ -53,7 +53,7 @@ ax.legend(loc="lower right")
 fig.tight_layout()
 
 # %%
-# The choice for a budget is the best stage within it, of all widths. The test rows had no
+# The choice for a budget is the best stage within it, of all widths. Test rows had no
 # part in it, and say what it is worth:
 
 budget = 300
