@@ -142,7 +142,7 @@ def quick(monkeypatch):
 
     def few_digits(return_X_y):
         X, y = load_digits(return_X_y=return_X_y)
-        return X[:500], y[:500]
+        return X[:1100], y[:1100]
 
     monkeypatch.setattr("sklearn.datasets.load_digits", few_digits)
     # Workers would take longer to start than the fits take.
