@@ -15,6 +15,7 @@ import inventories
 GALLERY = [
     "plot_quickstart.py",
     "plot_stage_for_budget.py",
+    "plot_widths.py",
     "plot_distil_table.py",
     "plot_tabular_teacher.py",
     "plot_unlabelled_rows.py",

@@ -31,6 +31,7 @@ _SUBMODULES = [
     "intervals",
     "latency",
     "metrics",
+    "model_card",
     "model_selection",
     "monitoring",
     "objectives",

@@ -15,6 +15,9 @@ INPUT_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 INPUT_DTYPES += [np.int8, np.int16, np.int32, np.int64]
 READY_DTYPES = frozenset(map(np.dtype, INPUT_DTYPES))
 
+# Bytes of an array that are hashed at once.
+_DIGEST_BYTES = 2**26
+
 
 def as_array(array, *, input_name="X", estimator_name=None):
     """Anything that holds numbers as a NumPy array.
@@ -131,6 +134,19 @@ def _chunks(x, n_rows):
     for start in range(0, len(x), n_rows):
         rows = slice(start, min(start + n_rows, len(x)))
         yield rows, x[rows]
+
+
+def update_digest(digest, array):
+    """Add the numbers of an array, however large, to a digest, row after row.
+
+    Parameters
+    ----------
+    digest : hash object of hashlib
+    array : ndarray or LazyRows
+    """
+    n_rows = max(1, _DIGEST_BYTES // max(1, array[:1].nbytes))
+    for _, rows in row_chunks(array, n_rows):
+        digest.update(np.ascontiguousarray(rows))
 
 
 def take_rows(x, rows):

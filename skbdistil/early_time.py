@@ -327,8 +327,9 @@ class EarlyTimeClassifier(EarlyExitClassifier):
                 raise ValueError(
                     f"The students of {type(self).__name__} must read on step by step: "
                     "the backbone must be skbdistil.students.RecurrentNet without "
-                    "padding_value, and the connection one that joins last features: None, 'dense', 'last', "
-                    "'wide' or a subclass of skbdistil.ensemble.Connection. Got "
+                    "padding_value, and the connection one that joins last "
+                    "features: None, 'dense', 'last', 'wide' or a subclass of "
+                    "skbdistil.ensemble.Connection. Got "
                     f"{type(student.backbone).__name__} in {type(student).__name__}."
                 )
 

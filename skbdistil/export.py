@@ -30,6 +30,7 @@ from skbdistil._preprocessing import (
 from skbdistil._protocol import StagedEstimator
 from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.exported import ExportedClassifier, ExportedRegressor
+from skbdistil.model_card import ModelCard
 from skbdistil.runtime import _DEFERRING_SCHEMA
 from skbdistil.stages import _transformed as through_pipelines
 from skbdistil.stages import _wrapped_estimator
@@ -230,7 +231,7 @@ def to_single_onnx(estimator, file, n_stages=None, *, X=None, transformed=False)
     write_file(file, model.SerializeToString())
 
 
-def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
+def to_onnx(estimator, directory, *, X=None, fixed_stage=None, card=None):
     """Write a fitted estimator as one ONNX graph per stage and a manifest.
 
     :class:`skbdistil.runtime.ProgressiveSession` predicts from what is written.
@@ -266,11 +267,15 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
         one call, where it otherwise makes one per stage. The folder grows by about the
         files of these stages. None for no such graph.
 
+    card : :class:`~skbdistil.model_card.ModelCard` or None, default=None
+        What is known of the estimator, written to ``model_card.md`` in the folder. No
+        session reads it. None writes none.
+
     Raises
     ------
     TypeError
-        If the estimator is none of these, or its classes are neither numbers nor
-        strings.
+        If the estimator is none of these, its classes are neither numbers nor strings,
+        or `card` is no model card.
 
     ValueError
         If the exit rule is a callable, or was calibrated for another number of stages,
@@ -368,10 +373,16 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
     ...     sorted(path.name for path in Path(folder, "iris").iterdir())
     ['manifest.json', 'stage_1.onnx', 'stage_2.onnx']
     """
+    if not (card is None or isinstance(card, ModelCard)):
+        raise TypeError(
+            "'card' must be None or what skbdistil.model_card.model_card returns. Got "
+            f"{type(card).__name__} instead."
+        )
     parts = _unwrap(estimator)
     if isinstance(parts.final, _EXPORTED):
         _check_copied(parts, X, fixed_stage)
         with new_folder(directory) as folder:
+            _write_card(folder, card)
             _write_copy(folder, parts)
         return
     _check_installed("to_onnx")
@@ -414,7 +425,13 @@ def to_onnx(estimator, directory, *, X=None, fixed_stage=None):
                 "weight_bytes": _weight_bytes(model),
                 "file_bytes": len(contents[-1]),
             }
+        _write_card(folder, card)
         write_stages(folder, manifest, contents)
+
+
+def _write_card(folder, card):
+    if card is not None:
+        write_file(folder / "model_card.md", card.to_markdown().encode())
 
 
 # The estimator

@@ -168,6 +168,14 @@ LAYERS = {
         "_sklearn_compat",
         "stages",
     },
+    "model_card": {
+        "_arrays",
+        "_protocol",
+        "_repr_html",
+        "metrics",
+        "stages",
+        "teachers",
+    },
     "precision": {"_files", "_optional", "runtime"},
     "_teacher_targets": {
         "_decoding",
@@ -306,6 +314,7 @@ LAYERS = {
         "_protocol",
         "early_time",
         "exported",
+        "model_card",
         "runtime",
         "stages",
     },

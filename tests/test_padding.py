@@ -205,12 +205,12 @@ def test_scores_of_padded_students_know_lengths_only(kind, connection):
 
 
 def test_padded_gru_that_reads_on_raises():
-    with pytest.raises(ValueError, match="padding_value.*cannot read rows"):
+    with pytest.raises(ValueError, match=r"padding_value.*cannot read rows"):
         PADDED["gru"]((N_STEPS, 2)).advance(sequences())
 
 
 def test_padded_gru_with_recurrent_connection_raises():
-    with pytest.raises(ValueError, match="know of no padding.*connection='dense'"):
+    with pytest.raises(ValueError, match=r"know of no padding.*connection='dense'"):
         fitted(
             sequences().repeat(5, 1, 1).numpy(), PADDED["gru"], connection="recurrent"
         )

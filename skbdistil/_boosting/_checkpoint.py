@@ -8,12 +8,9 @@ import numpy as np
 import torch
 
 from skbdistil import __version__
-from skbdistil._arrays import LazyRows, row_chunks
+from skbdistil._arrays import LazyRows, update_digest
 from skbdistil._files import new_file
 from skbdistil.exceptions import InvalidFileError
-
-# Bytes of an array that are hashed at once.
-_CHUNK_BYTES = 2**26
 
 # Rows of a dataset whose views tell it from others.
 _VIEWED_ROWS = 64
@@ -151,9 +148,7 @@ def _update(digest, array):
         digest.update(b"None")
         return
     digest.update(f"{array.shape} {array.dtype.str}".encode())
-    n_rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
-    for _, rows in row_chunks(array, n_rows):
-        digest.update(np.ascontiguousarray(rows))
+    update_digest(digest, array)
     if isinstance(array, LazyRows) and array.changes_rows:
         # Views of some rows stand for those of all.
         numbers = np.arange(min(_VIEWED_ROWS, len(array)))
