@@ -1317,16 +1317,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         """How the students are connected: a class, an object that says it, or None."""
         return self.ensemble_.connection
 
-    def _labelled(self, X, y):
-        """Rows, and what is true of them: `y`, or what the items of a dataset hold."""
-        X, y = with_labels(X, y, self.net)
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} is scored by y, but the target y is None, and "
-                "X is no dataset whose items hold labels."
-            )
-        return X, y
-
     def staged_score(self, X, y=None, sample_weight=None):
         """Score of the ensemble after each stage.
 
@@ -1348,7 +1338,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             R^2 for a regressor.
         """
         check_is_fitted(self)
-        X, y = self._labelled(X, y)
+        X, y = _labelled(self, X, y)
         metric = accuracy_score if is_classifier(self) else r2_score
         for predicted in self.staged_predict(X):
             yield metric(y, predicted, sample_weight=sample_weight)
@@ -2238,8 +2228,9 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         score : float
         """
         check_is_fitted(self)
-        X, y = self._labelled(X, y)
-        return super().score(X, y, sample_weight)
+        X, y = _labelled(self, X, y)
+        # Not of super(), since a view of a stage scores by this function, too.
+        return ClassifierMixin.score(self, X, y, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -2905,8 +2896,9 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         score : float
         """
         check_is_fitted(self)
-        X, y = self._labelled(X, y)
-        return super().score(X, y, sample_weight)
+        X, y = _labelled(self, X, y)
+        # Not of super(), since a view of a stage scores by this function, too.
+        return RegressorMixin.score(self, X, y, sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -2920,6 +2912,20 @@ class _NoAnswers(NamedTuple):
     scores: np.ndarray
     classes: np.ndarray | None
     transfer_scores: None = None
+
+
+def _labelled(scored, X, y):
+    """Rows, and what is true of them: `y`, or what the items of a dataset hold.
+
+    What is scored may be a view of a stage, and of a pipeline, which has no `net`.
+    """
+    X, y = with_labels(X, y, getattr(scored, "net", None))
+    if y is None:
+        raise ValueError(
+            f"{type(scored).__name__} is scored by y, but the target y is None, and "
+            "X is no dataset whose items hold labels."
+        )
+    return X, y
 
 
 def _has_columns(y):
