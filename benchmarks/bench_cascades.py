@@ -9,27 +9,21 @@ Letter comes from the folder of --data, or of the environment variable SKBDISTIL
 without it, it is left out.
 """
 
-import argparse
 import itertools
-import json
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from benchmarks import bench_teachers
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.early_exit import EarlyExitClassifier
@@ -150,13 +144,6 @@ def experiment(name, seed, folder):
             yield record(method, labels, cost, **details)
 
 
-def read(path):
-    """Records of the file; none if there is no file yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def run(path, folder, n_seeds):
     done = {(record["dataset"], record["seed"]) for record in read(path)}
     for seed, name in itertools.product(range(n_seeds), SETS):
@@ -257,20 +244,10 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "cascades.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
+    parser = command(__doc__, "cascades.jsonl")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
+        with quietly():
             run(args.results, args.data, args.seeds)

@@ -15,11 +15,7 @@ sees whole series, is a forest on their means, deviations and extremes by quarte
 sets come from the folder of --data, or of the environment variable SKBDISTIL_DATA.
 """
 
-import argparse
 import itertools
-import json
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -32,11 +28,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from skorch import NeuralNet
-from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost import data
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.early_time import EarlyTimeClassifier, PrefixBatches
 from skbdistil.metrics import earliness, earliness_harmonic_mean
@@ -158,13 +153,6 @@ def experiment(name, seed, training, folder):
         )
 
 
-def read(path):
-    """Records of the file; none if there is no file yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def run(path, folder, n_seeds):
     keys = ("dataset", "seed", "training")
     done = {tuple(record.get(key) for key in keys) for record in read(path)}
@@ -244,25 +232,15 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "early_time.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = command(__doc__, "early_time.jsonl")
     parser.add_argument("--rows", type=Path)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     elif not args.data:
         parser.error("the data come from --data or SKBDISTIL_DATA")
     elif args.rows:
-        write_rows(args.rows, Path(args.data), args.seeds)
+        write_rows(args.rows, args.data, args.seeds)
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
-            run(args.results, Path(args.data), args.seeds)
+        with quietly():
+            run(args.results, args.data, args.seeds)

@@ -24,6 +24,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
 
+from benchmarks.records import read
 from skbdistil import BDistilRegressor
 from skbdistil.early_exit import EarlyExitRegressor
 from skbdistil.exceptions import NothingCertifiedWarning
@@ -195,12 +196,6 @@ def run(n_seeds, n_draws, file):
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
             print(name, seed, line["coverage_exit"], line["cost"], flush=True)
-
-
-def read(file):
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def report(lines, folder):

@@ -26,6 +26,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.records import read
 from skbdistil import BDistilClassifier
 from skbdistil.exceptions import DoubtfulTeacherWarning, WeakLearnerNotFoundWarning
 from skbdistil.students import MLP
@@ -157,12 +158,6 @@ def run(path, seeds):
             ]
             with path.open("a") as file:
                 file.writelines(lines)
-
-
-def read(path):
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def report(path):

@@ -24,25 +24,19 @@ Settings are chosen on the streams of ``--what tune``, which have other rows: th
 segments, and images of the training set. Those of ``test`` are run once.
 """
 
-import argparse
 import itertools
-import json
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.ndimage import rotate
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.data import dsa19, fashion_mnist
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.online import OnlineBDistil
 from skbdistil.students import MLP
@@ -195,13 +189,6 @@ def experiment(name, seed, folder, what):
         }
 
 
-def read(path):
-    """Records of the file; none if there is no file yet."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def run(path, folder, n_seeds, what):
     done = {(line["what"], line["stream"], line["seed"]) for line in read(path)}
     for seed, name in itertools.product(range(n_seeds), STREAMS):
@@ -245,23 +232,13 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__, "online.jsonl")
     parser.add_argument("--what", choices=["tune", "test"], default="test")
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "online.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     elif not args.data:
         print("No data folder: pass --data, or set SKBDISTIL_DATA.")
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
+        with quietly():
             run(args.results, args.data, args.seeds, args.what)

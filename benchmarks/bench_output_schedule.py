@@ -17,22 +17,17 @@ distortion or from clean to distorted (a warm start for each round, with another
 training rows; test rows judge once.
 """
 
-import argparse
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
-from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_cascades import read
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilRegressor
 from skbdistil.costs import module_costs
 from skbdistil.ensemble import Lateral
@@ -485,18 +480,12 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
+    parser = command(__doc__, "output_schedule.jsonl")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     elif not args.data:
         print("There is no data folder: pass --data or set SKBDISTIL_DATA.")
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
+        with quietly():
             run(args.results, args.data, args.seeds)

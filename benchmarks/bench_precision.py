@@ -9,28 +9,23 @@ quarter to test on. Agreement is that with the float32 stages. Letter and Fashio
 SKBDISTIL_DATA; without it, they are left out.
 """
 
-import argparse
 import itertools
-import os
 import tempfile
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from benchmarks import bench_cascades
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_cascades import TEACHER, read
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.bench_cascades import TEACHER
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil._exit_base import n_order
 from skbdistil._exit_calibration import rows_needed
@@ -317,20 +312,10 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "precision.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
+    parser = command(__doc__, "precision.jsonl")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
+        with quietly():
             run(args.results, args.data, args.seeds)

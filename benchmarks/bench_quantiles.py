@@ -21,6 +21,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import mean_pinball_loss
 
+from benchmarks.records import read
 from skbdistil import BDistilRegressor
 from skbdistil.students import MLP
 
@@ -151,12 +152,6 @@ def run(n_seeds, file):
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
             print(line, flush=True)
-
-
-def read(file):
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def report(lines, folder):

@@ -11,28 +11,22 @@ on) from the folder of --data, or of the environment variable SKBDISTIL_DATA; wi
 it, it is left out.
 """
 
-import argparse
 import itertools
-import os
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost import data
 from benchmarks.accuracy_cost.experiments import Student
 from benchmarks.accuracy_cost.networks import ensemble_macs, nearest_width
 from benchmarks.accuracy_cost.results import append
 from benchmarks.accuracy_cost.teachers import Teacher, respond
-from benchmarks.bench_cascades import read
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.students import RecurrentNet
 
@@ -184,22 +178,12 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
+    parser = command(__doc__, "recurrent.jsonl")
     parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "recurrent.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
-        warnings.simplefilter("ignore")
         args.cache.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
-            run(args.results, args.data and Path(args.data), args.cache, args.seeds)
+        with quietly():
+            run(args.results, args.data, args.cache, args.seeds)

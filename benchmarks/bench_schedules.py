@@ -37,8 +37,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_cascades import read
-from benchmarks.bench_teachers import table
+from benchmarks.records import read, table
 from skbdistil import BDistilClassifier, _perceptrons, _recurrents
 from skbdistil.costs import module_costs, stage_costs
 from skbdistil.ensemble import ProgressiveEnsemble

@@ -9,13 +9,10 @@ is not run again. Letter comes from the folder of --data, or of the environment 
 SKBDISTIL_DATA; without it, it is left out.
 """
 
-import argparse
 import itertools
 import json
-import os
 import tempfile
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +43,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.networks import (
     LabelLoss,
@@ -58,6 +54,7 @@ from benchmarks.accuracy_cost.networks import (
     train,
 )
 from benchmarks.accuracy_cost.results import append
+from benchmarks.records import command, quietly, standard_error, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.datasets import make_cube, make_ellipsoid
@@ -623,25 +620,6 @@ class Results:
         ]
 
 
-def standard_error(values):
-    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
-
-
-def with_error(values, digits, factor=1, sign=""):
-    values = factor * np.asarray(values)
-    text = f"{np.mean(values):{sign}.{digits}f}"
-    return f"{text} ± {standard_error(values):.{digits}f}" if len(values) > 1 else text
-
-
-def table(title, header, rows):
-    print(f".. csv-table:: {title}")
-    print("   :header: " + ", ".join(f'"{name}"' for name in header))
-    print()
-    for row in rows:
-        print("   " + ", ".join(f'"{cell}"' for cell in row))
-    print()
-
-
 def report(records):
     results = Results(records)
     by_set = [
@@ -817,31 +795,21 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "teachers.jsonl",
-    )
+    parser = command(__doc__, "teachers.jsonl")
     parser.add_argument(
         "--cache",
         type=Path,
         default=Path(tempfile.gettempdir()) / "bench_teachers",
         help="folder for what the teachers say",
     )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=np.inf)
-    parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
-        warnings.simplefilter("ignore")
         args.cache.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(args.threads)
-        with threadpool_limits(args.threads):
+        with quietly(args.threads):
             run(
                 args.results,
                 args.data,

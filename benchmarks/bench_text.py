@@ -12,23 +12,19 @@ are split by file: 60 % of the files to train on, 15 % to choose by (validation)
 of them; 0 is the padding, 1 any other word.
 """
 
-import argparse
 import ast
 import importlib.util
 import re
-import warnings
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import Dataset
 
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_cascades import read
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.datasets import Columns
 from skbdistil.ensemble import Lateral
@@ -261,19 +257,10 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "text.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
+    parser = command(__doc__, "text.jsonl")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
+        with quietly():
             run(args.results, args.seeds)

@@ -7,25 +7,19 @@ SKBDISTIL_DATA; a fifth of the training rows are validation rows, on which the a
 is measured. Costs are counted for 16 and for 64 students.
 """
 
-import argparse
-import os
-import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.networks import ensemble_macs
 from benchmarks.accuracy_cost.results import append
-from benchmarks.bench_cascades import read, rows_of
-from benchmarks.bench_teachers import table, with_error
+from benchmarks.bench_cascades import rows_of
+from benchmarks.records import command, quietly, read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil.ensemble import Window
 from skbdistil.students import MLP
@@ -105,22 +99,12 @@ def report(records):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path(__file__).parent / "results" / "window.jsonl",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--report", action="store_true")
+    parser = command(__doc__, "window.jsonl")
     args = parser.parse_args()
     if args.report:
         report(read(args.results))
     elif not args.data:
         parser.error("needs the folder of the data, --data or SKBDISTIL_DATA")
     else:
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(1)
-        with threadpool_limits(1):
-            run(args.results, Path(args.data), args.seeds)
+        with quietly():
+            run(args.results, args.data, args.seeds)

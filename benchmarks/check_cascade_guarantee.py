@@ -25,6 +25,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.tree import DecisionTreeClassifier
 
+from benchmarks.records import read
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.exceptions import NothingCertifiedWarning
 
@@ -151,12 +152,6 @@ def run(n_draws, file):
         with file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         print(line, flush=True)
-
-
-def read(file):
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def report(lines, folder):
