@@ -39,6 +39,9 @@ SEARCHES = {
     "FAQ": "faq",
     "AutoGluon": "comparison",
     "model card": "deployment",
+    "imbalance": "tables",
+    "GridSearchCV": "searches",
+    "sequences": "images",
 }
 
 

@@ -44,10 +44,29 @@ OF_PAGE = {
     "cascades": """
 clf_a, clf_b, clf_c = clf, clf, clf
 """,
+    "early_time": """
+import torch
+from skorch import NeuralNet
+from sklearn.metrics import accuracy_score
+from skbdistil.early_time import PrefixBatches
+from skbdistil.metrics import earliness, earliness_harmonic_mean
+from skbdistil.students import RecurrentNet
+from skbdistil.teachers import TorchTeacher
+
+X = X_held_out = X_new = np.random.default_rng(0).random((90, 100, 2), np.float32)
+y = np.arange(90) % 2
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(200, 2))
+teacher = TorchTeacher(network, classes=[0, 1])
+
+
+class sensor:
+    read = staticmethod(lambda: X[:1, :50])
+""",
     "early_exit": """
 X_search, y_search = X_calibration, y_calibration = X_held_out, y_held_out
 out_of_time = lambda: True
 """,
+    "images": "",
     "intervals": """
 from sklearn.linear_model import LinearRegression
 from skbdistil import BDistilRegressor
@@ -74,10 +93,25 @@ from sklearn.base import clone
 teacher = clone(teacher)
 """,
     "one_call": "",
+    "online": """
+stream = np.array_split(X_test, 3)
+""",
+    "output_schedule": """
+from sklearn.linear_model import Ridge
+from skbdistil import BDistilRegressor
+
+Y = X @ np.random.default_rng(0).normal(size=(X.shape[1], 9))
+teacher = FrozenEstimator(Ridge().fit(X, Y))
+groups = [[8], [0, 1, 2, 3], [4, 5, 6, 7]]
+Distort = lambda level: None
+""",
     "scoring": """
 from skbdistil.model_selection import StagedSearchCV
 
 grid = {"student": [student]}
+""",
+    "searches": """
+clf.set_params(n_estimators=4)
 """,
     "students": "",
     "tables": """
@@ -90,6 +124,42 @@ Y = np.c_[y, 1 - y, X[:, 0] > 0].astype(int)
 """,
     "teachers": """
 X, y = X[:3], np.array(["spam", "ham", "ham"])
+""",
+    "text": """
+import torch
+from skbdistil.students import EmbeddingNet
+from skbdistil.teachers import TorchTeacher
+
+
+class Encoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.EmbeddingBag(50, 2)
+
+    def forward(self, input_ids, attention_mask):
+        weights = attention_mask.float()
+        return {"logits": (self.table.weight[input_ids] * weights[..., None]).sum(1)}
+
+
+class Tokenized(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(ids)
+
+    def __getitem__(self, index):
+        row = torch.from_numpy(ids[index])
+        return {"input_ids": row, "attention_mask": row != 0, "label": int(y[index])}
+
+
+ids = np.random.default_rng(0).integers(50, size=(60, 7))
+y = np.arange(60) % 2
+encoder = Encoder()
+tokenized = Tokenized()
+teacher = TorchTeacher(
+    encoder,
+    transform=lambda ids: {"input_ids": ids, "attention_mask": ids != 0},
+    key="logits",
+)
+student = partial(EmbeddingNet, num_embeddings=50, embedding_dim=2)
 """,
     "theory": "",
 }
