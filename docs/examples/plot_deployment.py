@@ -11,9 +11,10 @@ from which NumPy and onnxruntime predict.
 # %%
 # Students with early exit
 # ------------------------
-# Six students of 16 units learn from a forest, and a rule for early exit is calibrated
+# Six students of 5 units learn from a forest, and a rule for early exit is calibrated
 # on rows that they are not trained on.
 
+import json
 import tempfile
 import time
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from onnxruntime import InferenceSession
 from sklearn.datasets import load_digits
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.frozen import FrozenEstimator
@@ -44,7 +46,7 @@ X_held_out, X_test, y_held_out, y_test = train_test_split(
 )
 clf = BDistilClassifier(
     ExtraTreesClassifier(200, min_samples_leaf=2, random_state=0),
-    student=partial(MLP, hidden=(16,)),
+    student=partial(MLP, hidden=(5,)),
     random_state=0,
 ).fit(X_train, y_train)
 early = EarlyExitClassifier(
@@ -82,9 +84,9 @@ for path in sorted((folder / "digits").iterdir()):
 # imported. The rule for early exit has come along.
 
 session = ProgressiveSession(folder / "digits", n_threads=1)
-labels = session.predict(X_test)
-print(f"labels as before: {(labels == early.predict(X_test)).mean():.1%}")
-print(f"accuracy:         {(labels == y_test).mean():.3f}")
+labels_of_session = session.predict(X_test)
+print(f"labels as before: {(labels_of_session == early.predict(X_test)).mean():.1%}")
+print(f"accuracy:         {(labels_of_session == y_test).mean():.3f}")
 stages = session.exit_stages(X_test)
 for stage, count in zip(*np.unique(stages, return_counts=True), strict=True):
     print(f"leave after stage {stage}:    {count / len(X_test):.1%} of the rows")
@@ -113,6 +115,44 @@ session = ProgressiveSession(folder / "digits", n_threads=1, early_exit=False)
 for seconds in (1e-6, 1e-1):
     labels = session.predict_within(X_test, seconds)
     print(f"within {seconds:g} s: accuracy {(labels == y_test).mean():.3f}")
+
+# %%
+# Without the package
+# -------------------
+# The folder needs no Python either. This is the loop that a runner in C++ has, of calls
+# that onnxruntime has in every language: a graph per stage, tensors by name, and a
+# threshold after each stage. The manifest says the rest.
+
+manifest = json.loads((folder / "digits" / "manifest.json").read_text())
+rule = manifest["early_exit"]
+graphs = [
+    InferenceSession(folder / "digits" / stage["file"]) for stage in manifest["stages"]
+]
+
+
+def label_of(row):
+    """Label of one row, and the stage after which it left."""
+    tensors = {"x": row[np.newaxis]}
+    for number, graph in enumerate(graphs, start=1):
+        stage = manifest["stages"][number - 1]
+        inputs = {tensor["name"]: tensors[tensor["name"]] for tensor in stage["inputs"]}
+        names = [tensor["name"] for tensor in stage["outputs"]]
+        tensors |= zip(names, graph.run(names, inputs), strict=True)
+        scores = tensors[f"scores_{number}"][0]
+        confidence = (
+            1 / np.exp((scores - scores.max()) / rule["temperatures"][number - 1]).sum()
+        )
+        # The last stage has no threshold.
+        threshold = [*rule["thresholds"], 0][number - 1]
+        if threshold is not None and confidence >= threshold:
+            return manifest["classes"]["values"][scores.argmax()], number
+
+
+assert manifest["kind"] == "classifier"
+assert rule["rule"] == "confidence"
+found = np.array([label_of(row) for row in X_test])
+print("labels as those of the session:", (found[:, 0] == labels_of_session).all())
+print("stages as those of the session:", (found[:, 1] == stages).all())
 
 # %%
 # What a row takes
