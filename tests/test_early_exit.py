@@ -279,7 +279,7 @@ def test_chunks_do_not_show(clf, digits, monkeypatch):
     early = calibrated(clf, digits)
     X = digits[4]
     expected = early.decision_function(X)
-    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 37)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape, device: 37)
     assert_allclose(early.decision_function(X), expected, atol=1e-5)
     for scores in early.anytime(X, "decision_function"):
         last = scores
@@ -1011,7 +1011,7 @@ def test_anytime_that_is_left_lets_go_of_what_it_held(clf, digits, monkeypatch, 
         return state
 
     monkeypatch.setattr(_perceptrons, "start", seen)
-    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 100)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape, device: 100)
     early = calibrated(clf, digits, max_drop=0.0)
     states.clear()
     predictions = early.anytime(digits[4])
@@ -1087,7 +1087,7 @@ def test_predict_within(digits, monkeypatch, connection, rule):
 def test_predict_within_counts_chunks(clf, digits, monkeypatch):
     early = calibrated(clf, digits, max_drop=0.0)
     X = digits[4]
-    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 100)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape, device: 100)
     first, second, *_ = early.anytime(X)
     clock = Clock(monkeypatch, per_step=1.0)
     n_chunks = -(-len(X) // 100)
@@ -1110,7 +1110,7 @@ def test_predict_within_goes_on_where_a_chunk_has_no_rows_left(
     X = np.vstack([easy, hard])
     assert len(X) == 60
     _, second, *_ = early.anytime(X)
-    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape: 50)
+    monkeypatch.setattr("skbdistil._bdistil.chunk_rows", lambda shape, device: 50)
     clock = Clock(monkeypatch, per_row=1.0)
     growth = np.divide(*clf.stage_costs_.macs[1::-1])
     # Time for the second chunk to go on, which would not be enough for the first.
