@@ -26,6 +26,7 @@ from skbdistil._sklearn_compat import (
     _num_samples,
     _safe_indexing,
 )
+from skbdistil._teacher_scores import _logits_warning
 from skbdistil._teacher_targets import all_trained, further_answers
 from skbdistil.exceptions import DoubtfulTeacherWarning
 
@@ -321,15 +322,18 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         If this fails, for example since the teacher cannot be reached, everything is as
         it was before the call, and the same rows can be passed again.
         """
-        if not hasattr(self, "estimator_"):
-            self._validate_params()
-            self._start(self._fitted_students())
+        # Each time: they may have been set since.
+        self._validate_params()
         X = from_torch(X)
         X = X.tocsr() if sparse.issparse(X) else X
         stream = shallow_copy(self)
-        # Its own, which updates change.
-        stream.estimator_ = shallow_copy(self.estimator_)
-        stream._rng = _copied(self._rng)
+        if not hasattr(self, "estimator_"):
+            stream._start(self._fitted_students())
+        else:
+            self._check_parameters(self.estimator_)
+            # Its own, which updates change.
+            stream.estimator_ = shallow_copy(self.estimator_)
+            stream._rng = _copied(self._rng)
         labels = stream._follow(X)
         vars(self).update(vars(stream))
         return labels
@@ -431,6 +435,13 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         X = _stacked([answer.row for answer in answers])
         scores = np.concatenate([answer.scores for answer in answers])
         of_teacher = students._predicted(scores)
+        if scores.shape[1] == 2 and not all_trained(self.teacher):
+            # A single score of a single row says too little.
+            doubt = _logits_warning(
+                scores[:, 1:] - scores[:, :1], "teacher_scores", type(self).__name__
+            )
+            if doubt is not None:
+                warnings.warn(doubt, stacklevel=4)  # the caller of update
         by_stride = [a.agreement for a in answers if not np.isnan(a.agreement)]
         agreement = float(np.mean(by_stride)) if by_stride else np.nan
         meets = agreement >= self.target
@@ -465,6 +476,11 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         scores = None
         if not all_trained(self.teacher):
             scores = self.teacher(X)
+            if scores is None:
+                raise ValueError(
+                    f"The 'teacher' parameter of {type(self).__name__} is a function "
+                    "that must return logits, and it returned None."
+                )
         response, notes = further_answers(
             self.teacher if scores is None else "precomputed",
             X,
@@ -616,6 +632,12 @@ def _stacked(parts):
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
+    forms = dict.fromkeys(type(part).__name__ for part in parts)
+    if len(forms) > 1:
+        raise ValueError(
+            "The rows of a stream must all come in the same form, since later updates "
+            f"train on earlier rows too. OnlineBDistil got {' and '.join(forms)}."
+        )
     if sparse.issparse(first):
         return sparse.vstack(parts, format="csr")
     if hasattr(first, "columns"):
