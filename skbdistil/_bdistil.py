@@ -1173,6 +1173,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 np.full((n_samples, n_outputs), np.nan),
                 None if regression else self.classes_,
             )
+        if y is not None and multilabel and y.shape[1] != n_outputs:
+            raise ValueError(
+                f"The y of {estimator_name} must have the {n_outputs} columns of the "
+                f"fit. Got shape {y.shape}."
+            )
         if y is not None and not (regression or multilabel):
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):

@@ -347,7 +347,8 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
             self.estimator_.predict(X)
         while first < n_samples:
             # Rows that these students are to predict as far as is known.
-            n_wanted = self._batch_size() - len(self._state.answers)
+            # One at least: parameters may be smaller now than they were.
+            n_wanted = max(self._batch_size() - len(self._state.answers), 1)
             n_rows = min(n_wanted * self.stride_, n_samples - first)
             rows = _safe_indexing(X, np.arange(first, first + n_rows))
             labels = self._follow_unchanged(rows)
@@ -397,7 +398,7 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         """Answers after which students are changed: the last may be fewer."""
         if not isinstance(self.budget, Integral):
             return self.batch_size
-        left = self.budget - self.n_teacher_calls_ + len(self._state.answers)
+        left = max(self.budget - self.n_teacher_calls_, 0) + len(self._state.answers)
         return min(self.batch_size, left) if left else self.batch_size
 
     def _take_in(self, row, predicted, *, by_stride):
@@ -627,12 +628,19 @@ def _copied(rng):
     return other
 
 
+def _form(rows):
+    """What can be put together with rows of the same form, as a word."""
+    if sparse.issparse(rows):
+        return "a sparse matrix"
+    return f"a {type(rows).__name__}" if hasattr(rows, "columns") else "an array"
+
+
 def _stacked(parts):
     """Rows one after the other, in the form in which they came."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    forms = dict.fromkeys(type(part).__name__ for part in parts)
+    forms = dict.fromkeys(map(_form, parts))
     if len(forms) > 1:
         raise ValueError(
             "The rows of a stream must all come in the same form, since later updates "

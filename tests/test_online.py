@@ -203,6 +203,8 @@ def test_partial_fit_of_several_labels():
     clf.partial_fit(rows[:1], labels[:1])
     clf.partial_fit(rows[:9], teacher_scores=np.full((9, labels.shape[1]), 2.0))
     assert student_bits(clf) != before
+    with raises("y of BDistilClassifier", "5 columns", "(9, 2)"):
+        clf.partial_fit(rows[:9], labels[:9, :2])
 
 
 def test_partial_fit_of_a_regressor_learns():
@@ -267,7 +269,9 @@ def test_update_in_pieces_is_the_same_stream(clf, teacher, committee):
 
 
 def test_stride_doubles_where_the_target_is_met_and_is_halved_elsewhere(clf, teacher):
-    online = OnlineBDistil(clf, teacher, stride=(1, 8), batch_size=4, max_updates=1)
+    online = OnlineBDistil(
+        clf, teacher, stride=(1, 8), batch_size=4, max_updates=1, random_state=0
+    )
     online.update(np.concatenate([X[:40], STREAM[:100], X[:300]]))
     expected, stride = [], 1
     for agreement in online.agreement_history_:
@@ -473,12 +477,24 @@ def test_parameter_that_is_unusable_later_in_the_stream_raises(clf, teacher):
             copy.deepcopy(online).set_params(**params).update(STREAM[20:40])
 
 
+@pytest.mark.parametrize("params", [{"budget": 3}, {"batch_size": 2}])
+def test_parameter_that_is_lower_later_is_met_at_once(clf, teacher, params):
+    online = OnlineBDistil(clf, teacher, stride=1, batch_size=8, max_updates=1)
+    online.update(STREAM[:5])
+    assert not online.agreement_history_
+    online.set_params(**params)
+    assert len(online.update(STREAM[5:20])) == 15
+    assert online.agreement_history_
+    assert online.n_teacher_calls_ == (5 if "budget" in params else 20)
+
+
 def test_update_of_rows_in_another_form_raises(clf, teacher):
     online = OnlineBDistil(clf, teacher, stride=1, batch_size=4)
     online.update(STREAM[:6])
-    with raises("same form", "ndarray", "csr"):
+    with raises("same form", "an array and a sparse matrix"):
         online.update(sparse.csr_array(STREAM[6:12]))
     assert online.n_samples_seen_ == 6
+    assert len(online.update(STREAM[6:12].tolist())) == 6
 
 
 def test_first_update_of_which_the_teacher_fails_leaves_no_stream(clf):
