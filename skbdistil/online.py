@@ -436,7 +436,8 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         X = _stacked([answer.row for answer in answers])
         scores = np.concatenate([answer.scores for answer in answers])
         of_teacher = students._predicted(scores)
-        if scores.shape[1] == 2 and not all_trained(self.teacher):
+        is_binary = len(self.classes_) == 2 and not students.multilabel_
+        if is_binary and not all_trained(self.teacher):
             # A single score of a single row says too little.
             doubt = _logits_warning(
                 scores[:, 1:] - scores[:, :1], "teacher_scores", type(self).__name__
