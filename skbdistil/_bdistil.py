@@ -1081,6 +1081,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
 
     def _partial_fit(self, X, y, teacher_scores):
         """Fit, or update what is fitted."""
+        self._check_updatable(X)
         if not hasattr(self, "ensemble_"):
             return self.fit(X, y, teacher_scores=teacher_scores)
         notes = []
@@ -1095,7 +1096,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         """Attributes after an update of the students."""
         estimator_name = type(self).__name__
         check_net(self.net, estimator_name)
-        self._check_updatable(X)
         X = _indexable(from_torch(X))
         x = self._validated(X)
         if y is not None:
@@ -1106,7 +1106,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         drawn = draw_seeds(check_random_state(self.random_state), 1).tolist()
         seed = derive_seed(*drawn, updates.n_updates)
         scores, label = self._update_targets(X, x, y, teacher_scores, seed, notes)
-        known = np.flatnonzero(~np.isnan(scores[:, 0]))
+        known = np.flatnonzero(~np.isnan(scores).any(axis=1))
         if len(known) < len(scores):
             x, scores = take_rows(x, known), scores[known]
             label = None if label is None else label[known]
@@ -1137,7 +1137,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             "a dataset as X": is_dataset(X),
             "a DataParallelNet as 'net'": getattr(self.net, "shares_rows", False),
             "a 'class_weight'": getattr(self, "class_weight", None) is not None,
-            "an 'output_schedule'": getattr(self, "output_schedule", None) is not None,
         }
         for what in [what for what, given in refused.items() if given]:
             raise ValueError(
@@ -1174,6 +1173,11 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 np.full((n_samples, n_outputs), np.nan),
                 None if regression else self.classes_,
             )
+        if y is not None and multilabel and y.shape[1] != n_outputs:
+            raise ValueError(
+                f"The y of {estimator_name} must have the {n_outputs} columns of the "
+                f"fit. Got shape {y.shape}."
+            )
         if y is not None and not (regression or multilabel):
             unknown = np.setdiff1d(y, self.classes_)
             if len(unknown):
@@ -1184,7 +1188,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         scores, _, label = self._encode(response, y, None, goes_on=True)
         scores = scores.astype(dtype)
         if label is not None:
-            known = ~np.isnan(scores[:, 0]) & (self.label_mix_ < 1)
+            known = ~np.isnan(scores).any(axis=1) & (self.label_mix_ < 1)
             if self.label_mix_ and known.any():
                 scores[known] = mixed_with_labels(
                     scores[known], label[known], self.label_mix_
@@ -2711,7 +2715,10 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 f"{values.shape[1]}."
             )
         constant = self.target_scale_ == 0
-        if (values[known][:, constant] != self.target_mean_[constant]).any():
+        learnt = values[known]
+        if goes_on and y is not None:
+            learnt = np.concatenate([learnt, y[~known]])
+        if (learnt[:, constant] != self.target_mean_[constant]).any():
             raise ValueError(
                 f"To go on with a fitted {type(self).__name__}, targets that were "
                 "constant in the earlier fit must be so again: the students give "
@@ -2833,7 +2840,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         the students, such as an early exit, must be calibrated again, and says so.
         `certificate_`, `student_edges_` and `idle_features_` become NaN: they are about
         students that are no more. `sample_weight` and `augment` have no part in it, nor
-        have callbacks and schedules of `net`.
+        have callbacks and schedules of `net`. With an `output_schedule`, each student
+        learns the outputs that it has learnt in the fit.
 
         :func:`skbdistil.persistence.save` does not keep the state of the optimizer;
         pickles do.

@@ -54,6 +54,9 @@ _SUM_TOLERANCE = 1e-3
 # What a probability of 1, or the error of a target, may lack: relative to its spread.
 _DOUBT = 1e-6
 
+# Rows of a single score that are enough to doubt it.
+_MIN_DOUBTED = 4
+
 # Rows on which a teacher's own `predict` is compared with its scores.
 _COMPARED_ROWS = 100
 
@@ -949,8 +952,10 @@ def _logits_warning(scores, name, estimator_name):
     """Doubt logits that look like probabilities."""
     single = scores.shape[1] == 1
     if single:
-        # All zeros say nothing at all.
-        doubtful = scores.min() >= 0 and 0 < scores.max() <= 1
+        # All zeros say nothing at all, and logits of a few rows may be in the range.
+        doubtful = (
+            len(scores) >= _MIN_DOUBTED and scores.min() >= 0 and 0 < scores.max() <= 1
+        )
         what = "all of them are in the range [0, 1]"
     else:
         # Rounded or clipped probabilities do not quite sum to 1, nor does every row.

@@ -236,7 +236,7 @@ def further_answers(
         if response.scores.shape[1] != n_outputs:
             raise ValueError(
                 f"The teacher_scores of {estimator_name} must have the {n_outputs} "
-                f"columns of the fit. Got {response.scores.shape[1]}."
+                f"columns of the fit. Got shape {np.shape(teacher_scores)}."
             )
         response = response._replace(classes=classes)
     return response, notes

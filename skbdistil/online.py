@@ -26,6 +26,7 @@ from skbdistil._sklearn_compat import (
     _num_samples,
     _safe_indexing,
 )
+from skbdistil._teacher_scores import _logits_warning
 from skbdistil._teacher_targets import all_trained, further_answers
 from skbdistil.exceptions import DoubtfulTeacherWarning
 
@@ -321,15 +322,18 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         If this fails, for example since the teacher cannot be reached, everything is as
         it was before the call, and the same rows can be passed again.
         """
-        if not hasattr(self, "estimator_"):
-            self._validate_params()
-            self._start(self._fitted_students())
+        # Each time: they may have been set since.
+        self._validate_params()
         X = from_torch(X)
         X = X.tocsr() if sparse.issparse(X) else X
         stream = shallow_copy(self)
-        # Its own, which updates change.
-        stream.estimator_ = shallow_copy(self.estimator_)
-        stream._rng = _copied(self._rng)
+        if not hasattr(self, "estimator_"):
+            stream._start(self._fitted_students())
+        else:
+            self._check_parameters(self.estimator_)
+            # Its own, which updates change.
+            stream.estimator_ = shallow_copy(self.estimator_)
+            stream._rng = _copied(self._rng)
         labels = stream._follow(X)
         vars(self).update(vars(stream))
         return labels
@@ -343,7 +347,8 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
             self.estimator_.predict(X)
         while first < n_samples:
             # Rows that these students are to predict as far as is known.
-            n_wanted = self._batch_size() - len(self._state.answers)
+            # One at least: parameters may be smaller now than they were.
+            n_wanted = max(self._batch_size() - len(self._state.answers), 1)
             n_rows = min(n_wanted * self.stride_, n_samples - first)
             rows = _safe_indexing(X, np.arange(first, first + n_rows))
             labels = self._follow_unchanged(rows)
@@ -393,7 +398,7 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         """Answers after which students are changed: the last may be fewer."""
         if not isinstance(self.budget, Integral):
             return self.batch_size
-        left = self.budget - self.n_teacher_calls_ + len(self._state.answers)
+        left = max(self.budget - self.n_teacher_calls_, 0) + len(self._state.answers)
         return min(self.batch_size, left) if left else self.batch_size
 
     def _take_in(self, row, predicted, *, by_stride):
@@ -431,6 +436,14 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         X = _stacked([answer.row for answer in answers])
         scores = np.concatenate([answer.scores for answer in answers])
         of_teacher = students._predicted(scores)
+        is_binary = len(self.classes_) == 2 and not students.multilabel_
+        if is_binary and not all_trained(self.teacher):
+            # A single score of a single row says too little.
+            doubt = _logits_warning(
+                scores[:, 1:] - scores[:, :1], "teacher_scores", type(self).__name__
+            )
+            if doubt is not None:
+                warnings.warn(doubt, stacklevel=4)  # the caller of update
         by_stride = [a.agreement for a in answers if not np.isnan(a.agreement)]
         agreement = float(np.mean(by_stride)) if by_stride else np.nan
         meets = agreement >= self.target
@@ -465,6 +478,11 @@ class OnlineBDistil(ClassifierMixin, EstimatorAround):
         scores = None
         if not all_trained(self.teacher):
             scores = self.teacher(X)
+            if scores is None:
+                raise ValueError(
+                    f"The 'teacher' parameter of {type(self).__name__} is a function "
+                    "that must return logits, and it returned None."
+                )
         response, notes = further_answers(
             self.teacher if scores is None else "precomputed",
             X,
@@ -611,11 +629,24 @@ def _copied(rng):
     return other
 
 
+def _form(rows):
+    """What can be put together with rows of the same form, as a word."""
+    if sparse.issparse(rows):
+        return "a sparse matrix"
+    return f"a {type(rows).__name__}" if hasattr(rows, "columns") else "an array"
+
+
 def _stacked(parts):
     """Rows one after the other, in the form in which they came."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
+    forms = dict.fromkeys(map(_form, parts))
+    if len(forms) > 1:
+        raise ValueError(
+            "The rows of a stream must all come in the same form, since later updates "
+            f"train on earlier rows too. OnlineBDistil got {' and '.join(forms)}."
+        )
     if sparse.issparse(first):
         return sparse.vstack(parts, format="csr")
     if hasattr(first, "columns"):

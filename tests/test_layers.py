@@ -289,6 +289,7 @@ LAYERS = {
         "_calibrated",
         "_protocol",
         "_sklearn_compat",
+        "_teacher_scores",
         "_teacher_targets",
         "exceptions",
     },

@@ -1,20 +1,26 @@
 """A stream that students follow: policy, budget, state."""
 
+import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification, make_multilabel_classification
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from skorch import NeuralNet
 
 from common import SMALL, raises, student_bits
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.early_exit import EarlyExitClassifier
+from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.online import OnlineBDistil
 from skbdistil.persistence import load, save
 
@@ -166,10 +172,20 @@ def test_partial_fit_with_unusable_input_raises(clf, arguments, parts):
     assert student_bits(model) == student_bits(clf)
 
 
-def test_partial_fit_with_class_weight_raises(clf):
-    model = clf[:].set_params(class_weight="balanced")
-    with raises("BDistilClassifier.partial_fit", "class_weight"):
-        model.partial_fit(X[:20])
+def test_partial_fit_with_class_weight_raises_from_the_first_call_on(clf):
+    for model in (clf[:], clone(clf)):
+        model.set_params(class_weight="balanced")
+        with raises("BDistilClassifier.partial_fit", "class_weight"):
+            model.partial_fit(X[:20])
+    assert not hasattr(model, "ensemble_")
+
+
+def test_partial_fit_with_another_optimizer_starts_it_anew(clf):
+    model = clf[:].set_params(net=NeuralNet(None, None, optimizer=torch.optim.Adam))
+    model.partial_fit(STREAM[:40])
+    before = student_bits(model)
+    model.set_params(net=NeuralNet(None, None, optimizer=torch.optim.RMSprop))
+    assert student_bits(model.partial_fit(STREAM[40:80])) != before
 
 
 def test_partial_fit_that_diverges_keeps_the_students(clf):
@@ -187,6 +203,8 @@ def test_partial_fit_of_several_labels():
     clf.partial_fit(rows[:1], labels[:1])
     clf.partial_fit(rows[:9], teacher_scores=np.full((9, labels.shape[1]), 2.0))
     assert student_bits(clf) != before
+    with raises("y of BDistilClassifier", "5 columns", "(9, 2)"):
+        clf.partial_fit(rows[:9], labels[:9, :2])
 
 
 def test_partial_fit_of_a_regressor_learns():
@@ -198,9 +216,20 @@ def test_partial_fit_of_a_regressor_learns():
     assert reg.score(STREAM, 100 + target[100:]) > before
     with raises("y has 1 target(s)", "2"):
         reg.partial_fit(X[:9], target[:9, :1])
-    # Outputs that a stage does not train would be trained.
-    with raises("BDistilRegressor.partial_fit", "output_schedule"):
-        reg.set_params(output_schedule=[[0], [1]]).partial_fit(X[:9], target[:9])
+
+
+def test_partial_fit_with_a_constant_target_learns_the_others():
+    target = np.c_[np.ones(len(X)), X @ np.arange(8.0)]
+    reg = BDistilRegressor(Ridge(), **SMALL).fit(X[:200], target[:200])
+    before = reg.score(X, target)
+    scores = target.copy()
+    scores[::2] = np.nan
+    for _ in range(3):
+        reg.partial_fit(X, target)
+        reg.partial_fit(X, teacher_scores=scores)
+    assert reg.score(X, target) > before
+    with raises("constant in the earlier fit"):
+        reg.partial_fit(X[:9], target[:9, ::-1])
 
 
 # The stream
@@ -240,7 +269,9 @@ def test_update_in_pieces_is_the_same_stream(clf, teacher, committee):
 
 
 def test_stride_doubles_where_the_target_is_met_and_is_halved_elsewhere(clf, teacher):
-    online = OnlineBDistil(clf, teacher, stride=(1, 8), batch_size=4, max_updates=1)
+    online = OnlineBDistil(
+        clf, teacher, stride=(1, 8), batch_size=4, max_updates=1, random_state=0
+    )
     online.update(np.concatenate([X[:40], STREAM[:100], X[:300]]))
     expected, stride = [], 1
     for agreement in online.agreement_history_:
@@ -437,6 +468,62 @@ def test_update_with_unusable_parameter_raises(clf, teacher, params, parts):
         online.update(X)
 
 
+def test_parameter_that_is_unusable_later_in_the_stream_raises(clf, teacher):
+    online = OnlineBDistil(clf, teacher)
+    online.update(STREAM[:20])
+    for params in ({"target": 5}, {"stride": 0}, {"teacher": None}, {"committee": "x"}):
+        name = next(iter(params))
+        with raises(f"'{name}'", "OnlineBDistil"):
+            copy.deepcopy(online).set_params(**params).update(STREAM[20:40])
+
+
+@pytest.mark.parametrize("params", [{"budget": 3}, {"batch_size": 2}])
+def test_parameter_that_is_lower_later_is_met_at_once(clf, teacher, params):
+    online = OnlineBDistil(clf, teacher, stride=1, batch_size=8, max_updates=1)
+    online.update(STREAM[:5])
+    assert not online.agreement_history_
+    online.set_params(**params)
+    assert len(online.update(STREAM[5:20])) == 15
+    assert online.agreement_history_
+    assert online.n_teacher_calls_ == (5 if "budget" in params else 20)
+
+
+def test_update_of_rows_in_another_form_raises(clf, teacher):
+    online = OnlineBDistil(clf, teacher, stride=1, batch_size=4)
+    online.update(STREAM[:6])
+    with raises("same form", "an array and a sparse matrix"):
+        online.update(sparse.csr_array(STREAM[6:12]))
+    assert online.n_samples_seen_ == 6
+    assert len(online.update(STREAM[6:12].tolist())) == 6
+
+
+def test_first_update_of_which_the_teacher_fails_leaves_no_stream(clf):
+    online = OnlineBDistil(clf, lambda rows: None)
+    with raises("'teacher'", "OnlineBDistil", "None"):
+        online.update(STREAM[:20])
+    with pytest.raises(NotFittedError):
+        online.predict(X)
+
+
+@pytest.mark.parametrize("method", ["decision_function", "predict_proba"])
+def test_scores_of_two_classes_are_doubted_in_batches(method):
+    answers = LogisticRegression().fit(X, Y > 0)
+
+    def teacher(rows):
+        scores = getattr(answers, method)(rows)
+        return scores[:, 1] if scores.ndim == 2 else scores
+
+    clf = BDistilClassifier(FrozenEstimator(answers), **SMALL).fit(X[:100])
+    online = OnlineBDistil(clf, teacher, stride=2, max_updates=1, random_state=0)
+    # Some logits are in the range of probabilities; all of a batch are not.
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        online.update(STREAM[:200])
+    assert {note.category for note in found} == (
+        {DoubtfulTeacherWarning} if method == "predict_proba" else set()
+    )
+
+
 def test_committee_of_one_raises(clf, teacher):
     with raises("'committee'", "two stages"):
         OnlineBDistil(clf[:1], teacher, committee=0.5).update(X)
@@ -447,4 +534,4 @@ def test_teacher_of_other_classes_raises(clf):
     online = OnlineBDistil(clf, teacher, stride=1)
     with raises("classes", "[1, 2, 3]"):
         online.update(X)
-    assert online.n_teacher_calls_ == 0
+    assert not hasattr(online, "n_teacher_calls_")

@@ -276,6 +276,19 @@ def test_more_rounds_later_are_those_of_one_longer_fit(reg):
     assert_array_equal(grown.certificate_.actual, reg.certificate_.actual)
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_update_trains_outputs_from_their_round_on(combine):
+    reg = distilled(combine=combine).fit(X, Y)
+    before = stages(reg)
+    for output_schedule in (SCHEDULE, None):
+        # What counts is the schedule of the fit.
+        reg.set_params(output_schedule=output_schedule).partial_fit(-X, Y)
+    after = stages(reg)
+    for stage in range(1, N_STAGES + 1):
+        changed = (after[stage - 1] != before[stage - 1]).any(axis=0)
+        assert_array_equal(changed, stage >= FIRST)
+
+
 def test_outputs_that_are_not_trained_may_wait_for_another_round():
     reg = distilled(n_estimators=2, warm_start=True).fit(X, Y)
     reg.set_params(n_estimators=4, output_schedule=[[3], [0, 1], [4], [2]]).fit(X, Y)

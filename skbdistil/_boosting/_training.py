@@ -263,7 +263,17 @@ class Trainer:
         net.callbacks = "disable"
         net = self._prepared_net(net, JointStudents(ensemble), criterion, data)
         self._run(net, list(ensemble.students), data, seed, optimizer_state)
-        return net.optimizer_.state_dict()["state"]
+        return {
+            "optimizer": type(net.optimizer_).__name__,
+            # On the CPU: what is pickled can then be loaded without a GPU.
+            "state": {
+                number: {
+                    name: value.cpu() if torch.is_tensor(value) else value
+                    for name, value in of_weight.items()
+                }
+                for number, of_weight in net.optimizer_.state_dict()["state"].items()
+            },
+        }
 
     def _train(
         self, module, students, criterion, data, valid, *, max_epochs, seed, bar=None
@@ -286,9 +296,11 @@ class Trainer:
         """Train students in place by a net that is prepared."""
         with seeded(seed, self.device):
             net.initialize()
-            if optimizer_state is not None:
+            name = type(net.optimizer_).__name__
+            # Another optimizer than that of the update before starts anew.
+            if optimizer_state is not None and optimizer_state["optimizer"] == name:
                 # A copy, since steps are made in place; with the rate of now.
-                state = {"state": copy.deepcopy(optimizer_state)}
+                state = {"state": copy.deepcopy(optimizer_state["state"])}
                 net.optimizer_.load_state_dict(net.optimizer_.state_dict() | state)
             net.notify("on_train_begin", X=data, y=None)
             try:

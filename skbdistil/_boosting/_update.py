@@ -23,7 +23,8 @@ class Updates(NamedTuple):
     n_updates : int
         Number of updates so far.
     optimizer_state : dict or None
-        Of the optimizer, for each weight; None before the first update.
+        Name of the optimizer, and its state for each weight; None before the first
+        update.
     """
 
     n_updates: int = 0
@@ -75,7 +76,12 @@ def updated_ensemble(estimator, x, scores, label, *, device, seed, optimizer_sta
     ensemble.unfreeze()
     optimizer_state = trainer.update_jointly(
         ensemble,
-        _JointLoss(objective, regression, multilabel=estimator._multilabel),
+        _JointLoss(
+            objective,
+            regression,
+            multilabel=estimator._multilabel,
+            first_stages=ensemble.first_stages,
+        ),
         RowData(ensemble, x, Residuals(scores), label=label, device=device),
         optimizer_state=optimizer_state,
         seed=seed,
