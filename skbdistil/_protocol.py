@@ -1,7 +1,7 @@
 """What this package asks of a fitted ensemble of students, beyond its public methods.
 
-Early exit, export, persistence and the functions on stages rely on these methods and on
-no other private one.
+Early exit, export, persistence, streams and the functions on stages rely on these
+methods and on no other private one.
 """
 
 from typing import Protocol, runtime_checkable
@@ -74,6 +74,48 @@ class StagedEstimator(Protocol):
         ------
         ValueError
             If the rows are not those of a fit.
+        """
+
+
+class UpdatableEstimator(Protocol):
+    """A fitted classifier that :mod:`skbdistil.online` goes on to train.
+
+    Its public `partial_fit` is the update; these are for what a stream does besides.
+    """
+
+    def _check_updatable(self, X):
+        """Refuse rows and parameters that an update does not take into account.
+
+        Raises
+        ------
+        ValueError
+            That names what is not supported.
+        """
+
+    def _encode(self, response, y, sample_weight, *, goes_on):
+        """Scores of a teacher in the order of the classes; first of what is returned.
+
+        Parameters
+        ----------
+        response : object
+            What :mod:`skbdistil._teacher_scores` returns.
+
+        y, sample_weight : array-like or None
+
+        goes_on : bool
+            Whether the classes must be those of the earlier fit.
+        """
+
+    def _predicted(self, scores):
+        """Labels that scores stand for.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n, L)
+
+        Returns
+        -------
+        labels : ndarray
         """
 
 

@@ -250,7 +250,7 @@ def module_costs(module, *inputs, macs=None):
     return costs
 
 
-def call_module(module, inputs):
+def _call_module(module, inputs):
     """Call a module with a tensor, a tuple of several, or a mapping of these by name.
 
     Parameters
@@ -275,7 +275,7 @@ def _count_module(module, inputs, macs=None):
     module, macs
         As for :func:`module_costs`.
     inputs : torch.Tensor, tuple or Mapping
-        As for :func:`call_module`.
+        As for :func:`_call_module`.
 
     Returns
     -------
@@ -463,7 +463,7 @@ def _n_bytes(tensors):
 
 def _call(module, *inputs, names):
     """Run a network as a single stage."""
-    call_module(
+    _call_module(
         module, inputs if names is None else dict(zip(names, inputs, strict=True))
     )
     yield

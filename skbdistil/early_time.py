@@ -26,8 +26,8 @@ from skbdistil.students import _auto_students, _check_ladder
 __all__ = ["EarlyTimeClassifier", "PrefixBatches", "SeriesStream"]
 
 #: What `cost` and `rule` may name.
-TIME_UNITS = ("macs", "steps")
-TIME_RULES = [rule for rule in RULES if rule != "agreement"]
+_TIME_UNITS = ("macs", "steps")
+_TIME_RULES = [rule for rule in RULES if rule != "agreement"]
 
 
 class EarlyTimeClassifier(EarlyExitClassifier):
@@ -282,11 +282,11 @@ class EarlyTimeClassifier(EarlyExitClassifier):
             )
 
     def _check_cost(self):
-        is_unit = isinstance(self.cost, str) and self.cost in TIME_UNITS
+        is_unit = isinstance(self.cost, str) and self.cost in _TIME_UNITS
         if not (is_unit or callable(self.cost)):
             raise ValueError(
                 f"The 'cost' parameter of {type(self).__name__} must be one of "
-                f"{list(TIME_UNITS)} or a callable. Got {self.cost!r} instead."
+                f"{list(_TIME_UNITS)} or a callable. Got {self.cost!r} instead."
             )
 
     def _calibration_rows(self, X, *args, **kwargs):

@@ -63,7 +63,7 @@ from skbdistil._untrusted import (
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.costs import Costs, StageCosts
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
-from skbdistil.early_time import TIME_RULES, TIME_UNITS, EarlyTimeClassifier
+from skbdistil.early_time import _TIME_RULES, _TIME_UNITS, EarlyTimeClassifier
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import InvalidFileError
 from skbdistil.objectives import DistillationObjective
@@ -505,7 +505,7 @@ class _Reader:
         is_exiting = cls in EARLY_EXITS
         if is_exiting:
             _require_known("rule", estimator.rule, _rules(cls))
-            units = TIME_UNITS if cls is EarlyTimeClassifier else UNITS
+            units = _TIME_UNITS if cls is EarlyTimeClassifier else UNITS
             _require_known("cost", estimator.cost, units)
         if fitted is not None:
             check = _check_exits if is_exiting else _check_intervals
@@ -869,7 +869,7 @@ def _check_intervals(estimator, fitted):
 
 def _rules(cls):
     if cls is EarlyTimeClassifier:
-        return TIME_RULES
+        return _TIME_RULES
     return RULES if cls is EarlyExitClassifier else REGRESSION_RULES
 
 

@@ -20,7 +20,7 @@ from skbdistil._arrays import (
 )
 from skbdistil._dataset_rows import dataset_rows, whole_chunks
 from skbdistil._sklearn_compat import Interval, StrOptions, validate_params
-from skbdistil.costs import call_module, module_costs
+from skbdistil.costs import _call_module, module_costs
 
 __all__ = ["TorchTeacher", "scores_from_labels"]
 
@@ -326,7 +326,7 @@ class TorchTeacher(BaseEstimator):
 
     def _batch_scores(self, batch, n_rows, dtype, device):
         inputs = self._inputs(batch, dtype, device)
-        output = self._find_scores(call_module(self.module, inputs))
+        output = self._find_scores(_call_module(self.module, inputs))
         if output.ndim < 2:
             # squeeze() leaves one number of each row, or all numbers of a single row.
             output = output.reshape((1, -1) if n_rows == 1 else (-1, 1))

@@ -410,7 +410,7 @@ def test_rule_for_another_number_of_stages(clf, iris, tmp_path):
     clf = copy.copy(clf)
     early = EarlyExitClassifier(FrozenEstimator(clf)).fit(iris[0])
     clf.set_params(n_stages=1)
-    with pytest.raises(ValueError, match="was calibrated with 2 stages, and its est"):
+    with pytest.raises(ValueError, match="was calibrated with 2 students, and its e"):
         to_onnx(early, tmp_path / "export")
 
 

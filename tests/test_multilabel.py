@@ -168,8 +168,11 @@ def test_fit_with_nan_in_y_raises(X, y):
 def test_warm_start_with_another_kind_of_y_raises(X, y):
     clf = small(one_vs_rest(), warm_start=True).fit(X, y)
     bits = student_bits(clf)
-    for other in (y[:, 0], y[:, :2]):
-        with raises("With warm_start=True"):
+    for other, message in [
+        (y[:, 0], "With warm_start=True"),
+        (y[:, :2], "the classes of the earlier fit"),
+    ]:
+        with raises(message):
             clf.set_params(n_estimators=4).fit(X, other)
         assert student_bits(clf) == bits
     assert len(clf.fit(X, y)) == 4

@@ -17,12 +17,13 @@ import skbdistil
 from common import SMALL
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil._exit_rules import as_decision, in_units
-from skbdistil._protocol import StagedEstimator, shallow_copy
+from skbdistil._protocol import StagedEstimator, UpdatableEstimator, shallow_copy
 from skbdistil._sklearn_compat import CallbackSupportMixin
 
 METHODS = {
     name
-    for name, method in vars(StagedEstimator).items()
+    for protocol in (StagedEstimator, UpdatableEstimator)
+    for name, method in vars(protocol).items()
     if isfunction(method) and not name.startswith("__")
 }
 

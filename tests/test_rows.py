@@ -361,10 +361,14 @@ def test_shuffled_batches_differ_between_epochs():
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((3,), 4096), ((2**13,), 4096), ((2, 2**13), 2048), ((2**13, 2**13), 1)],
+    [((3,), 4096), ((2**8,), 4096), ((2, 2**8), 2048), ((2**11, 2**11), 1)],
 )
 def test_large_rows_are_run_fewer_at_a_time(shape, expected):
-    assert chunk_rows(shape) == expected
+    assert chunk_rows(shape) == chunk_rows(shape, torch.device("cpu")) == expected
+
+
+def test_accelerator_runs_more_of_large_rows_at_a_time():
+    assert chunk_rows((2, 2**13), torch.device("meta")) == 2048
 
 
 # Arrays and devices

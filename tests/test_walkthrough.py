@@ -42,7 +42,14 @@ clf.fit(X_train, y_train)
 # The same for one page each. Those that are not named here or above need nothing.
 OF_PAGE = {
     "cascades": """
+from skbdistil.persistence import load, save
+
 clf_a, clf_b, clf_c = clf, clf, clf
+paths = ["a.skb", "b.skb"]
+for path in paths:
+    save(clf, path)
+X_any = X_test
+large = FrozenEstimator(teacher)
 """,
     "early_time": """
 import torch
