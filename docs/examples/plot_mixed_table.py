@@ -1,7 +1,7 @@
 """
-========================================
+=========================================
 A table with categories and missing cells
-========================================
+=========================================
 
 Boosted trees read categories and missing cells as they are; students are networks, and
 want numbers. ``student_transform`` makes these for the students only, and the teacher

@@ -1,7 +1,7 @@
 """
-==========================
+===========================
 The paper's figure in small
-==========================
+===========================
 
 The main figure of the paper shows accuracy against the cost of a prediction: one
 ensemble that can stop after any student, beside networks that are each trained for one
