@@ -642,7 +642,13 @@ class PrefixBatches(BatchIterator):
     batch_size : int
 
     steps : sequence of int
-        Numbers of steps, of which one is drawn for each batch.
+        Numbers of steps, of which one is drawn for each batch: increasing, at least 1,
+        at most the length of the series.
+
+    Raises
+    ------
+    ValueError
+        If `steps` are not as above, or rows are no series.
 
     Examples
     --------
@@ -672,13 +678,23 @@ class PrefixBatches(BatchIterator):
 
     def __iter__(self):
         for inputs, targets in super().__iter__():
+            shape = tuple(inputs["x"].shape[1:])
+            if len(shape) != 2 or self.steps[-1] > shape[0]:
+                raise ValueError(
+                    f"{type(self).__name__} cuts series, rows of shape (n_steps, "
+                    f"n_channels) of at least {self.steps[-1]} steps, the last of its "
+                    f"'steps'. Got rows of shape {shape}."
+                )
             n_steps = self.steps[torch.randint(len(self.steps), ())]
             yield {**inputs, "x": inputs["x"][:, :n_steps]}, targets
 
 
 def _increasing(steps):
     """Numbers of steps as a list of int, or None where they are none."""
-    steps = np.asarray(steps)
+    try:
+        steps = np.asarray(steps)
+    except ValueError:  # lists of several lengths
+        return None
     if steps.ndim != 1 or not len(steps) or steps.dtype.kind not in "iu":
         return None
     steps = steps.tolist()

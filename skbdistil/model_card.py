@@ -184,6 +184,7 @@ def model_card(estimator, X=None, y=None, *, X_train=None):
         :class:`~skbdistil.BDistilRegressor` or
         :class:`~skbdistil.cascade.CascadeClassifier`. The first two may be inside
         :class:`~skbdistil.early_exit.EarlyExitClassifier`,
+        :class:`~skbdistil.early_time.EarlyTimeClassifier`,
         :class:`~skbdistil.early_exit.EarlyExitRegressor` and
         :class:`~skbdistil.intervals.SplitConformalRegressor`. All may be the last step
         of a pipeline, frozen, or the best one of a search.
@@ -255,7 +256,7 @@ def model_card(estimator, X=None, y=None, *, X_train=None):
         described.append(describe(layer))
         if rows is not None and measure is not None:
             measured.append(measure(layer, rows, y))
-        if isinstance(layer, Pipeline) and rows is not None:
+        if isinstance(layer, Pipeline) and len(layer) > 1 and rows is not None:
             rows = layer[:-1].transform(rows)
     # From the students to what is around them.
     parts = [section for layer in described[::-1] for section in layer]
@@ -281,12 +282,15 @@ def _layers(estimator):
         estimator = getattr(estimator, "estimator_", None) if inner is None else inner
     final = layers[-1]
     check_is_fitted(final)
-    if not (isinstance(final, StagedEstimator) or hasattr(final, "tiers_")):
+    # Exported stages are staged, too, and know nothing of their fit.
+    is_known = isinstance(final, StagedEstimator) and hasattr(final, "certificate_")
+    if not (is_known or hasattr(final, "tiers_")):
         where = "" if len(layers) == 1 else f" inside {type(layers[0]).__name__}"
         raise TypeError(
             "A model card is about a BDistilClassifier, a BDistilRegressor or a "
             "CascadeClassifier, or what is around one. Got "
-            f"{type(final).__name__}{where} instead."
+            f"{type(final).__name__}{where} instead. Of exported stages, write the "
+            "card of the estimator before it is exported, and pass it to to_onnx."
         )
     return layers
 
@@ -506,10 +510,7 @@ def _early_exit(early):
     early._calibrated()
     path, point = early.path_, early.best_index_
     defers = early._defers()
-    n_stages = len(early.costs_)
-    names = [str(stage) for stage in range(1, n_stages + 1)]
-    if defers:
-        names[-1] = "final model"
+    names = _exit_names(early)
     # All rows leave at the last one.
     thresholds = [*map(_number_4, early.thresholds_), "none"]
     rule = early.rule_ if isinstance(early.rule_, str) else _name(early.rule_)
@@ -519,6 +520,9 @@ def _early_exit(early):
         ("Mean cost on the calibration rows", _number_4(path.costs[point])),
         ("Mean loss on the calibration rows", _number_4(path.losses[point])),
     ]
+    if hasattr(early, "stages_"):
+        share = f"{early.earliness_:.1%}"
+        facts.append(("Share of a series that is read, on these rows", share))
     if defers:
         facts.append(("Final model", _teacher_or_function(early.final)))
     if is_classifier(early):
@@ -546,6 +550,18 @@ def _early_exit(early):
     ]
 
 
+def _exit_names(early):
+    """Name of each stage that rows leave at, the final model as the last."""
+    n_stages = len(early.costs_)
+    names = [str(stage) for stage in range(1, n_stages + 1)]
+    # Those of students that read series step by step.
+    for index, (stage, n_steps) in enumerate(getattr(early, "stages_", ())):
+        names[index] = f"{stage}, after {n_steps} steps"
+    if early._defers():
+        names[-1] = "final model"
+    return names
+
+
 def _teacher_or_function(final):
     if final is None:
         return f"{_UNKNOWN}: it is no part of a file"
@@ -561,7 +577,10 @@ def _exit_promise(early, defers):
         else:
             bounded = f"the share of rows that students answer and whose answer {lost}"
     elif is_classifier(early):
-        bounded = _DROPS[early.target].format("all students")
+        last = "all students"
+        if hasattr(early, "stages_"):
+            last += f" after {early.stages_[-1, 1]} steps"
+        bounded = _DROPS[early.target].format(last)
     else:
         bounded = "the share of predictions off by more than the tolerance"
     return _promise(early, bounded, getattr(early, early._allowed))
@@ -706,8 +725,8 @@ def _judged_early_exit(early, X, y):
     predicted, costs = early.predict_with_cost(X)
     stages = early.exit_stages(X)
     exits = [
-        (f"Share that left at stage {stage}", f"{np.mean(stages == stage):.1%}")
-        for stage in range(1, len(early.costs_) + 1)
+        (f"Share that left at stage {name}", f"{np.mean(stages == stage):.1%}")
+        for stage, name in enumerate(_exit_names(early), start=1)
     ]
     if early._defers():
         exits[-1] = ("Share that went to the final model", exits[-1][1])

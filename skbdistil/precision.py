@@ -221,8 +221,9 @@ def lower_precision(
     Warns
     -----
     UserWarning
-        If the graph of a fixed stage is left out of the copy, or layers of a stage stay
-        in float32 where another precision was asked for.
+        If the graph of a fixed stage is left out of the copy, layers of a stage stay
+        in float32 where another precision was asked for, or the costs of an early exit
+        are bytes or seconds in float32.
 
     See Also
     --------
@@ -325,6 +326,7 @@ def lower_precision(
             order = range(full.n_stages)[::-1]
             precisions, choices = lowering.search_in_order(target, order)
         lowering.write(folder, precisions, fallback=fallback)
+        lowering.warn_of_costs(precisions)
         if not fallback:
             lowering.warn_of_dropped(precisions)
         lowered = _session(folder, transformed, full.n_stages)
@@ -556,6 +558,17 @@ class _Lowering:
             warnings.warn(
                 f"Layers that cannot be lowered as asked stay in float32: "
                 f"{'; '.join(kept)}.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def warn_of_costs(self, precisions):
+        early_exit = self._full.manifest["early_exit"] or {}
+        unit = early_exit.get("unit")
+        if unit not in (None, "macs") and set(precisions) != {"float32"}:
+            warnings.warn(
+                f"The costs of the early exit in the copy, in {unit}, are those of "
+                "float32. Choose an early exit for the copy by skbdistil.exported.",
                 UserWarning,
                 stacklevel=3,
             )

@@ -375,10 +375,11 @@ def _with_mask(x, padding_value):
 
 
 def _check_padding_value(value, backbone):
-    if value is not None and not isinstance(value, Real):
+    # Rows hold finite numbers only, so that no other would ever be found in one.
+    if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
         raise ValueError(
             f"The 'padding_value' parameter of {type(backbone).__name__} must be a "
-            f"number or None. Got {value!r} instead."
+            f"finite number or None. Got {value!r} instead."
         )
 
 

@@ -23,7 +23,7 @@ from skbdistil.ensemble import ProgressiveEnsemble
 from skbdistil.export import to_onnx
 from skbdistil.metrics import earliness, earliness_harmonic_mean
 from skbdistil.persistence import load, save
-from skbdistil.students import ConvNet1d, RecurrentNet
+from skbdistil.students import MLP, ConvNet1d, RecurrentNet
 
 N_STEPS, N_STUDENTS = 12, 3
 STEPS = [3, 7, 12]
@@ -386,6 +386,22 @@ def test_prefixes_of_impossible_steps_raise(steps):
         PrefixBatches(range(8), 4, steps)
 
 
+@pytest.mark.parametrize(("shape", "steps"), [((5,), [2]), ((5, 2), [2, 6])])
+def test_batches_that_are_no_series_or_too_short_raise(shape, steps):
+    net = NeuralNet(
+        None,
+        criterion=None,
+        optimizer=torch.optim.AdamW,
+        iterator_train=PrefixBatches,
+        iterator_train__steps=steps,
+    )
+    _, y = make_series(30)
+    params = {**SMALL, "student": MLP if len(shape) == 1 else RecurrentNet}
+    clf = BDistilClassifier("precomputed", net=net, **params)
+    with pytest.raises(ValueError, match="PrefixBatches cuts series"):
+        clf.fit(np.ones((30, *shape)), y, teacher_scores=scores_of(y))
+
+
 # Files
 
 
@@ -430,7 +446,18 @@ def test_export_is_refused_by_name(early, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "steps", [[], [3, 3], [5, 2], [0, 4], [2.5, 4.0], [[3, 5]], [-1], [True, False]]
+    "steps",
+    [
+        [],
+        [3, 3],
+        [5, 2],
+        [0, 4],
+        [2.5, 4.0],
+        [[3, 5]],
+        [[3], [5, 7]],
+        [-1],
+        [True, False],
+    ],
 )
 def test_steps_that_do_not_increase_raise(clf, data, steps):
     with pytest.raises(ValueError, match="'steps' parameter of EarlyTimeClassifier"):

@@ -17,11 +17,14 @@ from common import SMALL, raises
 from skbdistil import BDistilClassifier, BDistilRegressor
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.early_exit import EarlyExitClassifier, EarlyExitRegressor
+from skbdistil.early_time import EarlyTimeClassifier
 from skbdistil.export import to_onnx
+from skbdistil.exported import ExportedClassifier
 from skbdistil.intervals import SplitConformalRegressor
 from skbdistil.metrics import calibration_error
 from skbdistil.model_card import ModelCard, Section, model_card
 from skbdistil.runtime import ProgressiveSession
+from skbdistil.students import RecurrentNet
 
 # Whether the students have a good teacher does not matter here.
 pytestmark = pytest.mark.filterwarnings(
@@ -140,6 +143,40 @@ def test_rows_go_through_the_transforms_of_a_pipeline():
     ).fit(X[:80], Y[:80])
     rows = section(model_card(pipeline, X[80:], Y[80:]), "Measured: stages").rows
     assert rows[-1][1].startswith(f"{pipeline.score(X[80:], Y[80:]):.4f} ")
+
+
+def test_pipeline_of_one_step(clf):
+    card = model_card(make_pipeline(clf), X[160:], Y[160:])
+    expected = section(model_card(clf, X[160:], Y[160:]), "Measured: stages")
+    assert section(card, "Measured: stages") == expected
+
+
+def test_early_time_names_students_and_steps():
+    series = X[:, :, np.newaxis]
+    params = {**SMALL, "student": RecurrentNet}
+    clf = BDistilClassifier("precomputed", **params)
+    clf.fit(series[:80], Y[:80], teacher_scores=4 * np.eye(2)[(Y[:80] == "yes") * 1])
+    early = EarlyTimeClassifier(FrozenEstimator(clf), [1, 2], max_drop=0.3)
+    early.fit(series[80:160])
+    card = model_card(early, series[160:], Y[160:])
+    names = [f"{k}, after {steps} steps" for k, steps in early.stages_]
+    assert [row[0] for row in section(card, "Exits").rows] == names
+    (note,) = section(card, "Early exit").notes
+    assert "is not that of all students after 2 steps is at most 0.3" in note
+    read = facts(card, "Early exit")["Share of a series that is read, on these rows"]
+    assert read == f"{early.earliness_:.1%}"
+    assert f"Share that left at stage {names[-1]}" in facts(
+        card, "Measured: early exit"
+    )
+
+
+def test_exported_stages_are_refused(clf, tmp_path):
+    to_onnx(clf, tmp_path / "stages")
+    exported = ExportedClassifier(tmp_path / "stages").fit()
+    around = EarlyExitClassifier(FrozenEstimator(exported), max_drop=0.3)
+    for estimator in (exported, around.fit(X[80:160])):
+        with raises("before it is exported, and pass it to to_onnx", error=TypeError):
+            model_card(estimator)
 
 
 def test_deferral_names_the_final_model(clf):

@@ -171,6 +171,13 @@ def test_amount_of_padding_changes_no_feature(kind):
     torch.testing.assert_close(other(x), expected)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, "0"])
+@pytest.mark.parametrize("student", [ConvNet1d, RecurrentNet])
+def test_padding_value_that_no_row_can_hold_raises(student, value):
+    with pytest.raises(ValueError, match="must be a finite number or None"):
+        student((N_STEPS, 2), padding_value=value)
+
+
 def test_features_of_padded_gru_are_the_last_hidden_state():
     backbone = RecurrentNet((N_STEPS, 2), hidden=(4,), padding_value=-1.0)
     x = sequences()

@@ -539,6 +539,22 @@ def test_fallback_of_a_source_with_early_exit(whole, tmp_path):
     assert not (tmp_path / "lower").exists()
 
 
+def test_costs_of_an_early_exit_in_float32_warn(whole, tmp_path):
+    def edit(manifest):
+        manifest["early_exit"] = {
+            "rule": "margin",
+            "thresholds": [0.5],
+            "temperatures": [1.0, 1.0],
+            "costs": [10.0, 20.0],
+            "unit": "weight_bytes",
+            "mean_cost": 12.0,
+        }
+
+    source = edited_manifest(whole[0], tmp_path / "source", edit)
+    with pytest.warns(UserWarning, match="in weight_bytes, are those of float32"):
+        lower_precision(source, tmp_path / "lower", "int4")
+
+
 # What cannot be lowered
 
 
