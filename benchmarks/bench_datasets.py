@@ -1,7 +1,7 @@
 """Images decoded when they are read: views against clean rows, speed, and memory.
 
 Run as ``python -m benchmarks.bench_datasets views`` (also ``reading``, ``memory``,
-``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the folder of the
+``chunks``, ``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the folder of the
 environment variable SKBDISTIL_DATA, with the scores of its teacher. What is in the file
 is not run again.
 
@@ -9,7 +9,8 @@ is not run again.
 and flips, on the first --rows images of the training set, tested on the test set.
 ``reading``: rows per second of passes and of training, and peak memory, for an array
 and for datasets. ``memory``: a fit to rows that are 10 times the memory that a process
-may take beyond what it has after a fit to 256 of them. ``teacher_on``: shifted and
+may take beyond what it has after a fit to 256 of them. ``chunks``: time and memory of a
+prediction, by the numbers of a chunk of rows. ``teacher_on``: shifted and
 flipped images of Fashion-MNIST, of which students learn what the teacher says of the
 clean image, or of the view. The teacher is trained here, on such views of the first
 6000 images; students learn from the first --rows of these.
@@ -36,6 +37,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.accuracy_cost.results import append
 from skbdistil import BDistilClassifier
+from skbdistil._boosting import _rows
 from skbdistil._boosting._rows import BatchIterator
 from skbdistil.datasets import Views
 from skbdistil.students import ConvNet2d
@@ -287,8 +289,34 @@ def keys(options):
                     "rows": options.rows,
                     "epochs": options.epochs,
                 }
+    elif options.part == "chunks":
+        for side in (32, 96):
+            for exponent in (18, 20, 22, 25):
+                yield {"side": side, "chunk_size": 2**exponent}
     else:
         yield {"allowed_mb": options.allowed_mb}
+
+
+def chunks(key):
+    """Processor time of a prediction of images, by the numbers that run at once."""
+    torch.set_num_threads(1)
+    _rows._CHUNK_SIZE = key["chunk_size"]
+    shape = (3, key["side"], key["side"])
+    images = np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32)
+    scores = np.where(np.arange(64) % 2, 3, -3).astype(np.float32)
+    clf = classifier(1, 0, n_estimators=1, student=ConvNet2d, edge_tol=np.inf)
+    clf.fit(images, np.arange(64) % 2, teacher_scores=scores)
+    n_rows = 2**23 // images[0].size
+    X = np.resize(images, (n_rows, *shape))
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        clf.predict(X)
+        seconds.append(time.process_time() - start)
+    return {
+        "microseconds_per_row": 1e6 * min(seconds) / n_rows,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def teacher_on(key):
@@ -320,6 +348,7 @@ def teacher_on(key):
 
 
 RUNS = {
+    "chunks": chunks,
     "views": views,
     "reading": reading,
     "memory": memory,
