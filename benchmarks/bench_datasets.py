@@ -1,9 +1,9 @@
 """Images decoded when they are read: views against clean rows, speed, and memory.
 
 Run as ``python -m benchmarks.bench_datasets views`` (also ``reading``, ``memory``,
-``chunks``, ``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the folder of the
-environment variable SKBDISTIL_DATA, with the scores of its teacher. What is in the file
-is not run again.
+``chunks``, ``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the
+folder of the environment variable SKBDISTIL_DATA, with the scores of its teacher. What
+is in the file is not run again.
 
 ``views``: networks of 0.2 million multiply-accumulates, with and without random crops
 and flips, on the first --rows images of the training set, tested on the test set.

@@ -10,8 +10,8 @@ from skbdistil._arrays import LazyRows, as_tensor, row_chunks
 from skbdistil._boosting._ranks import ONE_RANK
 
 # Rows, and numbers in them, that are run at once where no gradient is needed. Feature
-# maps of more numbers leave the caches of a processor, which then takes up to three times
-# as long; an accelerator wants more work at once.
+# maps of more numbers leave the caches of a processor, which then takes up to three
+# times as long; an accelerator wants more work at once.
 _CHUNK_ROWS = 4096
 _CHUNK_SIZE = 2**20
 _ACCELERATOR_CHUNK_SIZE = 2**25
