@@ -53,11 +53,6 @@ large = FrozenEstimator(teacher)
 """,
     "early_time": """
 import torch
-from skorch import NeuralNet
-from sklearn.metrics import accuracy_score
-from skbdistil.early_time import PrefixBatches
-from skbdistil.metrics import earliness, earliness_harmonic_mean
-from skbdistil.students import RecurrentNet
 from skbdistil.teachers import TorchTeacher
 
 X = X_held_out = X_new = np.random.default_rng(0).random((90, 100, 2), np.float32)
@@ -105,7 +100,6 @@ stream = np.array_split(X_test, 3)
 """,
     "output_schedule": """
 from sklearn.linear_model import Ridge
-from skbdistil import BDistilRegressor
 
 Y = X @ np.random.default_rng(0).normal(size=(X.shape[1], 9))
 teacher = FrozenEstimator(Ridge().fit(X, Y))
