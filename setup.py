@@ -66,12 +66,11 @@ setup(
             "skl2onnx>=1.19.1",
             "skops>=0.15.0",
         ],
-        "examples": ["matplotlib>=3.7.0"],
+        "examples": ["matplotlib>=3.7.0", "pandas>=2.0.0"],
         "test": [
             "skbdistil[deploy,examples]",
             "hypothesis>=6.100.0",
             "numpydoc>=1.8.0",
-            "pandas>=2.0.0",
             "pillow>=9.4.0",
             "polars>=1.0.0",
             "pytest>=8.0.0",
