@@ -96,8 +96,8 @@ html_theme_options = {
     # All parts of the documentation are named; none is behind "More".
     "header_links_before_dropdown": 7,
 }
-# The landing page needs no list of pages beside it.
-html_sidebars = {"index": []}
+# Pages without others below them have nothing to list beside the text.
+html_sidebars = {"index": [], "getting_started": [], "theory": []}
 html_static_path = ["_static"]
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
