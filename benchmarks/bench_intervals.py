@@ -11,12 +11,10 @@ the file; those that are in it are not run again.
 Where targets are several, coverage is the mean over them: each has the promise.
 """
 
-import argparse
 import csv
 import json
 import warnings
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import binom
@@ -24,7 +22,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
 
-from benchmarks.records import read
+from benchmarks.records import command_of_tables, read
 from skbdistil import BDistilRegressor
 from skbdistil.early_exit import EarlyExitRegressor
 from skbdistil.exceptions import NothingCertifiedWarning
@@ -34,7 +32,6 @@ from skbdistil.students import MLP
 
 ALPHA = 0.1
 DELTA = 0.1
-RESULTS = Path(__file__).parent / "results" / "intervals.jsonl"
 
 
 def friedman(seed):
@@ -297,12 +294,9 @@ def report(lines, folder):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_of_tables(__doc__, "intervals.jsonl")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--tables", type=Path, default=Path("docs"))
     args = parser.parse_args()
     if args.report:
         report(read(args.output), args.tables)

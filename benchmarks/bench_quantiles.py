@@ -10,29 +10,22 @@ around the same students' median, and the rest judges. One line per set and seed
 appended to the file; those that are in it are not run again.
 """
 
-import argparse
 import csv
 import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_diabetes, make_friedman1
+from sklearn.datasets import make_friedman1
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import mean_pinball_loss
 
-from benchmarks.records import read
+from benchmarks.bench_intervals import diabetes, friedman
+from benchmarks.records import command_of_tables, read
 from skbdistil import BDistilRegressor
 from skbdistil.students import MLP
 
 LEVELS = (0.05, 0.5, 0.95)
 ALPHA = 0.1
-RESULTS = Path(__file__).parent / "results" / "quantiles.jsonl"
-
-
-def even(seed):
-    """Noise of the same size everywhere."""
-    return make_friedman1(7000, noise=1.0, random_state=seed)
 
 
 def uneven(seed):
@@ -41,15 +34,9 @@ def uneven(seed):
     return X, y + 4 * X[:, 5] * np.random.RandomState(seed).randn(len(X))
 
 
-def diabetes(seed):
-    X, y = load_diabetes(return_X_y=True)
-    rows = np.random.RandomState(seed).permutation(len(X))
-    return X[rows], y[rows]
-
-
 # Rows, the number of them to train on, and to calibrate on.
 SETS = {
-    "friedman": (even, 2000, 500),
+    "friedman": (friedman, 2000, 500),
     "uneven": (uneven, 2000, 500),
     "diabetes": (diabetes, 242, 100),
 }
@@ -203,11 +190,8 @@ def report(lines, folder):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_of_tables(__doc__, "quantiles.jsonl")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--tables", type=Path, default=Path("docs"))
     args = parser.parse_args()
     if args.report:
         report(read(args.output), args.tables)

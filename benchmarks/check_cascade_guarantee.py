@@ -10,12 +10,10 @@ milliseconds. One line for each setting is appended to the file; settings that a
 already are not run again.
 """
 
-import argparse
 import csv
 import json
 import warnings
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import binom
@@ -25,11 +23,10 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.tree import DecisionTreeClassifier
 
-from benchmarks.records import read
+from benchmarks.records import command_of_tables, read
 from skbdistil.cascade import CascadeClassifier
 from skbdistil.exceptions import NothingCertifiedWarning
 
-RESULTS = Path(__file__).parent / "results" / "cascade_guarantee.jsonl"
 DELTA = 0.1
 N_TRAINING, N_TEST, N_CALIBRATION = 2000, 40_000, 300
 # Always as many, since the distribution of `make_classification` depends on it.
@@ -177,11 +174,8 @@ def report(lines, folder):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_of_tables(__doc__, "cascade_guarantee.jsonl")
     parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true")
-    parser.add_argument("--tables", type=Path, default=Path("docs"))
     args = parser.parse_args()
     if args.report:
         report(read(args.output), args.tables)

@@ -31,6 +31,22 @@ def command(description, results):
     return parser
 
 
+def command_of_tables(description, results):
+    """Parser of a command line that writes tables into a folder, and needs no data.
+
+    Parameters
+    ----------
+    description : str
+    results : str
+        Name of the file, in ``benchmarks/results`` where nothing else is said.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output", type=Path, default=RESULTS / results)
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--tables", type=Path, default=Path("docs"))
+    return parser
+
+
 @contextmanager
 def quietly(n_threads=1):
     """Run without warnings, in some threads of torch and of what NumPy uses."""
