@@ -38,7 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy_cost.results import append
 from benchmarks.records import read, table
-from skbdistil import BDistilClassifier, _perceptrons, _recurrents
+from skbdistil import BDistilClassifier, _forms, _recurrents
 from skbdistil.costs import module_costs, stage_costs
 from skbdistil.ensemble import ProgressiveEnsemble
 from skbdistil.export import _onnx_model, to_onnx
@@ -186,7 +186,7 @@ def calls(clf, graphs, x, pool):
         with torch.inference_mode():
             return connected([features_of(students[0])] * N_STUDENTS)
 
-    ahead = partial(_perceptrons.start, ensemble, n_ahead=N_STUDENTS)
+    ahead = partial(_forms.start, ensemble, n_ahead=N_STUDENTS)
     return {
         IN_ORDER: lambda: in_turn(ensemble.start),
         "torch, all in threads": lambda: in_threads(N_STUDENTS),

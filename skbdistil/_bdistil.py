@@ -29,7 +29,7 @@ from sklearn.utils.validation import (
 )
 from torch.utils.data import DataLoader
 
-from skbdistil import _perceptrons, costs
+from skbdistil import _forms, costs
 from skbdistil._arrays import (
     READY_DTYPES,
     as_tensor,
@@ -1243,7 +1243,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             # Not around the yield: the mode would leak to the caller.
             with torch.inference_mode():
                 inputs = self._as_input(chunk, ensemble)
-                state = _perceptrons.start(ensemble, inputs, n_ahead)
+                state = _forms.start(ensemble, inputs, n_ahead)
                 if not all_finite(state.x):
                     if is_ready:
                         # NaN and infinity stay so when rows are scaled.

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from skbdistil import _recurrents
 from skbdistil._module_hooks import has_own_forward, hooks
 from skbdistil.ensemble import (
     Dense,
@@ -31,26 +30,19 @@ _TORCH_ROWS = 256
 
 
 def start(ensemble, x, n_ahead):
-    """Begin a pass over the students, in the fastest form that there is for them.
-
-    Parameters
-    ----------
-    ensemble : ProgressiveEnsemble
-    x : torch.Tensor of shape (n, ...)
-    n_ahead : int
-        Number of students that will be run on all rows; 0 where that is not known.
+    """Begin a pass over students that are perceptrons, as :mod:`skbdistil._forms` says.
 
     Returns
     -------
-    state : StageState
-        To be used in inference mode.
+    state : StageState or None
+        None where this form is not for the students.
     """
     products = ensemble.products
     if products is None or not products.are_current():
         products = _Products(ensemble) if _is_plain(ensemble) else None
         ensemble.products = products
     if products is None:
-        return _recurrents.start(ensemble, x, n_ahead)
+        return None
     return _ProductState(ensemble, products, x, n_ahead)
 
 

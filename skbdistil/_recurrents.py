@@ -28,26 +28,19 @@ _PARAMETERS = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]
 
 
 def start(ensemble, x, n_ahead):
-    """Begin a pass over the students, of which narrow recurrent ones run together.
-
-    Parameters
-    ----------
-    ensemble : ProgressiveEnsemble
-    x : torch.Tensor of shape (n, ...)
-    n_ahead : int
-        Number of students that will be run on all rows; 0 where that is not known.
+    """Begin a pass in which narrow recurrent students run together, as for `_forms`.
 
     Returns
     -------
-    state : StageState
-        To be used in inference mode.
+    state : StageState or None
+        None where this form is not for the students.
     """
     if n_ahead > 1 and len(x) < _MANY_ROWS:
         groups = _groups(list(ensemble.students)[:n_ahead])
         # Looking at all modules takes time, which others need not spend.
         if len(groups) < n_ahead and _is_plain(ensemble):
             return _GroupedState(ensemble, x, groups)
-    return ensemble.start(x)
+    return None
 
 
 def _is_plain(ensemble):

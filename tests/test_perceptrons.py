@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from torch import nn
 
 from common import SMALL
-from skbdistil import BDistilClassifier, BDistilRegressor, _perceptrons
+from skbdistil import BDistilClassifier, BDistilRegressor, _forms, _perceptrons
 from skbdistil.ensemble import Connection, Dense, ProgressiveEnsemble, Window
 from skbdistil.students import MLP, ConvNet2d
 
@@ -52,7 +52,7 @@ def rows(n_rows, dtype=torch.float32):
 
 @torch.inference_mode()
 def fast_stages(ensemble, x, n_ahead=0):
-    state = _perceptrons.start(ensemble, x, n_ahead)
+    state = _forms.start(ensemble, x, n_ahead)
     return torch.stack([state.step().clone() for _ in ensemble.students])
 
 
@@ -72,7 +72,7 @@ def assert_as_modules(ensemble, x, n_ahead=0):
 
 
 def is_fast(ensemble):
-    _perceptrons.start(ensemble, rows(1, ensemble.dtype), 0)
+    _forms.start(ensemble, rows(1, ensemble.dtype), 0)
     return ensemble.products is not None
 
 
@@ -100,7 +100,7 @@ def test_rows_that_are_selected_go_on_as_before(connection, n_rows):
     kept = torch.arange(0, n_rows, 2)
     with torch.inference_mode():
         for n_ahead in (0, 3):
-            state = _perceptrons.start(ensemble, x, n_ahead)
+            state = _forms.start(ensemble, x, n_ahead)
             state.advance()
             state.select(kept)
             assert len(state.x) == len(kept)

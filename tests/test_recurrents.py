@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from common import SMALL
-from skbdistil import BDistilClassifier, _perceptrons, _recurrents
+from skbdistil import BDistilClassifier, _forms, _recurrents
 from skbdistil.ensemble import Connection, ProgressiveEnsemble, Window
 from skbdistil.students import MLP, ConvNet1d, RecurrentNet
 
@@ -48,7 +48,7 @@ def rows(n=4, dtype=torch.float32):
 @torch.inference_mode()
 def stages(ensemble, x, n_ahead=None):
     n_ahead = len(ensemble) if n_ahead is None else n_ahead
-    state = _perceptrons.start(ensemble, x, n_ahead)
+    state = _forms.start(ensemble, x, n_ahead)
     return torch.stack([state.step() for _ in ensemble.students]).numpy()
 
 
@@ -63,7 +63,7 @@ def sizes_of_groups(ensemble):
 
 def runs_together(ensemble, n_rows=4, n_ahead=None):
     n_ahead = len(ensemble) if n_ahead is None else n_ahead
-    state = _perceptrons.start(ensemble, rows(n_rows), n_ahead)
+    state = _forms.start(ensemble, rows(n_rows), n_ahead)
     return isinstance(state, _recurrents._GroupedState)
 
 
@@ -97,7 +97,7 @@ def test_rows_that_are_selected_go_on_as_before():
     expected = module_stages(ensemble, x)
     kept = torch.tensor([5, 0, 2])
     with torch.inference_mode():
-        state = _perceptrons.start(ensemble, x, 3)
+        state = _forms.start(ensemble, x, 3)
         state.step()
         state.select(kept)
         for stage in expected[1:]:
