@@ -140,6 +140,7 @@ _CHANGES_NOTHING = {
     "augment": None,
     "class_weight": None,
     "student_transform": None,
+    "checkpoint": None,
 }
 
 
