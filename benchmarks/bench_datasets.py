@@ -10,11 +10,12 @@ and flips, on the first --rows images of the training set, tested on the test se
 ``reading``: rows per second of passes and of training, and peak memory, for an array
 and for datasets. ``memory``: a fit to rows that are 10 times the memory that a process
 may take beyond what it has after a fit to 256 of them. ``chunks``: time and memory of a
-prediction, by the numbers of a chunk of rows. ``teacher_on``: shifted and
-flipped images of Fashion-MNIST, of which students, and single networks of about their
-cost, learn what the teacher says of the clean image, or of the view; and without views.
-The teacher is trained here, on such views of the first 6000 images; students learn from
-the first --rows of these. --report prints its table.
+prediction, by the numbers of a chunk of rows. ``teacher_on``: views of images of
+Fashion-MNIST, of which students, and single networks of about their cost, learn what
+the teacher says of the clean image, or of the view; and without views. Images are
+shifted and flipped, or mixed with others. The teacher is trained here, on the first
+6000 images, shifted and flipped; students learn from the first --rows of these.
+--report prints its table.
 """
 
 import argparse
@@ -82,6 +83,15 @@ class Shifted(Dataset):
 
     def __getitem__(self, index):
         return shifted(self.images[index : index + 1])[0]
+
+
+class Mixed(Shifted):
+    """Images, each with up to a half of another one of these."""
+
+    def __getitem__(self, index):
+        share = torch.rand(()) / 2
+        other = torch.randint(len(self), ())
+        return torch.lerp(self.images[index], self.images[other], share)
 
 
 def shifted(images, most=2):
@@ -263,10 +273,10 @@ def keys(options):
     elif options.part == "teacher_on":
         for seed in range(options.seeds):
             for network in SMALL_NETWORKS:
-                for kind in TEACHER_ON:
+                for kind in KINDS_OF_VIEWS:
                     yield {
                         "network": network,
-                        "teacher_on": kind,
+                        **kind,
                         "seed": seed,
                         "rows": options.rows,
                         "epochs": options.epochs,
@@ -313,8 +323,16 @@ SMALL_NETWORKS = {
 }
 
 
-# None stands for no views.
-TEACHER_ON = (None, "clean", "view")
+KINDS_OF_VIEWS = [
+    {"views": views, "teacher_on": teacher_on}
+    for views, teacher_on in [
+        (None, None),
+        ("shifts", "clean"),
+        ("shifts", "view"),
+        ("mixtures", "clean"),
+        ("mixtures", "view"),
+    ]
+]
 
 
 def teacher_on(key):
@@ -330,18 +348,19 @@ def teacher_on(key):
     )
     images, labels = images[: key["rows"]], labels[: key["rows"]]
     rows = TensorDataset(torch.from_numpy(images), torch.from_numpy(labels))
-    if key["teacher_on"] is not None:
-        rows = Views(rows, Shifted(images), teacher_on=key["teacher_on"])
-    start = time.perf_counter()
+    if key["views"] is not None:
+        train = {"shifts": Shifted, "mixtures": Mixed}[key["views"]](images)
+        rows = Views(rows, train, teacher_on=key["teacher_on"])
+    start = time.process_time()
     clf.fit(rows)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     predicted = TorchTeacher(teacher).predict(X_test)
     return {
         "teacher_accuracy": float(np.mean(predicted == y_test)),
         "test_accuracy": list(clf.staged_score(X_test, y_test)),
         "macs": list(map(int, clf.stage_costs_.cumulative_macs)),
         "teacher_calls": clf.teacher_calls_,
-        "seconds": seconds,
+        "processor_seconds": seconds,
     }
 
 
@@ -352,18 +371,17 @@ def report(lines):
         {(line["key"]["rows"], line["key"]["epochs"]) for line in lines}
     ):
         rows = []
-        for network, kind in product(SMALL_NETWORKS, TEACHER_ON):
-            wanted = {"network": network, "teacher_on": kind}
-            wanted |= {"rows": n_rows, "epochs": epochs}
+        for network, kind in product(SMALL_NETWORKS, KINDS_OF_VIEWS):
+            wanted = {"network": network, "rows": n_rows, "epochs": epochs, **kind}
             found = [line for line in lines if wanted.items() <= line["key"].items()]
             if found:
                 stages = np.transpose([line["test_accuracy"] for line in found])
                 cells = [with_error(stage, 3) for stage in stages]
                 cells += [""] * (3 - len(cells))
-                seconds = [line["seconds"] for line in found]
-                n_seeds = len(found)
-                rows.append([network, kind, *cells, with_error(seconds, 0), n_seeds])
-        header = ["network", "teacher on", "1", "2", "3", "seconds", "seeds"]
+                seconds = [line["processor_seconds"] for line in found]
+                cells += [with_error(seconds, 0), len(found)]
+                rows.append([network, *kind.values(), *cells])
+        header = ["network", "views", "teacher on", "1", "2", "3", "s", "seeds"]
         table(f"{n_rows} rows, {epochs} epochs", header, rows)
 
 

@@ -262,7 +262,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             batch by batch. A table may hold NaN where the teacher takes it; see
             `student_transform`. Or a map-style :class:`torch.utils.data.Dataset`, whose
             rows are read when they are needed, or :class:`~skbdistil.datasets.Views` of
-            one, to train on augmented rows.
+            one, to train on augmented rows, about which the teacher may be asked, too.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or targets. Several labels per row are an indicator matrix of 0 and
@@ -1825,8 +1825,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         one that came trained, ``"mixed"`` for several teachers of different kinds.
 
     teacher_calls_ : int
-        Number of rows that the teacher was asked about, those of folds and those
-        without labels among them.
+        Number of rows that the teacher was asked about, those of folds, those without
+        labels, and each view of :class:`~skbdistil.datasets.Views` among them.
 
     label_mix_ : float
         Share of y in what the students learnt.
@@ -2614,8 +2614,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         one that came trained, ``"mixed"`` for several teachers of different kinds.
 
     teacher_calls_ : int
-        Number of rows that the teacher was asked about, those of folds and those
-        without labels among them.
+        Number of rows that the teacher was asked about, those of folds, those without
+        labels, and each view of :class:`~skbdistil.datasets.Views` among them.
 
     label_mix_ : float
         Share of y in what the students learnt.

@@ -352,13 +352,15 @@ class _Reader(Dataset):
         # Items may draw from any global generator.
         with seeded(0 if seed is None else seed, torch.device("cpu")):
             items = [self._item(int(number), seed) for number in positions]
+        made = None if self.collate_fn is None else self.collate_fn(items)
         if self.whole:
-            return positions, self._entries(items, positions), None
-        rows, labels = self._batch(items, positions)
+            return positions, self._entries(items, made, positions), None
+        rows, labels = self._batch(items, made, positions)
         self._check(rows, positions)
         if self.asks:
-            named = self.columns is not None
-            return positions, rows, self._entries(items, positions) if named else None
+            labels = None
+            if self.columns is not None:
+                labels = self._entries(items, made, positions)
         return positions, rows, labels
 
     def _item(self, number, seed):
@@ -375,13 +377,12 @@ class _Reader(Dataset):
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _entries(self, items, positions):
+    def _entries(self, items, made, positions):
         """What the teacher is called with by name."""
         columns = self.columns
-        if self.collate_fn is not None:
-            batch = self.collate_fn(items)
-            names = _names_of_teacher(columns, batch, positions[0])
-            return {name: _array(batch[name], name) for name in names}
+        if made is not None:
+            names = _names_of_teacher(columns, made, positions[0])
+            return {name: _array(made[name], name) for name in names}
         names = _names_of_teacher(columns, items[0], positions[0])
         found = {}
         for name in names:
@@ -400,7 +401,8 @@ class _Reader(Dataset):
             found[name] = np.stack(rows)
         return found
 
-    def _batch(self, items, positions):
+    def _batch(self, items, rows, positions):
+        """Rows and labels of items, or of what `collate_fn` has made of them."""
         columns = self.columns
         if columns is not None and self.collate_fn is None:
             items = [
@@ -419,7 +421,6 @@ class _Reader(Dataset):
                     )
             rows = np.stack(rows)
         else:
-            rows = self.collate_fn(items)
             if columns is not None:
                 rows, labels = _row_and_label(columns, rows, positions[0])
                 rows = rows if labels is None else (rows, labels)
