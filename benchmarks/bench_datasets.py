@@ -24,7 +24,7 @@ import os
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -112,8 +112,10 @@ def fashion(part, n_rows):
     return np.float32(images.reshape(-1, 1, 28, 28)) / 255, np.int64(labels)
 
 
-def fashion_teacher(images, labels, seed, epochs=8):
+@cache
+def fashion_teacher(seed, epochs=8):
     """Convolutional network, trained on shifted and flipped images."""
+    images, labels = fashion("train", 6000)
     torch.manual_seed(seed)
     module = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -337,16 +339,15 @@ KINDS_OF_VIEWS = [
 
 def teacher_on(key):
     torch.set_num_threads(1)
-    images, labels = fashion("train", 6000)
+    images, labels = fashion("train", key["rows"])
     X_test, y_test = fashion("test", 10000)
-    teacher = fashion_teacher(images, labels, key["seed"])
+    teacher = fashion_teacher(key["seed"])
     clf = BDistilClassifier(
         TorchTeacher(teacher),
         max_epochs=key["epochs"],
         random_state=key["seed"],
         **SMALL_NETWORKS[key["network"]],
     )
-    images, labels = images[: key["rows"]], labels[: key["rows"]]
     rows = TensorDataset(torch.from_numpy(images), torch.from_numpy(labels))
     if key["views"] is not None:
         train = {"shifts": Shifted, "mixtures": Mixed}[key["views"]](images)
@@ -415,9 +416,12 @@ def main():
         key = {"part": options.part} | key
         if key in done:
             continue
-        # A process of its own, for its peak of memory and its limit.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(RUNS[options.part], key).result()
+        if options.part == "teacher_on":
+            found = teacher_on(key)
+        else:
+            # A process of its own, for its peak of memory and its limit.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found = pool.submit(RUNS[options.part], key).result()
         append(path, [{"key": key} | found])
 
 

@@ -33,7 +33,6 @@ from torch.utils.data import DataLoader
 from skbdistil import _forms, costs
 from skbdistil._arrays import (
     READY_DTYPES,
-    LazyRows,
     as_tensor,
     from_torch,
     in_form_of,
@@ -778,7 +777,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     def _view_targets(self, train, seed):
         """What asks the teacher about views of the training rows, or None."""
         # A warm start may go on with labels alone.
-        is_asked = isinstance(train.x, LazyRows) and train.x.asks_about_views
+        is_asked = getattr(train.x, "asks_about_views", False)
         if not is_asked or self.label_mix_ == 1:
             return None
         n_outputs, dtype = train.scores.shape[1], train.scores.dtype

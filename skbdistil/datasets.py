@@ -88,17 +88,21 @@ class Views(Dataset):
     >>> from skbdistil import BDistilClassifier
     >>> from skbdistil.students import ConvNet2d
     >>> from skbdistil.teachers import TorchTeacher
-    >>> teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> teacher = TorchTeacher(module)
     >>> clf = BDistilClassifier(
-    ...     TorchTeacher(teacher),
+    ...     teacher,
     ...     student=ConvNet2d,
     ...     n_estimators=2,
     ...     max_epochs=3,
+    ...     edge_tol=float("inf"),
     ...     random_state=0,
     ... )
-    >>> clf = clf.fit(Views(clean, Flipped(), teacher_on="view"))
-    >>> clf.teacher_calls_  # 100 clean rows, and as many views in 3 epochs of 2 rounds
+    >>> views = Views(clean, Flipped(), teacher_on="view")
+    >>> clf.fit(views, teacher.predict(clean)).teacher_calls_
     700
+
+    That is 100 clean rows, and as many views in each of 3 epochs of 2 rounds.
     """
 
     def __init__(self, clean, train=None, *, teacher_on="clean"):
