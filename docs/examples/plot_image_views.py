@@ -100,18 +100,17 @@ for name, dataset in {
     clf.fit(dataset)
     curves[name] = list(clf.staged_score(X_test, y_test))
 
-_, axes = plt.subplots(layout="constrained")
+figure, axes = plt.subplots(layout="constrained")
 for name, scores in curves.items():
     axes.plot(range(1, len(scores) + 1), scores, marker="o", label=name)
 axes.set(xlabel="stage", ylabel="test accuracy", xticks=[1, 2, 3])
-axes.legend()
+figure.legend(loc="outside upper center")
 plt.show()
 
 # %%
-# Shifts help with both. This teacher has not seen any in its own training and errs more
-# often about them, so that it is better asked about the images as they are. One that is
-# as good on views as on clean rows is better asked about the views; see
-# :ref:`teacher_on_views`.
+# Shifts help most where the teacher is asked about the images as they are. It has not
+# seen any shifts in its own training and errs more often about them. A teacher that was
+# trained on such views is better asked about these; see :ref:`teacher_on_views`.
 #
 # The number of workers that read images is an option of the ``net`` template. It
 # changes no student; see :doc:`/large_data`.
