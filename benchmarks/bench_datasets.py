@@ -366,24 +366,32 @@ def teacher_on(key):
 
 
 def report(lines):
-    """Test accuracy of each stage by what the teacher was asked about."""
+    """Test accuracy of each stage by what the teacher was asked about, and gains."""
     lines = [line for line in lines if line["key"]["part"] == "teacher_on"]
     for n_rows, epochs in sorted(
         {(line["key"]["rows"], line["key"]["epochs"]) for line in lines}
     ):
-        rows = []
+        rows, stages = [], None
         for network, kind in product(SMALL_NETWORKS, KINDS_OF_VIEWS):
             wanted = {"network": network, "rows": n_rows, "epochs": epochs, **kind}
             found = [line for line in lines if wanted.items() <= line["key"].items()]
             if found:
+                before = stages
                 stages = np.transpose([line["test_accuracy"] for line in found])
-                cells = [with_error(stage, 3) for stage in stages]
-                cells += [""] * (3 - len(cells))
                 seconds = [line["processor_seconds"] for line in found]
-                cells += [with_error(seconds, 0), len(found)]
+                cells = [*_cells(stages), with_error(seconds, 0), len(found)]
                 rows.append([network, *kind.values(), *cells])
+                if kind["teacher_on"] == "view" and before.shape == stages.shape:
+                    gains = _cells(stages - before, sign="+")
+                    rows.append([network, kind["views"], "gain", *gains, "", ""])
         header = ["network", "views", "teacher on", "1", "2", "3", "s", "seeds"]
         table(f"{n_rows} rows, {epochs} epochs", header, rows)
+
+
+def _cells(stages, **options):
+    """What there is of three stages, as text."""
+    cells = [with_error(stage, 3, **options) for stage in stages]
+    return cells + [""] * (3 - len(cells))
 
 
 RUNS = {
