@@ -135,15 +135,56 @@ def fit_trees(**params):
     return model.fit(X, y)
 
 
-def clip(*, shares):
+def fit_with_sgd(rows=X, *, shares, callbacks=None, **params):
     kind = DataParallelNet if shares else NeuralNet
     net = kind(
-        None,
-        criterion=None,
-        optimizer=torch.optim.SGD,
-        callbacks=[GradientNormClipping(0.1)],
+        None, criterion=None, optimizer=torch.optim.SGD, callbacks=callbacks
     )
-    return fit(net=net)
+    return fit(rows, net=net, **params)
+
+
+def fit_convolutions(**params):
+    student = partial(ConvNet1d, channels=(2, 3))
+    params = {"student": student, "n_estimators": 2} | params
+    # AdamW would turn the rounding of gradients that are 0, of which there are some
+    # before a layer that normalises, into steps.
+    return fit_with_sgd(X[:, :, np.newaxis], **params)
+
+
+class Normalised(Backbone):
+    """Normalises with the options that torch has, and rows whose mean is far from 0."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        norm = torch.nn.BatchNorm1d
+        self.blocks = torch.nn.ModuleList(
+            [
+                norm(4, momentum=None),
+                torch.nn.Linear(4, 3),
+                norm(3, affine=False),
+                norm(3, bias=False),
+            ]
+        )
+        self.widths = [4, 3, 3, 3]
+
+    def prepare(self, x):
+        return x + 100
+
+
+def fit_stopped(**params):
+    """Students that end before their last epoch, and rounds before the last."""
+    model = fit(
+        early_stopping=True,
+        validation_fraction=0.3,
+        n_iter_no_change=1,
+        max_epochs=10,
+        n_estimators=6,
+        learning_rate=0.1,
+        **params,
+    )
+    assert model.n_estimators_ < 6
+    assert min(map(len, model.training_history_)) < 10
+    return model
 
 
 CASES = {
@@ -159,7 +200,15 @@ CASES = {
     "warm start": fit_twice,
     "regression": fit_regressor,
     "trees": fit_trees,
-    "clipped": clip,
+    "clipped": partial(fit_with_sgd, callbacks=[GradientNormClipping(0.1)]),
+    "convolutions": fit_convolutions,
+    # A layer that normalises runs without rows, too.
+    "few rows a batch, normalised": partial(fit_convolutions, batch_size=4),
+    "refined convolutions": partial(
+        fit_convolutions, refine="final", refine_epochs=2, connection="dense"
+    ),
+    "normalised otherwise": partial(fit_with_sgd, student=Normalised),
+    "stopped early": fit_stopped,
 }
 
 
