@@ -49,64 +49,72 @@ def _normalised(layer, ranks, x):
     if not layer.training:
         return type(layer).forward(layer, x)
     layer._check_input_dim(x)
-    # Counts and sums need more than half precision.
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean, variance, n_values = _moments(wide, ranks)
+    mean, variance, n_values = _Moments.apply(x, ranks)
+    known_mean, known_variance = mean.detach(), variance.detach()
     with torch.no_grad():
         layer.num_batches_tracked += 1
         rate = layer.momentum
         if rate is None:
             rate = 1 / float(layer.num_batches_tracked)
-        layer.running_mean.lerp_(mean, rate)
-        layer.running_var.lerp_(variance * (n_values / (n_values - 1)), rate)
-    scale = (variance + layer.eps).rsqrt()
+        layer.running_mean.lerp_(known_mean, rate)
+        of_sample = known_variance * (n_values / (n_values - 1))
+        layer.running_var.lerp_(of_sample, rate)
+    # One kernel, for which moments are constants. So they are in its weight and bias,
+    # too, by factors of 1 and terms of 0 that have their gradient.
+    inverse = (variance + layer.eps).rsqrt()
+    weight = inverse / inverse.detach()
+    bias = (known_mean - mean) * inverse
     if layer.weight is not None:
-        scale = scale * layer.weight
-    shift = -mean * scale
+        weight, bias = weight * layer.weight, bias * layer.weight
     if layer.bias is not None:
-        shift = shift + layer.bias
-    return torch.addcmul(_of_channels(shift, x), wide, _of_channels(scale, x)).to(x)
+        bias = bias + layer.bias
+    return torch.nn.functional.batch_norm(
+        x, known_mean, known_variance, weight, bias, training=False, eps=layer.eps
+    )
 
 
-def _moments(x, ranks):
+class _Moments(torch.autograd.Function):
     """Mean and variance of each channel over all rows, and how many values it has."""
-    axes = [axis for axis in range(x.ndim) if axis != 1]
-    n_here = x.numel() // x.shape[1]
-    mean = x.sum(axes) / max(n_here, 1)
-    squares = (x - _of_channels(mean, x)).square().sum(axes)
-    # A line for each process. Sums of squares around 0 would lose digits where a mean is
-    # large.
-    lines = x.new_zeros(ranks.size, 1 + 2 * len(mean))
-    lines[ranks.rank] = torch.cat([x.new_tensor([n_here]), mean, squares])
-    lines = _Sum.apply(lines, ranks)
-    counts = lines[:, :1].detach()
-    means, squares = lines[:, 1:].chunk(2, dim=1)
-    n_values = int(counts.sum())
-    if n_values < 2:
-        raise ValueError(
-            "Expected more than 1 value per channel when training, got 1 in all "
-            "processes."
+
+    @staticmethod
+    def forward(ctx, x, ranks):
+        # Counts and sums need more than half precision.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        n_here = x.numel() // x.shape[1]
+        mean = wide.sum(axes) / max(n_here, 1)
+        spread = torch.linalg.vector_norm(wide - _of_channels(mean, x), dim=axes)
+        # A line for each process: where a mean is large, sums of squares around 0 would
+        # lose digits.
+        lines = wide.new_zeros(ranks.size, 1 + 2 * len(mean))
+        lines[ranks.rank] = torch.cat([wide.new_tensor([n_here]), mean, spread])
+        counts, means, spreads = ranks.sum_tensor(lines).split(
+            [1, len(mean), len(mean)], dim=1
         )
-    mean = (counts * means).sum(0) / n_values
-    squares = squares + counts * (means - mean).square()
-    return mean, squares.sum(0) / n_values, n_values
+        n_values = int(counts.sum())
+        if n_values < 2:
+            raise ValueError(
+                "Expected more than 1 value per channel when training, got 1 in all "
+                "processes."
+            )
+        mean = (counts * means).sum(0) / n_values
+        squares = spreads.square() + counts * (means - mean).square()
+        ctx.save_for_backward(x, mean)
+        ctx.ranks, ctx.n_values = ranks, n_values
+        return mean, squares.sum(0) / n_values, n_values
+
+    @staticmethod
+    def backward(ctx, of_mean, of_variance, _):
+        x, mean = ctx.saved_tensors
+        # Each process holds a part of the loss.
+        both = torch.stack([of_mean, of_variance])
+        of_mean, of_variance = ctx.ranks.sum_tensor(both) / ctx.n_values
+        slope = 2 * of_variance
+        shift = of_mean - slope * mean
+        gradient = torch.addcmul(_of_channels(shift, x), x, _of_channels(slope, x))
+        return gradient.to(x.dtype), None
 
 
 def _of_channels(values, x):
     """Values of the channels, in a shape that goes with `x`."""
     return values.view(-1, *[1] * (x.ndim - 2))
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes. Each holds a part of the loss, so that the gradient of
-    what went into the sum is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx, tensor, ranks):
-        ctx.ranks = ranks
-        return ranks.sum_tensor(tensor)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        # With the same strides everywhere.
-        return ctx.ranks.sum_tensor(gradient.contiguous()), None

@@ -367,9 +367,7 @@ class Trainer:
                 net, "iterator_train", x, self.ranks, shuffle=True
             ),
             # All rows that are held out are here.
-            iterator_valid=_iterator(
-                net, "iterator_valid", x, ONE_RANK, shuffle=False
-            ),
+            iterator_valid=_iterator(net, "iterator_valid", x, ONE_RANK, shuffle=False),
         )
         if self.ranks is not ONE_RANK:
             net.ranks_ = self.ranks
