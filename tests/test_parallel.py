@@ -273,6 +273,15 @@ class Failing(MLP):
         return super().forward(x, *earlier)
 
 
+class FailingNormalised(Normalised):
+    """Raises in one process, while the other one waits for it in a layer."""
+
+    def prepare(self, x):
+        if self.training and distributed.get_rank():
+            raise ZeroDivisionError("before a layer")
+        return super().prepare(x)
+
+
 class Unbounded(Backbone):
     """Gives infinity on the rows of the second process, from the first epoch on."""
 
@@ -301,6 +310,10 @@ def failing(rank):
 
 FAILURES = {
     "raises": (failing, "ZeroDivisionError: in this process alone"),
+    "raises in a pass": (
+        lambda rank: fit(student=FailingNormalised),
+        "ZeroDivisionError: before a layer",
+    ),
     "infinite": (lambda rank: fit(student=Unbounded), "diverged to scores"),
     "labels": (
         lambda rank: estimator().fit(X, y[: len(y) - rank], teacher_scores=SCORES),
