@@ -112,12 +112,11 @@ def report(lines):
             [
                 name,
                 str(batch_size),
-                f"{np.median([line['one'] for line in found]):.1f} s",
                 f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})",
                 f"{np.median(of_processor):.2f}",
             ]
         )
-    header = ["Student", "Batch", "One process", "Gain", "In processor time"]
+    header = ["Student", "Batch", "Gain", "In processor time"]
     table("Time of a fit in one process over that in two.", header, rows)
 
 
