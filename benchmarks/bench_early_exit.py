@@ -53,11 +53,9 @@ OLD_COMMIT = "0aadc68"
 FIRST = {"learning_rate": 0.005, "objective": DistillationObjective(gamma=1)}
 TRAINING = FIRST | {"edge_tol": np.inf}
 SETTINGS = {
-    "as version 0.1": TRAINING,
     "default": {},
     "mean": {"combine": "mean"},
     "rate 0.02": {"learning_rate": 0.02},
-    "together": {"refine": "only"},
 }
 if skbdistil.__version__ == "0.1.0":
     SETTINGS = {OLD: FIRST | {"tol": np.inf}}
@@ -289,35 +287,37 @@ def against_goal(groups, old):
 
     everywhere = defaultdict(list)
     for name in DATA:
-        first = (name, OLD, "confidence", "shared", False, "own")
-        if first not in groups:
-            continue
-        yield row(OLD, first)
-        usual = (name, "default", "confidence", "shared", False, OLD)
-        if usual in groups:
-            yield row("default, default rule", usual)
+        usual = [
+            (name, setting, "confidence", "shared", False, against)
+            for setting, against in ((OLD, "own"), ("default", OLD))
+        ]
+        for group in usual:
+            if group in groups:
+                yield row(group[1] + ", default rule", group)
         best = {}
         for group, found in list(groups.items()):
-            if group[0] == name and group[-1] == OLD and all(map(reaches, found)):
-                cost = np.mean(costs(found, "held_out_cost"))
-                best[group] = cost
-                everywhere[group[1:]].append(cost)
-        for setting in SETTINGS:
-            of_setting = {g: cost for g, cost in best.items() if g[1] == setting}
+            of, setting, *_, against = group
+            if (of, against) != (name, "own" if setting == OLD else OLD):
+                continue
+            if all(map(reaches, found)):
+                best[group] = np.mean(costs(found, "held_out_cost"))
+                everywhere[group[1:]].append(best[group])
+        for setting in (OLD, *SETTINGS):
+            of_setting = [group for group in best if group[1] == setting]
             if of_setting:
-                yield row(setting, min(of_setting, key=of_setting.get))
-        if best:
-            group = min(best, key=best.get)
-            yield row(f"best: {group[1]}", group)
+                yield row(setting + ", best rule", min(of_setting, key=best.get))
+    # One choice for all sets.
     everywhere = {
         choice: np.mean(found)
         for choice, found in everywhere.items()
         if len(found) == len(DATA)
     }
-    if everywhere:
-        choice = min(everywhere, key=everywhere.get)
-        for name in DATA:
-            yield row(f"best on all sets: {choice[0]}", (name, *choice))
+    for setting in (OLD, *SETTINGS):
+        of_setting = [choice for choice in everywhere if choice[0] == setting]
+        if of_setting:
+            choice = min(of_setting, key=everywhere.get)
+            for name in DATA:
+                yield row(setting + ", one rule for all", (name, *choice))
 
 
 def convolutional():
