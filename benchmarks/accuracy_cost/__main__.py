@@ -119,7 +119,7 @@ def chosen(items, names):
     return [item for item in items if names is None or item.name in names]
 
 
-def main(arguments=None, table=None):
+def main(arguments=None, table=None, datasets=DATA_SETS):
     """Run what a command line asks for, of a table of methods, by default METHODS."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy_cost", description=__doc__.splitlines()[0]
@@ -152,7 +152,7 @@ def main(arguments=None, table=None):
     extent += "_validation" * options.validation
     path = options.results or HERE / "results" / f"{extent}.jsonl"
     options.cache.mkdir(parents=True, exist_ok=True)
-    datasets = chosen(DATA_SETS, options.datasets)
+    datasets = chosen(datasets, options.datasets)
     methods = chosen(METHODS if table is None else table, options.methods)
     if options.quick:
         datasets = [dataset for dataset in datasets if "quick" in dataset.traits]
