@@ -160,11 +160,10 @@ def summary_of_leads(path):
             shown = [with_error(gain, 2, sign="+") for gain in means[-1]]
             print(f"  {name:28} {dataset.name:20} {'   '.join(shown)}")
         if means:
-            # Seeds differ within a set; sets are those that there are.
             shown = [
-                f"{np.mean(found):+.2f} ± "
-                f"{np.linalg.norm(standard_error(found.T)) / len(found):.2f}"
-                for found in np.moveaxis(np.array(means), 1, 0)
+                f"{np.mean([gain.mean() for gain in gains]):+.2f} ± "
+                f"{np.linalg.norm([*map(standard_error, gains)]) / len(gains):.2f}"
+                for gains in zip(*means, strict=True)
             ]
             print(f"  {name:28} {'average':20} {'   '.join(shown)}")
 
