@@ -31,6 +31,7 @@ from skbdistil._sklearn_compat import (
     _MultimetricScorer,
     _warn_or_raise_about_fit_failures,
 )
+from skbdistil._warm_start import n_played
 from skbdistil.metrics import _search_scores_and_costs, _split_scores
 from skbdistil.stages import (
     UNITS,
@@ -824,12 +825,20 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         fits = [candidate(self.estimator, params) for params in grid for _ in splits]
         folds = [None] * len(fits)
         n_rounds = max(final_step(fit)[0].n_estimators for fit in fits)
-        if self.min_rounds > n_rounds:
+        # Students of an earlier fit that candidates begin with.
+        n_before = max(n_played(final_step(fit)[0]) for fit in fits)
+        if self.min_rounds > n_rounds - n_before:
+            before = f" less the {n_before} of 'warm_start'" if n_before else ""
             raise ValueError(
-                f"'min_rounds' must be at most n_estimators={n_rounds}. Got "
+                f"'min_rounds' must be at most n_estimators={n_rounds}{before}. Got "
                 f"{self.min_rounds}."
             )
-        rungs = plan_rungs(n_rounds, len(grid), self.factor, self.min_rounds)
+        rungs = [
+            (n_left, n_before + rounds)
+            for n_left, rounds in plan_rungs(
+                n_rounds - n_before, len(grid), self.factor, self.min_rounds
+            )
+        ]
         playing = np.arange(len(grid))
         results = metric = None
         self.n_candidates_, self.n_resources_ = [], []
