@@ -595,7 +595,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
 
     min_rounds : int, default=1
         Rounds that all candidates play, at least. The first rung has more of them where
-        the last candidates are reached all the same.
+        the last candidates are reached all the same. Where `warm_start` of the
+        estimator holds the first students, rounds are those that follow.
 
     cost : {"macs", "parameters", "weight_bytes", "activation_bytes", "latency"} or \
             callable, default="macs"
@@ -643,7 +644,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         Number of candidates of each rung.
 
     n_resources_ : list of int
-        Rounds that these have played at the end of it.
+        Rounds that these have played at the end of it, with those of first students in
+        `warm_start`.
 
     best_estimator_ : estimator
         Fitted on all rows, all students of it, with `n_stages` set. Not there if
@@ -789,8 +791,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         ------
         ValueError
             If `param_grid` contains `n_stages`, a scorer is named "cost", all fits of a
-            rung fail, a candidate has `refine`, `min_rounds` is larger than
-            `n_estimators`, there are several scores and ``refit=False``, or `refit`
+            rung fail, a candidate has `refine`, `min_rounds` is larger than the number
+            of rounds to play, there are several scores and ``refit=False``, or `refit`
             chooses nothing.
 
         TypeError
