@@ -39,36 +39,23 @@ from skbdistil.students import MLP
 
 
 class Variant(NamedTuple):
-    """Optimizer steps of a student at least, and multiples of batch size and rate."""
+    """Optimizer steps of a student at least, and multiple of the batch size."""
 
     steps: int
     batch: int = 1
-    rate: int = 1
 
     def __str__(self):
-        text = str(self.steps)
-        text += f", batch x {self.batch}" * (self.batch != 1)
-        return text + f", rate x {self.rate}" * (self.rate != 1)
+        return f"{self.steps}" + f", batch x {self.batch}" * (self.batch != 1)
 
 
 DEFAULT = Variant(1000)
-# The dearest last: a run that was stopped is of use.
-PASSES = [
-    [
-        DEFAULT,
-        *(Variant(steps) for steps in (500, 250, 125)),
-        Variant(500, batch=2),
-        Variant(250, batch=4),
-    ],
-    [Variant(500, rate=2)],
-    [Variant(2000)],
-]
 OTHERS = [
     *(Variant(steps) for steps in (2000, 500, 250, 125)),
     Variant(500, batch=2),
     Variant(250, batch=4),
-    Variant(500, rate=2),
 ]
+# The dearest last: a run that was stopped is of use.
+PASSES = [[DEFAULT, *OTHERS[1:]], OTHERS[:1]]
 # What a set may lose in the mean of the stages, in points, beyond two standard errors.
 ALLOWED = 0.3
 N_STAGES = 6
@@ -170,10 +157,8 @@ def fitted(case, rows, teacher, seed, variant, **parameters):
         batch_size=batch_size,
         max_epochs=-(-variant.steps // n_batches(len(X), batch_size)),
         random_state=seed,
+        **parameters,
     )
-    estimator.set_params(
-        learning_rate=variant.rate * estimator.learning_rate
-    ).set_params(**parameters)
     began = time.process_time()
     estimator.fit(X, y)
     return estimator, time.process_time() - began
