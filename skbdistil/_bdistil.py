@@ -1655,8 +1655,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         stay what the first fit made of them. Without refinement and with an int for
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values. ``FrozenEstimator(fitted[:k])``: each fit adds its rounds
-        to the first `k` students of another fit, which stay as they are there; so does
-        one of a copy by ``clone``, so that a search can train the last stages only.
+        to copies of the first `k` students of another fit. ``clone`` keeps it, so that
+        a search can train the last stages only.
 
     checkpoint : str, path-like or None, default=None
         Folder in which the rounds of a fit are kept, in one file that is replaced
@@ -2441,8 +2441,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         stay what the first fit made of them. Without refinement and with an int for
         `random_state`, more rounds on the same data give the students of one longer
         fit with these values. ``FrozenEstimator(fitted[:k])``: each fit adds its rounds
-        to the first `k` students of another fit, which stay as they are there; so does
-        one of a copy by ``clone``, so that a search can train the last stages only.
+        to copies of the first `k` students of another fit. ``clone`` keeps it, so that
+        a search can train the last stages only.
 
     checkpoint : str, path-like or None, default=None
         Folder in which the rounds of a fit are kept, in one file that is replaced
