@@ -326,6 +326,7 @@ class Boosting:
             return []
         scores = torch.from_numpy(self.valid.residuals.mean())
         targets = self.valid.targets(slice(None))
+        targets = {name: rows.cpu() for name, rows in targets.items()}
         return [float(self.joint_loss.held_out(scores, targets))]
 
     def _join(self, student, scores, activations):

@@ -54,10 +54,24 @@ class _Net(NeuralNet):
     """
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        if iterator is None:
+            return
         if training:
             # Once: nothing else changes the mode within an epoch.
             self._set_training(True)
-        super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+        losses, sizes = [], []
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            losses.append(step["loss"].detach())
+            sizes.append(len(batch[1]["teacher"]))
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+        # To read a loss is to wait for the device: once, and not after each batch.
+        recorded = self.history[-1]["batches"][-len(losses) :]
+        for row, loss, size in zip(
+            recorded, torch.stack(losses).tolist(), sizes, strict=True
+        ):
+            row |= {f"{prefix}_loss": loss, f"{prefix}_batch_size": size}
 
     def train_step(self, batch, **fit_params):
         inputs, targets = batch
