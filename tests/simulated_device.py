@@ -99,6 +99,9 @@ class SimulatedDevice(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
+        if name == "_has_compatible_shallow_copy_type":
+            # A module that moves gets new parameters.
+            return False
         if name == "to":
             # In inference mode, which does not take it apart by itself.
             with self, torch._C.DisableTorchFunction():
