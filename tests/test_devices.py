@@ -80,12 +80,12 @@ def _assert_close(on_device, on_cpu, X):
 
 
 @pytest.mark.parametrize(
-    ("case", "stay"),
+    ("case", "resident"),
     [(case, True) for case in CASES]
     + [(case, False) for case in ("joined", "images", "held out", "schedule")],
 )
-def test_students_of_a_device_are_those_of_the_cpu(case, stay, monkeypatch):
-    monkeypatch.setattr(_rows, "_ASSUMED_FREE", 2**31 if stay else 0)
+def test_students_of_a_device_are_those_of_the_cpu(case, resident, monkeypatch):
+    monkeypatch.setattr(_rows, "_ASSUMED_FREE", 2**31 if resident else 0)
     params = dict(CASES[case])
     X, y, scores = _data(params.pop("shape", (5,)))
     if "kind" in params:

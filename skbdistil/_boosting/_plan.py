@@ -270,7 +270,7 @@ def set_up(
             sample_weight=None if weight is None else torch.as_tensor(weight).to(dtype),
             label=_label_tensor(label, dtype if regression else None),
             device=device,
-            stay=stay,
+            resident=resident,
             cache=FeatureCache(ensemble, n_students) if holds else None,
             ranks=ranks,
         )
@@ -279,7 +279,7 @@ def set_up(
         _check_shareable(estimator, plan.ladder, ensemble, n_rows, ranks.size)
         first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
         train = train.take(slice(first, end))
-    stay = not isinstance(train.x, LazyRows) and fits(
+    resident = not isinstance(train.x, LazyRows) and fits(
         sum(part.n_bytes() for part in (train, valid) if part is not None)
         + holds * n_held,
         device,

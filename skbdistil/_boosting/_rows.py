@@ -125,6 +125,14 @@ def to_device(rows, device, dtype):
     return rows.to(device, non_blocking=is_cuda).to(dtype)
 
 
+def _all_to_device(rows, device, dtype):
+    """All rows on a device, copied some at a time: they may be a memory map."""
+    copy = torch.empty(rows.shape, dtype=dtype, device=device)
+    for part, chunk in row_chunks(rows, chunk_rows(rows.shape[1:], device)):
+        copy[part] = to_device(chunk, device, dtype)
+    return copy
+
+
 def _smaller(dtype, given):
     """The dtype of fewer bytes, that which is given where both have as many."""
     return dtype if dtype.itemsize < given.itemsize else given
@@ -210,10 +218,10 @@ class RowData:
         Class indices (n,) or targets (n, n_outputs), for the label term.
     device : torch.device
         Where students are run.
-    stay : bool, default=False
+    resident : bool, default=False
         Whether all that is known of the rows is copied to the device, once, and indexed
-        there. What is not is indexed where it is, and copied batch by batch. Not for
-        :class:`~skbdistil._arrays.LazyRows`.
+        there. Otherwise it is indexed where it is, and copied batch by batch, as
+        :class:`~skbdistil._arrays.LazyRows` have to be.
     cache : FeatureCache or None
         None runs earlier students again for every batch.
     ranks : OneRank
@@ -235,7 +243,7 @@ class RowData:
         sample_weight=None,
         label=None,
         device,
-        stay=False,
+        resident=False,
         cache=None,
         ranks=ONE_RANK,
     ):
@@ -243,7 +251,7 @@ class RowData:
         self.residuals = residuals
         self.game = game
         self.device = device
-        self.home = device if stay else torch.device("cpu")
+        self.home = device if resident else torch.device("cpu")
         self.cache = cache
         self._ranks = ranks
         # Views, which follow the residuals, where these are at home.
@@ -259,12 +267,11 @@ class RowData:
         self._mean = None
         if self.home.type != "cpu":
             dtype = _smaller(self._input_dtype, self.x.dtype)
-            self.x = to_device(self.x, device, dtype)
+            self.x = _all_to_device(self.x, device, dtype)
             self._targets = {
-                name: to_device(rows, device, rows.dtype)
+                name: _all_to_device(rows, device, rows.dtype)
                 for name, rows in self._targets.items()
             }
-            self._follow_residuals()
 
     def __len__(self):
         """Number of rows."""
@@ -410,11 +417,12 @@ class RowData:
         """Bring the copies on the device up to date."""
         if self.home.type == "cpu":
             return
-        self._targets["residual_sum"].copy_(as_tensor(self.residuals.total))
+        total = as_tensor(self.residuals.total)
+        self._targets["residual_sum"] = _all_to_device(total, self.device, total.dtype)
         self._mean = None
         if self.residuals.n_rounds:
             mean = torch.from_numpy(self.residuals.mean())
-            self._mean = to_device(mean, self.device, mean.dtype)
+            self._mean = _all_to_device(mean, self.device, mean.dtype)
 
     def _run_earlier(self, inputs, targets):
         """Arguments of the next student, from rows as they come."""
