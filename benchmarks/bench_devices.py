@@ -59,52 +59,57 @@ def timed(device, function):
     }
 
 
-def of_digits(device, seed):
-    """Records of all templates on digits."""
+def digits(seed):
+    """Rows to fit, rows to judge on, and a teacher."""
     X, y = load_digits(return_X_y=True)
     X = X.astype(np.float32)
     X, X_test, y, y_test = train_test_split(
         X, y, test_size=0.4, stratify=y, random_state=seed
     )
-    teacher = FrozenEstimator(SVC(probability=True, random_state=seed).fit(X, y))
-    for name, net in templates().items():
-        # Compiled forms of earlier students count for a limit of torch's.
-        torch.compiler.reset()
-        clf = BDistilClassifier(
-            teacher,
-            student=STUDENT,
-            n_estimators=N_STUDENTS,
-            net=net,
-            max_epochs=20,
-            device=device,
-            random_state=seed,
-        )
-        yield {
-            "what": name,
-            **timed(device, partial(clf.fit, X, y)),
-            "test": list(clf.staged_score(X_test, y_test)),
-        }
+    teacher = SVC(probability=True, random_state=seed).fit(X, y)
+    return (X, y), (X_test, y_test), FrozenEstimator(teacher)
 
 
-def against_hand(device, seed):
-    """Records of the package and of the loop by hand, on the same rows."""
+def of_template(net, device, seed):
+    """Record of a template on digits."""
+    train, test, teacher = digits(seed)
+    # Compiled forms of earlier students count for a limit of torch's.
+    torch.compiler.reset()
+    clf = BDistilClassifier(
+        teacher,
+        student=STUDENT,
+        n_estimators=N_STUDENTS,
+        net=net,
+        max_epochs=20,
+        device=device,
+        random_state=seed,
+    )
+    seconds = timed(device, partial(clf.fit, *train))
+    return {**seconds, "test": list(clf.staged_score(*test))}
+
+
+def of_rows(fit, device, seed):
+    """Record of a fit to rows that are drawn at random, for its time."""
     X, G = make_rows(20_000, seed)
     options = {"n_estimators": 3, "epochs": 4, "n_units": 64, "batch_size": 256}
-    for name, fit in [("ours", fit_ours), ("by hand", fit_by_hand)] * 2:
-        # The first time, libraries are loaded.
-        yield {
-            "what": name,
-            **timed(device, partial(fit, X, G, device=device, **options)),
-        }
+    # What is loaded by a first fit is there.
+    fit(X[:512], G[:512], device=device, **options)
+    return timed(device, partial(fit, X, G, device=device, **options))
 
 
 def run(path, device, n_seeds):
-    done = {(record["device"], record["seed"]) for record in read(path)}
-    for seed in range(n_seeds):
-        if (device, seed) not in done:
-            records = [*of_digits(device, seed), *list(against_hand(device, seed))[2:]]
-            append(path, [{"device": device, "seed": seed, **one} for one in records])
-            print(seed, flush=True)
+    ways = {
+        "ours": partial(of_rows, fit_ours),
+        "by hand": partial(of_rows, fit_by_hand),
+        **{name: partial(of_template, net) for name, net in templates().items()},
+    }
+    done = {(one["device"], one["what"], one["seed"]) for one in read(path)}
+    for what, way in ways.items():
+        for seed in range(n_seeds):
+            if (device, what, seed) not in done:
+                record = {"device": device, "what": what, "seed": seed}
+                append(path, [record | way(device, seed)])
+                print(what, seed, flush=True)
 
 
 def report(records):
