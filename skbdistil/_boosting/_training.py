@@ -56,30 +56,40 @@ class _Net(NeuralNet):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         if iterator is None:
             return
-        if training:
-            # Once: nothing else changes the mode within an epoch.
-            self._set_training(True)
-        losses, sizes = [], []
+        # Once: nothing else changes the mode within an epoch.
+        self._set_training(training)
+        step = self.train_step if training else self.validation_step
+        # Of the callbacks that there are without a template, schedules alone.
+        called = [
+            callback
+            for _, callback in self.callbacks_
+            if type(callback).on_batch_end is not Callback.on_batch_end
+        ]
+        losses = []
         for batch in iterator:
-            self.notify("on_batch_begin", batch=batch, training=training)
-            step = step_fn(batch, **fit_params)
-            losses.append(step["loss"].detach())
-            sizes.append(len(batch[1]["teacher"]))
-            self.notify("on_batch_end", batch=batch, training=training, **step)
+            losses.append(step(batch).detach())
+            self.history.new_batch()
+            self.history.record_batch(f"{prefix}_batch_size", len(batch[0]["x"]))
+            for callback in called:
+                callback.on_batch_end(self, training=training)
         # To read a loss is to wait for the device: once, and not after each batch.
-        recorded = self.history[-1]["batches"][-len(losses) :]
-        for row, loss, size in zip(
-            recorded, torch.stack(losses).tolist(), sizes, strict=True
-        ):
-            row |= {f"{prefix}_loss": loss, f"{prefix}_batch_size": size}
+        batches = self.history[-1]["batches"][-len(losses) :]
+        for recorded, loss in zip(batches, torch.stack(losses).tolist(), strict=True):
+            recorded[f"{prefix}_loss"] = loss
+        self.history.record(f"{prefix}_batch_count", len(losses))
 
-    def train_step(self, batch, **fit_params):
+    def train_step(self, batch):
         inputs, targets = batch
         self.optimizer_.zero_grad()
-        loss = self.get_loss(self.module_(**inputs), targets, training=True)
+        loss = self.criterion_(self.module_(**inputs), targets)
         loss.backward()
         self.optimizer_.step()
-        return {"loss": loss}
+        return loss
+
+    @torch.no_grad()
+    def validation_step(self, batch):
+        inputs, targets = batch
+        return self.criterion_(self.module_(**inputs), targets)
 
 
 class _Stop(KeyboardInterrupt):
