@@ -217,7 +217,16 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
 
 
 def set_up(
-    estimator, plan, ensemble, train, valid, *, device, progress, ranks=ONE_RANK
+    estimator,
+    plan,
+    ensemble,
+    train,
+    valid,
+    *,
+    device,
+    progress,
+    view_targets=None,
+    ranks=ONE_RANK,
 ):
     """The boosting loop, with its game, rows and search, ready to run.
 
@@ -231,6 +240,8 @@ def set_up(
     valid : FitData or None
     device : torch.device
     progress : Progress
+    view_targets : ViewTargets or None
+        What is learnt of views of the training rows, where it is not the same.
     ranks : OneRank
         Each keeps its share of the rows.
 
@@ -272,6 +283,7 @@ def set_up(
             device=device,
             resident=resident,
             cache=FeatureCache(ensemble, n_students) if holds else None,
+            view_targets=None if game is None else view_targets,
             ranks=ranks,
         )
 
