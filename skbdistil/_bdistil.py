@@ -460,6 +460,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 ensemble.to(device, getattr(torch, self.dtype))
             ensemble.first_stages = first_stages
             ranks.check_same("The training rows", train.chunks())
+            if valid is not None:
+                ranks.check_same("The rows held out", valid.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
                 self._check_in_range(x_transfers, ensemble)
@@ -505,6 +507,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                     fingerprint(
                         self, plan, train, valid, earlier=earlier_states, device=device
                     ),
+                    ranks,
                 )
             tasks.prefix = lambda: self._prefix_attributes(
                 boosting, plan, x, teacher_costs
@@ -615,8 +618,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             if name.startswith("iterator_") and value is not DataLoader
         ]
         refused = {
-            "early_stopping=True": self.early_stopping,
-            "a checkpoint": self.checkpoint is not None,
             "callbacks of scikit-learn": tasks.any_callbacks,
             "a dataset as X": isinstance(checked, DatasetRows),
             "the optimizer LBFGS": issubclass(self.net.optimizer, torch.optim.LBFGS),

@@ -25,6 +25,7 @@ from skbdistil._boosting._rows import (
     n_batches,
 )
 from skbdistil._boosting._search import WeakLearnerSearch
+from skbdistil._boosting._shared_norm import batch_norms
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _auto_connection
@@ -345,12 +346,13 @@ def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
             "one at least."
         )
     for factory in ladder:
-        for part in _sample(ensemble, factory, 1).modules():
-            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+        for layer in batch_norms(_sample(ensemble, factory, 1)):
+            if layer.running_mean is None:
                 raise ValueError(
-                    f"The 'student' parameter of {name} gives {type(part).__name__}, "
-                    "whose statistics are those of a whole batch: a DataParallelNet "
-                    "does not support it. Use a backbone without batch normalisation."
+                    f"The 'student' parameter of {name} gives a {type(layer).__name__} "
+                    "without running statistics, which gives a row other scores with "
+                    "other rows beside it: a DataParallelNet does not support it. "
+                    "Build it with track_running_stats=True."
                 )
 
 

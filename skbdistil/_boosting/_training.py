@@ -391,9 +391,8 @@ class Trainer:
             iterator_train=_iterator(
                 net, "iterator_train", x, self.ranks, shuffle=True
             ),
-            iterator_valid=_iterator(
-                net, "iterator_valid", x, self.ranks, shuffle=False
-            ),
+            # All rows that are held out are here.
+            iterator_valid=_iterator(net, "iterator_valid", x, ONE_RANK, shuffle=False),
         )
         if self.ranks is not ONE_RANK:
             net.ranks_ = self.ranks
