@@ -57,7 +57,7 @@ from skbdistil._boosting._plan import (
 from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import derive_seed, draw_seeds
 from skbdistil._boosting._ranks import ONE_RANK
-from skbdistil._boosting._rows import chunk_rows, resolve_device
+from skbdistil._boosting._rows import chunk_rows, fits, resolve_device, to_device
 from skbdistil._boosting._scaling import (
     all_finite,
     check_in_range,
@@ -1266,6 +1266,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     def _scores(self, X, stages):
         """Running means after some stages, in one pass over the students."""
         chunks = []
+        n_bytes = 0
         with torch.inference_mode():
             for _, state in self._stage_states(X, n_ahead=stages[-1]):
                 means = []
@@ -1273,7 +1274,15 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                     state.advance()
                     if stage in stages:
                         means.append(state.mean)
-                chunks.append(means[0][None] if len(means) == 1 else torch.stack(means))
+                chunk = means[0][None] if len(means) == 1 else torch.stack(means)
+                if chunks:
+                    # They leave the device together, unless they would fill it.
+                    n_bytes += chunk.nbytes
+                    if not fits(n_bytes, chunk.device):
+                        chunk = chunk.cpu()
+                chunks.append(chunk)
+            if chunks[-1].device != chunks[0].device:
+                chunks = [chunk.cpu() for chunk in chunks]
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             check_scores(scores, type(self).__name__)
         return scores.numpy(force=True)
@@ -1331,7 +1340,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         given = as_tensor(x)
         like = ensemble.like()
         dtype = torch.int64 if ensemble.integer_input else like.dtype
-        rows = given.to(like.device, dtype)
+        rows = to_device(given, like.device, dtype)
         if ensemble.integer_input and not torch.equal(rows.to(given), given):
             raise ValueError(
                 f"{type(self).__name__} was fitted on integers without input scaling, "
