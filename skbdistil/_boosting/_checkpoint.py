@@ -26,6 +26,7 @@ _WITHOUT_EFFECT = {
     "student_transform",
     "teacher",
     "teacher_cv",
+    "temp_folder",
     "verbose",
 }
 

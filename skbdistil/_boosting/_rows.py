@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from skbdistil._arrays import LazyRows, as_tensor, row_chunks
 from skbdistil._boosting._ranks import ONE_RANK
+from skbdistil._storage import IN_MEMORY, row_pieces
 
 # Rows, and numbers in them, that are run at once where no gradient is needed. Feature
 # maps of more numbers leave the caches of a processor, which then takes up to three
@@ -152,6 +153,8 @@ class RowData:
         None runs earlier students again for every batch.
     ranks : OneRank
         Where the other rows are, if they are not here.
+    storage : Storage
+        Where scores and features of students are kept.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class RowData:
         device,
         cache=None,
         ranks=ONE_RANK,
+        storage=IN_MEMORY,
     ):
         self.ensemble = ensemble
         self.x = x if isinstance(x, LazyRows) else as_tensor(x)
@@ -174,6 +178,7 @@ class RowData:
         self.device = device
         self.cache = cache
         self._ranks = ranks
+        self._storage = storage
         # Views, which follow the residuals.
         self._targets = {
             "teacher": as_tensor(residuals.teacher_scores),
@@ -237,7 +242,7 @@ class RowData:
         # Filled in place: maps of all rows must not be there twice, and small arrays
         # between large ones that are freed would leave memory in pieces.
         like = self.residuals.teacher_scores
-        scores = np.empty(like.shape, like.dtype)
+        scores = self._storage.empty(like.shape, like.dtype)
         held = ()
         n_rows = chunk_rows(self.x.shape[1:], self.device)
         for rows, x in row_chunks(self.x, n_rows):
@@ -254,7 +259,7 @@ class RowData:
             scores[rows] = chunk_scores.cpu().numpy()
             if holds:
                 held = held or tuple(
-                    torch.empty((len(self), *part.shape[1:]), dtype=part.dtype)
+                    self._storage.empty_tensor((len(self), *part.shape[1:]), part.dtype)
                     for part in activations
                 )
                 for whole, part in zip(held, activations, strict=True):
@@ -262,9 +267,22 @@ class RowData:
         student.train(was_training)
         return scores, held
 
+    def running_mean(self):
+        """Running mean of the students on all rows.
+
+        Returns
+        -------
+        mean : ndarray of shape (n, n_outputs)
+        """
+        residuals = self.residuals
+        return self._storage.map(
+            residuals.mean_from, residuals.teacher_scores, residuals.total
+        )
+
     def all_finite(self, scores):
         """Whether a student's scores are finite, also those of rows elsewhere."""
-        return self._ranks.all(bool(np.isfinite(scores).all()))
+        pieces = row_pieces(scores)
+        return self._ranks.all(all(np.isfinite(scores[rows]).all() for rows in pieces))
 
     def add(self, scores, activations):
         """Go on to the next student, holding what this one leaves for later ones."""
