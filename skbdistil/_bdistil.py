@@ -347,6 +347,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             vars(self).update(before)
             raise
         finally:
+            # It holds the rows, and is held by what they are trained with.
+            tasks.prefix = None
             for note in notes:
                 warnings.warn(note, stacklevel=3)
         # Not above: a callback that fails here takes nothing from what is fitted.

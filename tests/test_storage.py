@@ -37,7 +37,7 @@ FEW = 256
 
 X, y = (part[:80] for part in load_digits(return_X_y=True))
 X = X.astype(np.float32)
-SCORES = np.random.RandomState(0).normal(size=(80, 10))
+SCORES = np.random.RandomState(0).normal(size=(80, 10)) + 2 * np.eye(10)[y]
 TARGETS = X[:, 20:24] @ np.ones((4, 3)) + SCORES[:, :3]
 
 
@@ -72,10 +72,6 @@ def looking(function):
     return NeuralNet(
         None, criterion=None, optimizer=torch.optim.AdamW, callbacks=[Look(function)]
     )
-
-
-def interrupt():
-    raise KeyboardInterrupt
 
 
 @given(st.integers(0, 40), st.integers(0, 70), st.sampled_from(["f4", "f8", "i8"]))
@@ -178,7 +174,10 @@ TEACHERS = {
         BDistilClassifier(TorchTeacher(nn.Linear(64, 1), classes=[0, 1])),
         (X, y % 2),
     ),
-    "labels": (BDistilClassifier(GaussianNB(), early_stopping=True), MULTILABEL),
+    "labels": (
+        BDistilClassifier(DecisionTreeClassifier(max_depth=3), early_stopping=True),
+        MULTILABEL,
+    ),
 }
 
 
@@ -186,10 +185,6 @@ TEACHERS = {
 @pytest.mark.parametrize("case", TEACHERS)
 def test_scores_of_any_teacher_may_be_in_a_folder(case, tmp_path, maps, monkeypatch):
     clf, (rows, labels) = TEACHERS[case]
-    if case == "labels":
-        from sklearn.ensemble import ExtraTreesClassifier
-
-        clf = clone(clf).set_params(teacher=ExtraTreesClassifier(5))
     clf = clone(clf).set_params(**{**SMALL, "n_estimators": 2})
     found = clone(clf).set_params(temp_folder=tmp_path).fit(rows, labels)
     monkeypatch.undo()
@@ -227,7 +222,7 @@ def test_rows_without_scores_and_unlabelled_rows_stay_what_they_are(
     tmp_path, maps, monkeypatch
 ):
     scores = SCORES.copy()
-    scores[::7] = np.nan
+    scores[:60:7] = np.nan
     clf = BDistilClassifier("precomputed", **SMALL, label_mix=0.2)
     data = {"teacher_scores": scores, "X_unlabelled": X[60:]}
     found = clone(clf).set_params(temp_folder=tmp_path).fit(X[:60], y[:60], **data)
@@ -242,7 +237,6 @@ def test_warm_start_and_checkpoint_go_on_in_a_folder(tmp_path, maps):
     clf = BDistilClassifier("precomputed", **SMALL, checkpoint=tmp_path / "rounds")
     clf.fit(X, y, teacher_scores=SCORES)
     # The rounds of a fit that kept all in memory are found.
-    net = looking(interrupt)
     again = clone(clf).set_params(temp_folder=files).fit(X, y, teacher_scores=SCORES)
     assert student_bits(again) == student_bits(clf)
     assert len(list((tmp_path / "rounds").iterdir())) == 1
@@ -250,7 +244,6 @@ def test_warm_start_and_checkpoint_go_on_in_a_folder(tmp_path, maps):
     for model in (clf, again):
         model.set_params(**more).fit(X, y, teacher_scores=SCORES)
     assert student_bits(again) == student_bits(clf)
-    assert net is not None
 
 
 def test_arrays_are_maps_while_fit_runs_and_none_are_left(tmp_path, maps):
@@ -337,7 +330,7 @@ def test_folder_that_cannot_be_used_raises(name, tmp_path):
         clf.set_params(temp_folder=3).fit(X, y)
 
 
-def test_folder_is_a_parameter_that_no_file_holds(tmp_path, maps):
+def test_folder_is_a_parameter_that_no_saved_file_holds(tmp_path):
     clf = BDistilClassifier(GaussianNB(), **SMALL, temp_folder=str(tmp_path))
     model = make_pipeline(StandardScaler(), clf).fit(X, y)
     copy = pickle.loads(pickle.dumps(model))
@@ -351,7 +344,7 @@ def test_folder_is_a_parameter_that_no_file_holds(tmp_path, maps):
 
 def test_fits_of_a_search_share_the_folder(tmp_path, maps):
     clf = BDistilClassifier(GaussianNB(), **SMALL)
-    search = StagedSearchCV(clf, {"learning_rate": [0.01, 0.03]}, cv=2, n_jobs=2)
+    search = StagedSearchCV(clf, {"learning_rate": [0.01, 0.03]}, cv=2)
     expected = clone(search).fit(X, y % 2)
     folder = {"estimator__temp_folder": tmp_path}
     found = search.set_params(**folder).fit(X, y % 2)
