@@ -1782,7 +1782,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     idle_features_ : ndarray of shape (n_students,)
         Share of the features of each student that are the same for all rows, at most
-        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        2**12 of which are looked at. Such features do nothing. Where it exceeds 0.5,
         `fit` warns.
 
     teacher_bound_ : float
@@ -2595,7 +2595,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     idle_features_ : ndarray of shape (n_students,)
         Share of the features of each student that are the same for all rows, at most
-        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        2**12 of which are looked at. Such features do nothing. Where it exceeds 0.5,
         `fit` warns.
 
     teacher_bound_ : float

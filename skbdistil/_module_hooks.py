@@ -1,5 +1,8 @@
 """What a user may have put into modules, which is lost where they are not called."""
 
+from itertools import repeat
+from operator import contains
+
 from torch.nn.modules import module as torch_module
 
 __all__ = ["has_own_forward", "hooks"]
@@ -15,4 +18,4 @@ def hooks(root):
 
 def has_own_forward(attributes):
     """Whether a module, of those with these attributes, has a method put in."""
-    return any("forward" in held for held in attributes)
+    return any(map(contains, attributes, repeat("forward")))

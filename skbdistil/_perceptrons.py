@@ -5,11 +5,11 @@ gives what the modules give, but for rounding.
 """
 
 from itertools import chain
+from operator import is_
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from skbdistil._module_hooks import has_own_forward, hooks
 from skbdistil.ensemble import (
@@ -24,9 +24,9 @@ from skbdistil.ensemble import (
 )
 from skbdistil.students import MLP
 
-# NumPy takes less time to call, torch less time to compute: from so many rows on, the
-# latter counts.
-_TORCH_ROWS = 256
+# From so many rows on, it takes less time to put the first layers of all students
+# beside each other and to multiply once.
+_WIDE_ROWS = 8
 
 
 def start(ensemble, x, n_ahead):
@@ -50,6 +50,7 @@ def _is_plain(ensemble):
     """Whether all students are perceptrons of the package, and nothing is hooked in."""
     return (
         type(ensemble) is ProgressiveEnsemble
+        and len(ensemble.students) > 0
         and (
             ensemble.connection in (None, Dense, Last, Wide)
             or type(ensemble.connection) is Window
@@ -98,8 +99,9 @@ class _Products:
 
     Attributes
     ----------
-    in_torch, in_numpy : list of _Weights
-        One for each student.
+    students : list of _Weights
+    n_features : int
+        Number of features that a pass needs room for.
     """
 
     def __init__(self, ensemble):
@@ -111,21 +113,18 @@ class _Products:
             for held in (module._modules, module._parameters, module._buffers)
             if held
         ]
-        self._items = list(chain.from_iterable(map(dict.values, self._held)))
-        self._ids = list(map(id, self._items))
+        self._items = list(_values(self._held))
         self._hooks = hooks(ensemble)
         self._tensors = [item for item in self._items if torch.is_tensor(item)]
         self._memory = self._places()
-        self.in_torch, self.in_numpy = (
-            [_Weights(student, view) for student in ensemble.students]
-            for view in (torch.Tensor.detach, _as_array)
-        )
+        self.students = list(_weights(ensemble))
+        self.n_features = self.students[-1].passed.stop
 
     def are_current(self):
         """Whether the ensemble is still made of the same tensors and nothing else."""
         return (
-            list(map(id, chain.from_iterable(map(dict.values, self._held))))
-            == self._ids
+            sum(map(len, self._held)) == len(self._items)
+            and all(map(is_, _values(self._held), self._items))
             and not any(self._hooks)
             and not has_own_forward(self._attributes)
             and self._places() == self._memory
@@ -143,74 +142,73 @@ class _Products:
         return type(None), ()
 
 
-def _as_array(tensor):
-    # Transposed as NumPy wants it.
-    return tensor.detach().numpy().T
+def _values(dicts):
+    return chain.from_iterable(map(dict.values, dicts))
+
+
+def _weights(ensemble):
+    """Yield the weights of each student, and where its features are."""
+    students, connection = ensemble.students, ensemble.connection
+    # What student 1, 2, ... leaves begins at these rows. Before the first one there is
+    # room for the features of any backbone.
+    starts = [max((student.n_features for student in students), default=0)]
+    n_first = 0
+    for position, student in enumerate(students):
+        first, n_passed = position, 0
+        if connection is not None:
+            first, n_passed = _first_read(connection, position), student.n_passed
+        weights = _Weights(student, n_first, starts[first], starts[position], n_passed)
+        yield weights
+        n_first = weights.first.stop
+        starts.append(weights.passed.stop)
 
 
 class _Weights:
-    """Weights of a student, each layer as weight and bias.
+    """Weights of a student, each layer as weight and bias, and rows of its features.
+
+    Its own features are put before those that it reads. What is overwritten there is
+    not read any more: connections read all earlier students, or the last few.
 
     Parameters
     ----------
     student : torch.nn.Module
-    view : callable
-        Turns a tensor into what the products are made of, in the same memory.
+    n_first : int
+        Units of the first layers of earlier students.
+    start, stop : int
+        First row that it reads of earlier students, and the one after the last.
+    n_passed : int
+        Number of features that it leaves to later students.
     """
 
-    def __init__(self, student, view):
-        def layer(linear):
-            return view(linear.weight), view(linear.bias)
-
+    def __init__(self, student, n_first, start, stop, n_passed):
         join = student.join
-        self.hidden = [layer(linear) for linear, _ in student.backbone.blocks]
-        self.join = layer(join.linear) if isinstance(join, Dense) else None
-        self.is_joined = join is not None
+        self.hidden = [_arrays(linear) for linear, _ in student.backbone.blocks]
+        self.join = _arrays(join.linear) if isinstance(join, Dense) else None
+        self.head = [array.T for array in _arrays(student.head)]
+        self.carry = student.carry.detach().numpy()
         self.passes_own = student.passes_own
-        self.head = layer(student.head)
-        self.carry = view(student.carry)
+        self.first = slice(n_first, n_first + len(self.hidden[0][1]))
+        self.own = slice(start - student.n_features, start)
+        self.joined = self.own if join is None else slice(self.own.start, stop)
+        self.passed = slice(stop, stop + n_passed)
 
 
-class _InTorch:
-    """Products of tensors."""
-
-    linear = functional.linear
-    rectify = torch.relu_
-
-    @staticmethod
-    def beside(features):
-        return torch.cat(features, dim=1)
-
-    @staticmethod
-    def combined(scores, mean, carry):
-        return torch.addcmul(scores, mean, carry)
+def _arrays(linear):
+    """Weight of a layer, and its bias as a column, in the memory of both."""
+    return linear.weight.detach().numpy(), linear.bias.detach().numpy()[:, None]
 
 
-class _InNumpy:
-    """The same of arrays."""
-
-    @staticmethod
-    def linear(x, weight, bias):
-        y = np.dot(x, weight)
-        y += bias
-        return y
-
-    @staticmethod
-    def rectify(x):
-        return np.maximum(x, 0, out=x)
-
-    @staticmethod
-    def beside(features):
-        return np.concatenate(features, axis=1)
-
-    @staticmethod
-    def combined(scores, mean, carry):
-        scores += mean * carry
-        return scores
+def _rectified(x, weight, bias, out=None):
+    """Features of rows that are columns of `x`."""
+    y = np.dot(weight, x, out=out)
+    y += bias
+    return np.maximum(y, 0, out=y)
 
 
 class _ProductState(StageState):
     """A pass over plain perceptrons.
+
+    Rows are columns here: what a student reads is then one piece of memory.
 
     Parameters
     ----------
@@ -223,69 +221,69 @@ class _ProductState(StageState):
     def __init__(self, ensemble, products, x, n_ahead):
         self.ensemble = ensemble
         self.n_stages = 0
-        in_numpy = len(x) < _TORCH_ROWS
-        self._run = _InNumpy if in_numpy else _InTorch
-        self._weights = products.in_numpy if in_numpy else products.in_torch
-        self._take(ensemble.scale(x).flatten(1))
+        self.x = ensemble.scale(x).flatten(1)
+        self._students = products.students
+        self._n_ahead = n_ahead if len(x) >= _WIDE_ROWS else 0
+        self._first = None
+        self._features = np.empty((products.n_features, len(x)), self._rows.dtype)
         self._scores = None
-        self._earlier = []
-        self._first = []
-        if n_ahead and not in_numpy:
-            # One wide product is faster than many narrow ones.
-            layers = [weights.hidden[0] for weights in self._weights[:n_ahead]]
-            weight, bias = map(torch.cat, zip(*layers, strict=True))
-            maps = torch.relu_(functional.linear(self.x, weight, bias))
-            self._first = maps.split([len(bias) for _, bias in layers], dim=1)
 
-    def _take(self, x):
-        """Go on with these rows, in the form in which they are computed with."""
-        self.x = x
-        self._rows = x.numpy() if self._run is _InNumpy else x
+    @property
+    def _rows(self):
+        return self.x.numpy().T
 
     @property
     def mean(self):
         """Running mean of the students run so far, None before the first one."""
-        if isinstance(self._scores, np.ndarray):
-            return torch.from_numpy(self._scores)
-        return self._scores
+        return None if self._scores is None else torch.from_numpy(self._scores)
 
     def advance(self):
         """Run the next student."""
-        weights, run = self._weights[self.n_stages], self._run
-        layers = weights.hidden
-        if self.n_stages < len(self._first):
-            own = self._first[self.n_stages]
-        else:
-            own = run.rectify(run.linear(self._rows, *layers[0]))
-        for layer in layers[1:]:
-            own = run.rectify(run.linear(own, *layer))
-        joined = own
-        if weights.is_joined:
-            joined = run.beside([own, *self._earlier])
-        if weights.join is not None:
-            joined = run.rectify(run.linear(joined, *weights.join))
-        scores = run.linear(joined, *weights.head)
+        student, features = self._students[self.n_stages], self._features
+        own, joined = features[student.own], features[student.joined]
+        passed = features[student.passed]
+        self._run_backbone(student, own)
+        if student.join is not None:
+            joined = _rectified(joined, *student.join, out=passed)
+        elif len(passed):
+            passed[:] = own if student.passes_own else joined
+        weight, bias = student.head
+        scores = np.dot(joined.T, weight)
+        scores += bias
         if self._scores is not None:
-            scores = run.combined(scores, self._scores, weights.carry)
+            scores += self._scores * student.carry
         self._scores = scores
-        self._pass_on(own if weights.passes_own else joined)
         self.n_stages += 1
 
-    def _pass_on(self, features):
-        """Keep what later students read."""
-        connection = self.ensemble.connection
-        if connection is not None:
-            self._earlier.append(features)
-            # Of the students so far, those that the next one reads.
-            first = _first_read(connection, self.n_stages + 1)
-            del self._earlier[: len(self._earlier) - (self.n_stages + 1 - first)]
+    def _run_backbone(self, student, own):
+        """Put the features of the backbone of the next student in their place."""
+        layers = student.hidden
+        if self.n_stages >= self._n_ahead:
+            x = self._rows
+        else:
+            if self._first is None:
+                self._first = self._first_layers()
+            x, layers = self._first[student.first], layers[1:]
+            if not layers:
+                own[:] = x
+                return
+        for layer in layers[:-1]:
+            x = _rectified(x, *layer)
+        _rectified(x, *layers[-1], out=own)
+
+    def _first_layers(self):
+        """First layers of all students that are known to be run."""
+        # One wide product is faster than many narrow ones.
+        layers = [student.hidden[0] for student in self._students[: self._n_ahead]]
+        return _rectified(self._rows, *map(np.concatenate, zip(*layers, strict=True)))
 
     def select(self, rows):
         """Drop all other rows: they are not computed any further."""
-        self._take(self.x[rows])
-        if self._run is _InNumpy:
-            rows = rows.numpy()
-        self._earlier = [part[rows] for part in self._earlier]
-        self._first = [part[rows] for part in self._first]
+        self.x = self.x[rows]
+        rows = rows.numpy()
+        # Of columns that are indexed, NumPy lays out each as one piece.
+        self._features = np.ascontiguousarray(self._features[:, rows])
+        if self._first is not None:
+            self._first = self._first[:, rows]
         if self._scores is not None:
             self._scores = self._scores[rows]

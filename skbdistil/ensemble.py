@@ -892,8 +892,10 @@ class ProgressiveEnsemble(nn.Module):
             Some parameter or buffer; not to be written to.
         """
         # Those of its own first: walking through the modules takes time.
-        own = filter(torch.is_tensor, self._buffers.values())
-        tensors = chain(own, self.buffers(), self.parameters())
+        for tensor in self._buffers.values():
+            if tensor is not None and tensor.is_floating_point():
+                return tensor
+        tensors = chain(self.buffers(), self.parameters())
         return next((t for t in tensors if t.is_floating_point()), self._empty)
 
     @property

@@ -20,8 +20,8 @@ from skbdistil.students import MLP, ConvNet2d
 
 CONNECTIONS = [None, "dense", "last", "wide", Window(2), Window(2, connection="wide")]
 
-# Below and above the number of rows from which on torch computes.
-SIZES = [1, 7, _perceptrons._TORCH_ROWS + 9]
+# Below and above the number of rows from which on first layers are one product.
+SIZES = [1, 7, _perceptrons._WIDE_ROWS + 9]
 
 # In units of the largest score, by type.
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
