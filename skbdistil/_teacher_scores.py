@@ -565,8 +565,7 @@ def _ready(
 
     name = type(teacher).__name__
     model, labels = teacher, None
-    lazy = isinstance(X, LazyRows)
-    if lazy and not frozen:
+    if isinstance(X, LazyRows) and not frozen:
         raise ValueError(
             f"The 'teacher' parameter of {estimator_name} is a {name}, which is fitted "
             "to X, and X is a dataset. A teacher of a dataset comes trained: pass a "
@@ -609,7 +608,7 @@ def _ready(
 
     def ask(rows):
         with _model_context(teacher, random_state):
-            if not lazy:
+            if not isinstance(rows, LazyRows):
                 return answer(rows)
             chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
             # Its own labels are compared for rows of the first chunk.

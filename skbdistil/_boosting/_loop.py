@@ -203,10 +203,13 @@ class Boosting:
             ],
             "losses": losses,
             "best": best,
+            "view_calls": self.rows.view_calls,
         }
 
     def _go_on(self, state):
         """Take over the rounds of a fit that was killed."""
+        if self.rows.view_targets is not None:
+            self.rows.view_targets.n_calls = state["view_calls"]
         rounds = []
         for number, played in enumerate(state["rounds"]):
             if number < len(self.rounds):

@@ -226,6 +226,7 @@ def set_up(
     *,
     device,
     progress,
+    view_targets=None,
     ranks=ONE_RANK,
     storage=IN_MEMORY,
 ):
@@ -241,6 +242,8 @@ def set_up(
     valid : FitData or None
     device : torch.device
     progress : Progress
+    view_targets : ViewTargets or None
+        What is learnt of views of the training rows, where it is not the same.
     ranks : OneRank
         Each keeps its share of the rows.
     storage : Storage
@@ -287,6 +290,7 @@ def set_up(
             label=_label_tensor(label, dtype if regression else None),
             device=device,
             cache=FeatureCache(ensemble, n_students) if holds else None,
+            view_targets=None if game is None else view_targets,
             ranks=ranks,
             storage=storage,
         )

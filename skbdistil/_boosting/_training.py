@@ -79,7 +79,8 @@ class _Net(NeuralNet):
     def train_step(self, batch):
         inputs, targets = batch
         self.optimizer_.zero_grad()
-        loss = self.criterion_(self.module_(**inputs), targets)
+        # Which takes the targets to the device.
+        loss = self.get_loss(self.module_(**inputs), targets, training=True)
         loss.backward()
         self.optimizer_.step()
         return loss
