@@ -724,7 +724,7 @@ def _ask_torch(teacher, X, random_state, storage):
     teacher._validate_params()
     with _seeding(random_state, teacher._run_device()):
         return _Answer(
-            teacher._scores(X, storage),
+            teacher._answers(X, storage),
             proba=teacher.output == "proba",
             classes=teacher.classes,
             module=teacher.module,

@@ -191,9 +191,9 @@ class TorchTeacher(BaseEstimator):
             If a parameter is invalid, if the module returns anything but one row of
             numbers per row of X, or if `key` or `classes` do not fit its output.
         """
-        return self._scores(X, IN_MEMORY)
+        return self._answers(X, IN_MEMORY)
 
-    def _scores(self, X, storage):
+    def _answers(self, X, storage):
         """Numbers that the module returns, kept where a fit says."""
         self._validate_params()
         X = as_array(dataset_rows(X), estimator_name="TorchTeacher")
