@@ -1,15 +1,17 @@
 """Images decoded when they are read: views against clean rows, speed, and memory.
 
 Run as ``python -m benchmarks.bench_datasets views`` (also ``reading``, ``memory``,
-``chunks``, ``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG bytes from the
-folder of the environment variable SKBDISTIL_DATA, with the scores of its teacher. What
-is in the file is not run again.
+``scores``, ``chunks``, ``teacher_on``) with --results FILE. CIFAR-10 comes as JPEG
+bytes from the folder of the environment variable SKBDISTIL_DATA, with the scores of its
+teacher. What is in the file is not run again.
 
 ``views``: networks of 0.2 million multiply-accumulates, with and without random crops
 and flips, on the first --rows images of the training set, tested on the test set.
 ``reading``: rows per second of passes and of training, and peak memory, for an array
 and for datasets. ``memory``: a fit to rows that are 10 times the memory that a process
-may take beyond what it has after a fit to 256 of them. ``chunks``: time and memory of a
+may take beyond what it has after a fit to 256 of them. ``scores``: the same for scores
+of the teacher, 200 for each of a million rows, that come as a memory map, with
+``temp_folder`` and without. ``chunks``: time and memory of a
 prediction, by the numbers of a chunk of rows. ``teacher_on``: views of images of
 Fashion-MNIST, of which students, and single networks of about their cost, learn what
 the teacher says of the clean image, or of the view; and without views. Images are
@@ -22,6 +24,7 @@ import argparse
 import io
 import os
 import resource
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -31,7 +34,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from PIL import Image
+from sklearn.base import clone
+from sklearn.utils import gen_batches
 from skorch import NeuralNet
 from torch import nn
 from torch.nn import functional
@@ -42,7 +48,7 @@ from benchmarks.records import read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil._boosting import _rows
 from skbdistil.datasets import Views
-from skbdistil.students import ConvNet2d
+from skbdistil.students import MLP, ConvNet2d
 from skbdistil.teachers import TorchTeacher
 
 
@@ -213,14 +219,10 @@ def reading(key):
 
 
 def memory(key):
-    allowed = key["allowed_mb"] * 2**20
     # torch imports the half of itself when it trains for the first time.
     fit_patterns(256)
-    status = Path("/proc/self/status").read_text().splitlines()
-    in_use = next(int(line.split()[1]) for line in status if line[:6] == "VmData")
-    limit = in_use * 1024 + allowed
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    n_rows = 10 * allowed // ROW_BYTES
+    allow_only(key["allowed_mb"])
+    n_rows = 10 * key["allowed_mb"] * 2**20 // ROW_BYTES
     start = time.perf_counter()
     clf = fit_patterns(n_rows)
     return {
@@ -229,6 +231,51 @@ def memory(key):
         "n_students": len(clf),
         "seconds": time.perf_counter() - start,
     }
+
+
+def allow_only(n_mb):
+    """Limit this process to so many MB beyond what it has, maps of files aside."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    in_use = next(int(line.split()[1]) for line in status if line[:6] == "VmData")
+    limit = in_use * 1024 + n_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def scores(key):
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (key["rows"], 200)
+        X = open_memmap(Path(folder) / "X.npy", "w+", np.float32, (key["rows"], 16))
+        given = open_memmap(Path(folder) / "scores.npy", "w+", np.float32, shape)
+        rng = np.random.default_rng(0)
+        weights = rng.normal(size=(16, 200))
+        for rows in gen_batches(key["rows"], 10000):
+            X[rows] = rng.normal(size=X[rows].shape)
+            given[rows] = X[rows] @ weights
+        clf = classifier(
+            1,
+            0,
+            n_estimators=2,
+            student=partial(MLP, hidden=(8,)),
+            batch_size=2048,
+            edge_tol=np.inf,
+            temp_folder=folder if key["temp_folder"] else None,
+        )
+        labels = given[:256].argmax(axis=1)
+        clone(clf).set_params(batch_size=256).fit(
+            X[:256], labels, teacher_scores=given[:256]
+        )
+        labels = given.argmax(axis=1)
+        allow_only(key["allowed_mb"])
+        start = time.perf_counter()
+        try:
+            clf.fit(X, labels, teacher_scores=given)
+        except (MemoryError, RuntimeError) as error:
+            # NumPy raises the former, torch the latter.
+            found = {"error": str(error)}
+        else:
+            found = {"n_students": len(clf)}
+        seconds = time.perf_counter() - start
+        return {"scores_mb": given.nbytes / 2**20, "seconds": seconds, **found}
 
 
 def fit_patterns(n_rows):
@@ -287,6 +334,13 @@ def keys(options):
         for side in (32, 96):
             for exponent in (18, 20, 22, 25):
                 yield {"side": side, "chunk_size": 2**exponent}
+    elif options.part == "scores":
+        for in_folder in (True, False):
+            yield {
+                "temp_folder": in_folder,
+                "rows": options.rows,
+                "allowed_mb": options.allowed_mb,
+            }
     else:
         yield {"allowed_mb": options.allowed_mb}
 
@@ -399,6 +453,7 @@ RUNS = {
     "views": views,
     "reading": reading,
     "memory": memory,
+    "scores": scores,
     "teacher_on": teacher_on,
 }
 

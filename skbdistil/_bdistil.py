@@ -84,6 +84,7 @@ from skbdistil._sklearn_compat import (
     _num_samples,
     _safe_indexing,
 )
+from skbdistil._storage import IN_MEMORY, Storage, row_pieces
 from skbdistil._student_rows import (
     check_rows,
     fit_transform_rows,
@@ -95,6 +96,7 @@ from skbdistil._teacher_targets import (
     at_hand,
     further_answers,
     mixed_with_labels,
+    r2_of_targets,
     scores_of_labels,
     teacher_targets,
 )
@@ -157,6 +159,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
         "warm_start": ["boolean", FrozenEstimator],
         "checkpoint": [str, PathLike, None],
+        "temp_folder": [str, PathLike, None],
         "dtype": [StrOptions({"float32", "float64"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -192,6 +195,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         n_stages=None,
         warm_start=False,
         checkpoint=None,
+        temp_folder=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -223,6 +227,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         self.n_stages = n_stages
         self.warm_start = warm_start
         self.checkpoint = checkpoint
+        self.temp_folder = temp_folder
         self.dtype = dtype
         self.device = device
         self.random_state = random_state
@@ -348,6 +353,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             vars(self).update(before)
             raise
         finally:
+            # It holds the rows, and is held by what they are trained with.
+            tasks.prefix = None
             for note in notes:
                 warnings.warn(note, stacklevel=3)
         # Not above: a callback that fails here takes nothing from what is fitted.
@@ -382,6 +389,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         )
         self._check_n_stages()
         self._check_checkpoint()
+        storage = Storage(self.temp_folder, estimator_name)
         first_stages = self._first_stages(earlier)
 
         # The rows, and what the teacher says of them.
@@ -399,7 +407,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         cv = self._folds()
         X, checked, y, sample_weight, teacher_scores, groups, cv = (
             self._drop_weightless_rows(
-                X, checked, y, sample_weight, teacher_scores, groups, cv
+                X, checked, y, sample_weight, teacher_scores, groups, cv, storage
             )
         )
         random_state = check_random_state(self.random_state)
@@ -423,10 +431,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             input_shape = x.shape[1:]
             self._check_input_shape(input_shape, earlier, notes)
             transfers, x_transfers = self._transfer_rows(
-                X if train_rows is None else take_samples(X, train_rows),
-                X_unlabelled,
-                x,
-                split_seed,
+                X, X_unlabelled, x, split_seed, train_rows
             )
             data, transfer_scores, teacher_costs = self._ask_teacher(
                 X,
@@ -440,12 +445,13 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 random_state=teacher_seed,
                 notes=notes,
                 ranks=ranks,
+                storage=storage,
             )
 
             # What is left open is decided, once.
-            train, valid = self._split(data, train_rows, valid_rows)
+            train, valid = self._split(data, train_rows, valid_rows, storage)
             if transfers:
-                train = train.extended(x_transfers, transfer_scores)
+                train = train.extended(x_transfers, transfer_scores, storage)
             first_stages = self._checked_stages(first_stages, data.scores.shape[1])
             if earlier is None:
                 if connection == "auto":
@@ -490,6 +496,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 progress=self._progress(tasks, ranks),
                 view_targets=view_targets,
                 ranks=ranks,
+                storage=storage,
             )
             if earlier is not None:
                 played = zip(
@@ -638,13 +645,15 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             return cv
         return [tuple(map(np.asarray, fold)) for fold in cv]
 
-    def _transfer_rows(self, X, X_unlabelled, x, seed):
+    def _transfer_rows(self, X, X_unlabelled, x, seed, train_rows):
         """Rows without labels, for the teacher a list; for the students, or None."""
         sources = {}
         if X_unlabelled is not None:
             sources["X_unlabelled"] = _indexable(from_torch(X_unlabelled))
         if self.augment is not None:
-            sources["The rows of 'augment'"] = self._augmented(X, seed)
+            # Not of the rows held out.
+            known = X if train_rows is None else take_samples(X, train_rows)
+            sources["The rows of 'augment'"] = self._augmented(known, seed)
         seen = []
         for name, rows in sources.items():
             try:
@@ -696,7 +705,19 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         return made
 
     def _ask_teacher(
-        self, X, x, y, transfers, *, cv, groups, sample_weight, notes, ranks, **options
+        self,
+        X,
+        x,
+        y,
+        transfers,
+        *,
+        cv,
+        groups,
+        sample_weight,
+        notes,
+        ranks,
+        storage,
+        **options,
     ):
         """Rows with what is to be learnt of them, scores of `transfers`, and costs."""
         regression = not is_classifier(self)
@@ -714,21 +735,28 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             transfers=transfers,
             # Targets may lie far from 0: they are standardised before they are cast.
             dtype=np.float64 if regression else np.dtype(self.dtype),
+            storage=storage,
             estimator_name=type(self).__name__,
             **options,
         )
         notes += doubts
-        # A teacher that computes in threads may differ in the last bits.
-        shared = {"scores": ranks.of_first(response.scores)}
-        if transfers:
-            shared["transfer_scores"] = ranks.of_first(response.transfer_scores)
-        response = response._replace(**shared)
+        if ranks is not ONE_RANK:
+            # A teacher that computes in threads may differ in the last bits.
+            shared = {"scores": storage.map(ranks.of_first, response.scores)}
+            if transfers:
+                shared["transfer_scores"] = storage.map(
+                    ranks.of_first, response.transfer_scores
+                )
+            response = response._replace(**shared)
         scores, transfer_scores, label = self._encode(
-            response, y, weight, goes_on=self._goes_on()
+            response, y, weight, goes_on=self._goes_on(), storage=storage
         )
         # The others are NaN throughout. All of them need no copy.
         was_asked = ~np.isnan(scores[:, 0])
-        known = slice(None) if was_asked.all() else np.flatnonzero(was_asked)
+        known, known_scores = slice(None), scores
+        if not was_asked.all():
+            known = np.flatnonzero(was_asked)
+            known_scores = storage.take(scores, known)
         self.teacher_score_ = None
         if y is not None:
             # Without weights of classes.
@@ -736,14 +764,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 None if sample_weight is None else _mean_1(sample_weight)[known]
             )
             self.teacher_score_ = self._teacher_score(
-                scores[known], y[known], own_weight
+                known_scores, y[known], own_weight, storage
             )
             doubt = teacher_score_warning(
                 response,
                 self.teacher_score_,
                 y[known],
                 own_weight,
-                scores=scores[known],
+                scores=known_scores,
                 estimator_name=type(self).__name__,
             )
             notes += [] if doubt is None else [doubt]
@@ -758,15 +786,19 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             options["random_state"],
             notes,
             has_transfers=bool(transfers),
+            storage=storage,
         )
         if self.label_mix_ == 1:
-            scores = scores_of_labels(label, scores)
+            scores = scores_of_labels(label, scores, storage)
         elif self.label_mix_:
-            scores[known] = mixed_with_labels(
-                scores[known], label[known], self.label_mix_
+            known_scores = mixed_with_labels(
+                known_scores, label[known], self.label_mix_, storage
             )
+            scores[known] = known_scores
         if label is not None and not was_asked.all():
-            scores[~was_asked] = scores_of_labels(label[~was_asked], scores[known])
+            scores[~was_asked] = scores_of_labels(
+                label[~was_asked], known_scores, storage
+            )
         data = FitData(x, scores, label, weight)
         if response.module is None:
             return data, transfer_scores, None
@@ -818,7 +850,17 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         )
 
     def _label_mix(
-        self, response, X, scores, label, weight, random_state, notes, *, has_transfers
+        self,
+        response,
+        X,
+        scores,
+        label,
+        weight,
+        random_state,
+        notes,
+        *,
+        has_transfers,
+        storage,
     ):
         """Share of the labels in what students learn."""
         estimator_name = type(self).__name__
@@ -827,7 +869,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 return self.label_mix_
             if response.kind != "out-of-fold":
                 return 0.0
-            mixed, alone = self._losses_held_out(X, scores, label, weight, random_state)
+            mixed, alone = self._losses_held_out(
+                X, scores, label, weight, random_state, storage
+            )
             if mixed <= alone:
                 return _AUTO_LABEL_MIX
             notes.append(
@@ -853,7 +897,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             )
         return float(self.label_mix)
 
-    def _losses_held_out(self, X, scores, label, weight, random_state):
+    def _losses_held_out(self, X, scores, label, weight, random_state, storage):
         """Mean loss over the stages with half of the labels, and with labels alone.
 
         On a fifth of the rows, by students of the others. They cost what the fit does.
@@ -884,9 +928,9 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             params["class_weight"] = None
         method = "staged_predict" if regression else "staged_predict_proba"
         losses = []
-        for targets in (
-            mixed_with_labels(scores, label, _AUTO_LABEL_MIX),
-            scores_of_labels(label, scores),
+        for made in (
+            partial(mixed_with_labels, scores, label, _AUTO_LABEL_MIX, storage),
+            partial(scores_of_labels, label, scores, storage),
         ):
             students = type(self)(**params)
             try:
@@ -897,7 +941,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                         _safe_indexing(X, train),
                         label[train],
                         None if weight is None else weight[train],
-                        teacher_scores=targets[train],
+                        teacher_scores=storage.take(made(), train),
                     )
             except ValueError:
                 losses.append(np.inf)
@@ -927,16 +971,18 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             n_samples, label, self.validation_fraction, seed, type(self).__name__
         )
 
-    def _split(self, data, train_rows, valid_rows):
+    def _split(self, data, train_rows, valid_rows, storage):
         """Data to train on, and to stop the training by, or None.
 
         Without the rows of which nothing is known.
         """
         known = ~np.isnan(data.scores[:, 0])
         if train_rows is None:
-            return (data if known.all() else data.take(np.flatnonzero(known))), None
+            if not known.all():
+                data = data.take(np.flatnonzero(known), storage)
+            return data, None
         train, valid = (
-            data.take(rows[known[rows]]) for rows in (train_rows, valid_rows)
+            data.take(rows[known[rows]], storage) for rows in (train_rows, valid_rows)
         )
         for part, name in ((train, "train on"), (valid, "hold out")):
             if not len(part.scores):
@@ -1062,7 +1108,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             )
 
     def _drop_weightless_rows(
-        self, X, checked, y, sample_weight, teacher_scores, groups, cv
+        self, X, checked, y, sample_weight, teacher_scores, groups, cv, storage
     ):
         """Check the sample weights; rows of weight 0 leave the fit as a whole."""
         if groups is not None:
@@ -1075,6 +1121,12 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         )
         if not sample_weight.any():
             raise ValueError("sample_weight is zero for all rows; some must count.")
+
+        def taken(part, rows):
+            if isinstance(part, np.ndarray):
+                return storage.take(part, rows)
+            return take_samples(part, rows)
+
         used = np.flatnonzero(sample_weight)
         n_samples = _num_samples(checked)
         if len(used) == n_samples:
@@ -1085,14 +1137,14 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 check_consistent_length(checked, teacher_scores)
             # Those of X_unlabelled are the last.
             kept = np.concatenate([used, np.arange(n_samples, n_scores)])
-            teacher_scores = _safe_indexing(teacher_scores, kept)
+            teacher_scores = taken(teacher_scores, kept)
         if isinstance(cv, list):
             # Folds are given by the numbers of rows.
             is_used = sample_weight > 0
             positions = np.cumsum(is_used) - 1
             cv = [tuple(positions[rows[is_used[rows]]] for rows in fold) for fold in cv]
         X, checked, y, sample_weight, groups = (
-            None if part is None else take_samples(part, used)
+            None if part is None else taken(part, used)
             for part in (X, checked, y, sample_weight, groups)
         )
         return X, checked, y, sample_weight, teacher_scores, groups, cv
@@ -1724,6 +1776,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         when all is done. Each fit reads all of its rows once for it. The file holds no
         code, and its path is not saved with the estimator.
 
+    temp_folder : str, path-like or None, default=None
+        Folder, which must be there, for what `fit` keeps of all rows: scores of the
+        teacher, residuals, what students compute. Arrays of more than 16 MB are memory
+        maps of files there, whose space is free again when the fit ends, however it
+        ends. The students are the same to the bit. Several fits may share the folder,
+        and its path is not saved with the estimator. None keeps all in memory.
+
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights and of what is predicted.
 
@@ -1937,6 +1996,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         n_stages=None,
         warm_start=False,
         checkpoint=None,
+        temp_folder=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -1969,6 +2029,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             n_stages=n_stages,
             warm_start=warm_start,
             checkpoint=checkpoint,
+            temp_folder=temp_folder,
             dtype=dtype,
             device=device,
             random_state=random_state,
@@ -2008,7 +2069,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
             )
         return y.astype(np.int64)
 
-    def _encode(self, response, y, sample_weight, *, goes_on):
+    def _encode(self, response, y, sample_weight, *, goes_on, storage=IN_MEMORY):
         """Scores in the order of the classes, those of transfers, labels as indices.
 
         With several labels per row, these are 0 and 1.
@@ -2022,9 +2083,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         self.classes_ = classes
         scores, transfer_scores = response.scores, response.transfer_scores
         if not np.array_equal(order, np.arange(len(order))):
-            scores = np.ascontiguousarray(scores[:, order])
+
+            def ordered(some):
+                return np.ascontiguousarray(some[:, order])
+
+            scores = storage.map(ordered, scores)
             if transfer_scores is not None:
-                transfer_scores = transfer_scores[:, order]
+                transfer_scores = storage.map(ordered, transfer_scores)
         if y is None or self.multilabel_:
             label = y
         else:
@@ -2060,12 +2125,23 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         return game.certificate()
 
     def _agreement(self, teacher, mean):
-        return np.mean(self._predicted(teacher) == self._predicted(mean))
+        def shares(*scores):
+            first, second = map(self._predicted, scores)
+            return np.reshape(first == second, (len(first), -1)).mean(axis=1)
 
-    def _teacher_score(self, scores, y, sample_weight):
-        if y is None:
-            return None
-        return accuracy_score(y, self._predicted(scores), sample_weight=sample_weight)
+        return IN_MEMORY.map(shares, teacher, mean).mean()
+
+    def _teacher_score(self, scores, y, sample_weight, storage):
+        if not self.multilabel_:
+            return accuracy_score(
+                y, self._predicted(scores), sample_weight=sample_weight
+            )
+
+        def are_right(some, true):
+            return (self._predicted(some) == true).all(axis=1)
+
+        right = IN_MEMORY.map(are_right, scores, y)
+        return float(np.average(right, weights=sample_weight))
 
     def _log_loss(self, label, proba):
         """Mean cross-entropy of labels as numbers; of several, of each of them."""
@@ -2510,6 +2586,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         when all is done. Each fit reads all of its rows once for it. The file holds no
         code, and its path is not saved with the estimator.
 
+    temp_folder : str, path-like or None, default=None
+        Folder, which must be there, for what `fit` keeps of all rows: scores of the
+        teacher, residuals, what students compute. Arrays of more than 16 MB are memory
+        maps of files there, whose space is free again when the fit ends, however it
+        ends. The students are the same to the bit. Several fits may share the folder,
+        and its path is not saved with the estimator. None keeps all in memory.
+
     dtype : {"float32", "float64"}, default="float32"
         Type of the students' weights; predictions are float64 in any case.
 
@@ -2702,6 +2785,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         n_stages=None,
         warm_start=False,
         checkpoint=None,
+        temp_folder=None,
         dtype="float32",
         device="auto",
         random_state=None,
@@ -2734,6 +2818,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             n_stages=n_stages,
             warm_start=warm_start,
             checkpoint=checkpoint,
+            temp_folder=temp_folder,
             dtype=dtype,
             device=device,
             random_state=random_state,
@@ -2753,10 +2838,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             )
         return _check_y(y, multi_output=True, y_numeric=True, estimator=self)
 
-    def _encode(self, response, y, sample_weight, *, goes_on):
+    def _encode(self, response, y, sample_weight, *, goes_on, storage=IN_MEMORY):
         """Standardised scores, those of transfers, and targets in the same units."""
         values = response.scores
-        known = ~np.isnan(values).any(axis=1)
+        known = ~IN_MEMORY.map(lambda some: np.isnan(some).any(axis=1), values)
+        learnt = values
+        if not known.all():
+            learnt = storage.take(values, np.flatnonzero(known))
         if y is not None:
             y = y.reshape(len(y), -1)
             if y.shape[1] != values.shape[1]:
@@ -2766,7 +2854,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 )
         if not goes_on:
             self.target_mean_, self.target_scale_ = target_scaling(
-                values[known],
+                learnt,
                 None if sample_weight is None else sample_weight[known],
                 type(self).__name__,
             )
@@ -2778,10 +2866,12 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
                 f"{values.shape[1]}."
             )
         constant = self.target_scale_ == 0
-        learnt = values[known]
-        if goes_on and y is not None:
-            learnt = np.concatenate([learnt, y[~known]])
-        if (learnt[:, constant] != self.target_mean_[constant]).any():
+        others = [y[~known]] if goes_on and y is not None else []
+        if any(
+            (part[rows, constant] != self.target_mean_[constant]).any()
+            for part in (learnt, *others)
+            for rows in row_pieces(part)
+        ):
             raise ValueError(
                 f"To go on with a fitted {type(self).__name__}, targets that were "
                 "constant in the earlier fit must be so again: the students give "
@@ -2797,8 +2887,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             return scaled.astype(self.dtype)
 
         others = [response.transfer_scores, y]
-        return standardised(values), *(
-            None if part is None else standardised(part) for part in others
+        return storage.map(standardised, values), *(
+            None if part is None else storage.map(standardised, part) for part in others
         )
 
     def _first_stages(self, earlier):
@@ -2849,13 +2939,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     @staticmethod
     def _agreement(teacher, mean):
-        return r2_score(teacher, mean)
+        return r2_of_targets(teacher, mean)
 
-    def _teacher_score(self, scores, y, sample_weight):
-        if y is None:
-            return None
-        values = scores * self.target_scale_ + self.target_mean_
-        return r2_score(y.reshape(len(y), -1), values, sample_weight=sample_weight)
+    def _teacher_score(self, scores, y, sample_weight, storage):
+        values = storage.map(
+            lambda some: some * self.target_scale_ + self.target_mean_, scores
+        )
+        return r2_of_targets(y.reshape(len(y), -1), values, sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, teacher_scores=None):

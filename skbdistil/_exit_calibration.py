@@ -15,6 +15,7 @@ from scipy.stats import binom, rankdata
 from sklearn.isotonic import IsotonicRegression
 
 from skbdistil._exit_rules import exit_stages, rule_values
+from skbdistil._storage import IN_MEMORY
 
 # Thresholds that are tried, from none to all rows leaving at the first stage.
 _N_POINTS = 200
@@ -388,11 +389,14 @@ def fit_temperatures(scores, label):
     temperatures : ndarray of shape (T,)
         Between 1/20 and 20.
     """
-    rows = np.arange(len(label))
 
     def best(stage):
         def loss(logarithm):
-            return -log_softmax(stage / np.exp(logarithm), axis=1)[rows, label].mean()
+            def found(some, column):
+                tempered = log_softmax(some / np.exp(logarithm), axis=1)
+                return tempered[np.arange(len(some)), column]
+
+            return -IN_MEMORY.map(found, stage, label).mean()
 
         return np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
 

@@ -6,6 +6,7 @@ other are the log-odds of having each of them.
 
 import numpy as np
 
+from skbdistil._storage import IN_MEMORY, row_pieces
 from skbdistil.exceptions import DoubtfulTeacherWarning
 
 __all__ = [
@@ -50,7 +51,7 @@ def odds_of_answers(answers, smoothing=0.1):
     return np.log(share) - np.log1p(-share)
 
 
-def label_logits(values, *, proba, smoothing, name, estimator_name):
+def label_logits(values, *, proba, smoothing, name, estimator_name, storage=IN_MEMORY):
     """Log-odds, of probabilities mixed with 1 / 2 or of log-odds.
 
     Raises
@@ -67,8 +68,12 @@ def label_logits(values, *, proba, smoothing, name, estimator_name):
             f"{values.max():.3g} from {name}. If these are the logits of a torch "
             'module, pass TorchTeacher(module, output="logits").'
         )
-    share = (1 - smoothing) * values.astype(np.float64) + smoothing / 2
-    return (np.log(share) - np.log1p(-share)).astype(values.dtype)
+
+    def log_odds(proba):
+        share = (1 - smoothing) * proba.astype(np.float64) + smoothing / 2
+        return (np.log(share) - np.log1p(-share)).astype(proba.dtype)
+
+    return storage.map(log_odds, values)
 
 
 def doubted_label_logits(scores, name, estimator_name):
@@ -123,9 +128,13 @@ def sure_of_labels(scores, y, bar):
     bar : float
         Probability from which there is no doubt.
     """
-    in_favour = np.where(y == 1, scores, -scores)
     # The probability reaches the bar where the log-odds reach those of the bar.
-    return float((in_favour >= np.log(bar) - np.log1p(-bar)).all(axis=1).mean())
+    needed = np.log(bar) - np.log1p(-bar)
+
+    def is_sure(scores, y):
+        return (np.where(y == 1, scores, -scores) >= needed).all(axis=1)
+
+    return float(IN_MEMORY.map(is_sure, scores, y).mean())
 
 
 def tells_no_labels(scores, y):
@@ -137,7 +146,10 @@ def tells_no_labels(scores, y):
     told = (n_ones > 0) & (n_ones < len(y))
     if not told.any():
         return False
-    scores, y, n_ones = scores[:, told], y[:, told], n_ones[told]
-    with_label = (scores * y).sum(axis=0) / n_ones
-    without = (scores * (1 - y)).sum(axis=0) / (len(y) - n_ones)
-    return bool(np.mean(with_label - without) <= 0)
+    with_label = without = 0
+    for rows in row_pieces(scores, y):
+        some, has = scores[rows, told], y[rows, told]
+        with_label += (some * has).sum(axis=0)
+        without += (some * (1 - has)).sum(axis=0)
+    n_ones = n_ones[told]
+    return bool(np.mean(with_label / n_ones - without / (len(y) - n_ones)) <= 0)

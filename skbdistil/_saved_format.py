@@ -86,7 +86,7 @@ PARTS = {cls.__name__: cls for cls in (*BACKBONES, Dense, Last, Wide)}
 
 #: Parameters that JSON cannot hold. A folder to write to is not for a file to choose,
 #: nor is a model to ask.
-NOT_SAVED = {"checkpoint", "final", "memory", "net"}
+NOT_SAVED = {"checkpoint", "final", "memory", "net", "temp_folder"}
 
 # With what an entry in the directory of a zip archive begins; those of archives that
 # are stored in this one count, too.

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ from skbdistil._label_scores import (
 )
 from skbdistil._seeding import seeded, seeded_clone
 from skbdistil._sklearn_compat import _is_fitted, _num_samples, _safe_indexing
+from skbdistil._storage import IN_MEMORY, row_pieces
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.teachers import TorchTeacher, _class_columns, scores_from_labels
 
@@ -194,6 +196,7 @@ def teacher_response(
     random_state=None,
     dtype=np.float32,
     compares=True,
+    storage=IN_MEMORY,
     estimator_name,
 ):
     """Ask a teacher for its scores of rows, once.
@@ -260,6 +263,9 @@ def teacher_response(
     compares : bool, default=True
         Whether a scikit-learn classifier is asked for labels, too. A few rows cannot
         tell whether these agree with its scores.
+
+    storage : Storage, default=IN_MEMORY
+        Where the scores are kept.
 
     estimator_name : str
         Name of the estimator that asks, for error messages.
@@ -351,14 +357,16 @@ def teacher_response(
             sample_weight=sample_weight,
             random_state=random_state,
             compares=compares,
+            storage=storage,
             estimator_name=estimator_name,
         )
     name = ready.name
+    naming = {"name": name, "estimator_name": estimator_name}
     if X_asked is None:
         X_asked, y_asked = X, y
     answer = ready.ask(X_asked)
     scores = _check_scores(
-        answer.values, _num_samples(X_asked), dtype, name, estimator_name
+        answer.values, _num_samples(X_asked), dtype, storage, **naming
     )
     if regression:
         if y is not None:
@@ -370,16 +378,19 @@ def teacher_response(
     else:
         single_output = False
     scores = scores.reshape(len(scores), -1)
-    was_asked = slice(None)
-    if precomputed and np.isnan(scores).any():
-        was_asked = ~np.isnan(scores).all(axis=1)
+    was_asked = None
+    if precomputed:
+        was_asked = ~IN_MEMORY.map(lambda some: np.isnan(some).all(axis=1), scores)
+        if was_asked.all():
+            was_asked = None
+    if was_asked is not None:
         _check_finite(scores, name, estimator_name, but=~was_asked)
         if not was_asked.any():
             raise ValueError(
                 f"The teacher_scores of {estimator_name} are NaN in all rows; some "
                 "must be known."
             )
-        scores = scores[was_asked]
+        scores = storage.take(scores, np.flatnonzero(was_asked))
         y_asked = None if y_asked is None else y_asked[was_asked]
     _check_finite(scores, name, estimator_name)
 
@@ -397,7 +408,7 @@ def teacher_response(
     elif not regression:
         if (precomputed or of_torch) and not answer.proba:
             warning = _logits_warning(scores, name, estimator_name)
-        scores = _class_columns(scores, answer.proba)
+        scores = _columns(scores, answer.proba, storage)
         classes = answer.classes
         if precomputed and y is None:
             classes = np.arange(scores.shape[1])
@@ -409,12 +420,15 @@ def teacher_response(
             # Not of a fold, which may hold some of the labels only.
             _check_meaning(classes, y_asked, scores, name, estimator_name)
         _check_predicted(answer, scores, name, estimator_name)
-    naming = {"name": name, "estimator_name": estimator_name}
     if regression:
         as_scores = None
     elif multilabel:
         as_scores = partial(
-            label_logits, proba=answer.proba, smoothing=_SMOOTHING, **naming
+            label_logits,
+            proba=answer.proba,
+            smoothing=_SMOOTHING,
+            storage=storage,
+            **naming,
         )
     else:
         as_scores = partial(_logits, proba=answer.proba, of=teacher, **naming)
@@ -426,25 +440,33 @@ def teacher_response(
     if y_asked is not None and not precomputed:
         sure = _sure_share(scores, answer.proba, classes, y_asked)
     n_calls = len(scores)
-    if not isinstance(was_asked, slice):
-        everywhere = np.full((len(was_asked), scores.shape[1]), np.nan, scores.dtype)
+    if was_asked is not None:
+        shape = (len(was_asked), scores.shape[1])
+        everywhere = storage.empty(shape, scores.dtype)
+        everywhere[~was_asked] = np.nan
         everywhere[was_asked] = scores
         scores = everywhere
 
     transfer_scores = []
     for rows in transfers:
         part = _check_scores(
-            ready.ask(rows).values, _num_samples(rows), dtype, name, estimator_name
+            ready.ask(rows).values, _num_samples(rows), dtype, storage, **naming
         )
         part = part.reshape(len(part), -1)
         _check_finite(part, name, estimator_name)
         if as_scores is not None:
-            part = as_scores(part if multilabel else _class_columns(part, answer.proba))
+            part = as_scores(
+                part if multilabel else _columns(part, answer.proba, storage)
+            )
         n_calls += len(part)
         transfer_scores.append(part)
     return TeacherResponse(
         scores,
-        np.concatenate(transfer_scores) if transfers else None,
+        (
+            storage.concatenate(transfer_scores, sum(map(len, transfer_scores)))
+            if transfers
+            else None
+        ),
         classes,
         answer.module,
         answer.module_input,
@@ -458,6 +480,13 @@ def teacher_response(
         ready.predict,
         sure,
     )
+
+
+def _columns(scores, proba, storage):
+    """One column per class."""
+    if scores.shape[1] > 1:
+        return scores
+    return storage.map(partial(_class_columns, proba=proba), scores)
 
 
 def _logits(scores, *, proba, of, name, estimator_name):
@@ -477,15 +506,23 @@ def _sure_share(scores, proba, classes, y):
         if y.shape != scores.shape:
             return None
         with np.errstate(over="ignore"):
-            is_sure = np.abs(scores - y) <= _DOUBT * np.std(y, axis=0)
-        return float(is_sure.all(axis=1).mean())
+            # Column by column: not of a copy of all of them.
+            near = _DOUBT * np.array([np.std(column) for column in y.T])
+            is_sure = IN_MEMORY.map(
+                lambda some, true: (np.abs(some - true) <= near).all(axis=1), scores, y
+            )
+        return float(is_sure.mean())
     smoothing = _SMOOTHING if proba else 0.0
     if y.ndim == 2:
         bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / 2
         return sure_of_labels(scores, y, bar)
     order = np.argsort(classes)
     columns = order[np.searchsorted(classes, y, sorter=order)]
-    found = softmax(scores, axis=1)[np.arange(len(y)), columns]
+    found = IN_MEMORY.map(
+        lambda some, column: softmax(some, axis=1)[np.arange(len(some)), column],
+        scores,
+        columns,
+    )
     bar = (1 - smoothing) * (1 - _DOUBT) + smoothing / len(classes)
     return float(np.mean(found >= bar))
 
@@ -501,6 +538,7 @@ def _ready(
     sample_weight,
     random_state,
     compares,
+    storage,
     estimator_name,
 ):
     """A teacher that can be asked, fitted where it must be."""
@@ -520,7 +558,7 @@ def _ready(
 
         def ask(rows):
             with _naming(name, rows, estimator_name):
-                return _ask_torch(teacher, rows, random_state)
+                return _ask_torch(teacher, rows, random_state, storage)
 
         predict = teacher.decision_function if regression else teacher.predict
         return _Teacher(name, ask, predict, fitted_here=False)
@@ -555,30 +593,29 @@ def _ready(
     def seen(rows):
         return _flat(rows) if flat else rows
 
+    def answer(rows):
+        return _ask_model(
+            model,
+            seen(rows),
+            labels,
+            frozen=frozen,
+            regression=regression,
+            multilabel=multilabel,
+            compares=compares,
+            name=name,
+            estimator_name=estimator_name,
+        )
+
     def ask(rows):
-        chunks = [(None, rows)]
-        if isinstance(rows, LazyRows):
-            chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
         with _model_context(teacher, random_state):
-            answers = [
-                _ask_model(
-                    model,
-                    seen(some),
-                    labels,
-                    frozen=frozen,
-                    regression=regression,
-                    multilabel=multilabel,
-                    compares=compares,
-                    name=name,
-                    estimator_name=estimator_name,
-                )
-                for _, some in chunks
-            ]
-        # Its own labels are compared for rows of the first chunk.
-        if len(answers) == 1:
-            return answers[0]
-        values = np.concatenate([np.asarray(answer.values) for answer in answers])
-        return answers[0]._replace(values=values)
+            if not isinstance(rows, LazyRows):
+                return answer(rows)
+            chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
+            # Its own labels are compared for rows of the first chunk.
+            first = answer(next(chunks)[1])
+            others = (answer(some).values for _, some in chunks)
+            parts = map(np.asarray, chain([first.values], others))
+            return first._replace(values=storage.concatenate(parts, len(rows)))
 
     def predict(rows):
         return model.predict(_net_input(model, seen(rows)))
@@ -620,8 +657,9 @@ def teacher_score_warning(
     warning : DoubtfulTeacherWarning or None
         None where nothing speaks against the teacher.
     """
-    labels, positions = np.unique(y, return_inverse=True)
-    if response.fitted_here or len(labels) < 2:
+    first = y.flat[0]
+    is_constant = all((y[rows] == first).all() for rows in row_pieces(y))
+    if response.fitted_here or is_constant:
         return None
     if response.classes is not None and y.ndim == 2:
         if not tells_no_labels(scores, y):
@@ -632,7 +670,8 @@ def teacher_score_warning(
             return None
         what = f"an R^2 of {score:.3g}: the mean of y is no worse"
     else:
-        counts = np.bincount(positions.ravel(), weights=sample_weight)
+        labels, positions = np.unique(y, return_inverse=True)
+        counts = np.bincount(positions, weights=sample_weight)
         share = counts.max() / counts.sum()
         # Equal up to rounding, where it always says the same.
         if score > share + 1e-9:
@@ -681,11 +720,11 @@ def _seeding(random_state, device):
 # Torch modules
 
 
-def _ask_torch(teacher, X, random_state):
+def _ask_torch(teacher, X, random_state, storage):
     teacher._validate_params()
     with _seeding(random_state, teacher._run_device()):
         return _Answer(
-            teacher.decision_function(X),
+            teacher._answers(X, storage),
             proba=teacher.output == "proba",
             classes=teacher.classes,
             module=teacher.module,
@@ -921,23 +960,26 @@ def _predicted_columns(model, X, classes):
 # Checks
 
 
-def _check_scores(values, n_samples, dtype, name, estimator_name):
+def _check_scores(values, n_samples, dtype, storage, *, name, estimator_name):
     """A C-contiguous copy in `dtype` of what a teacher returned."""
-    # What overflows is reported as infinite below.
-    with np.errstate(over="ignore"):
-        scores = np.array(values, dtype=dtype, order="C")
-    if scores.ndim not in (1, 2) or len(scores) != n_samples:
+    values = np.asarray(values)
+    if values.ndim not in (1, 2) or len(values) != n_samples:
         raise ValueError(
             f"The teacher of {estimator_name} must return one row of scores for each "
-            f"of the {n_samples} rows of X. Got an array of shape {scores.shape} from "
+            f"of the {n_samples} rows of X. Got an array of shape {values.shape} from "
             f"{name}."
         )
-    return scores
+    # What overflows is reported as infinite later.
+    with np.errstate(over="ignore"):
+        return storage.copy(values, dtype)
 
 
 def _check_finite(scores, name, estimator_name, *, but=False):
     """Refuse scores that are not finite, but for those of some rows."""
-    finite = np.isfinite(scores.reshape(len(scores), -1)).all(axis=1) | but
+    finite = IN_MEMORY.map(
+        lambda some: np.isfinite(some.reshape(len(some), -1)).all(axis=1), scores
+    )
+    finite |= but
     if not finite.all():
         raise ValueError(
             f"The teacher of {estimator_name} must return finite scores. Got NaN, "

@@ -7,6 +7,7 @@ says nothing else.
 import math
 import warnings
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -25,6 +26,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from skbdistil._decoding import as_pairs, of_pairs
 from skbdistil._sklearn_compat import _safe_indexing
+from skbdistil._storage import IN_MEMORY, MAX_BYTES, row_pieces
 from skbdistil._teacher_scores import _SMOOTHING, teacher_response
 from skbdistil.exceptions import DoubtfulTeacherWarning
 from skbdistil.teachers import TorchTeacher
@@ -41,7 +43,17 @@ _LESS_SURE = 0.2
 _HAS_SEEN = 0.99
 
 
-def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **options):
+def teacher_targets(
+    teacher,
+    X,
+    y,
+    *,
+    cv,
+    groups=None,
+    teacher_scores=None,
+    storage=IN_MEMORY,
+    **options,
+):
     """Ask one teacher or several, about rows that they have seen or not.
 
     Parameters
@@ -65,6 +77,9 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
 
     teacher_scores : array-like, default=None
         For ``teacher="precomputed"``.
+
+    storage : Storage, default=IN_MEMORY
+        Where scores are kept.
 
     **options : dict
         Of :func:`~skbdistil._teacher_scores.teacher_response`.
@@ -91,8 +106,10 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
             cv=cv,
             groups=groups,
             teacher_scores=teacher_scores,
+            storage=storage,
             **options,
         )
+    options["storage"] = storage
     trained = comes_trained(teacher)
     automatic = isinstance(cv, str)
     if trained:
@@ -145,7 +162,9 @@ def teacher_targets(teacher, X, y, *, cv, groups=None, teacher_scores=None, **op
         )
         parts = [whole.scores] + [whole.transfer_scores] * bool(others)
         found = found._replace(
-            transfer_scores=_columns_like(found, whole, np.concatenate(parts)),
+            transfer_scores=_columns_like(
+                found, whole, storage.concatenate(parts, sum(map(len, parts))), storage
+            ),
             n_calls=found.n_calls + whole.n_calls,
         )
     notes = _doubts(found, estimator_name)
@@ -357,10 +376,11 @@ class _Folds:
     def ask_all(self):
         """Response to all rows, each by the teacher that has not seen it."""
         responses = [self.ask(position) for position in range(len(self.folds))]
-        first = responses[0]
-        scores = np.empty((len(self.y), first.scores.shape[1]), first.scores.dtype)
+        first, storage = responses[0], self.options["storage"]
+        shape = (len(self.y), first.scores.shape[1])
+        scores = storage.empty(shape, first.scores.dtype)
         for (_, test), response in zip(self.folds, responses, strict=True):
-            scores[test] = _columns_like(first, response, response.scores)
+            scores[test] = _columns_like(first, response, response.scores, storage)
         n_rows = [len(test) for _, test in self.folds]
         sure = [response.sure for response in responses]
         return first._replace(
@@ -371,15 +391,16 @@ class _Folds:
         )
 
 
-def _columns_like(first, other, scores):
+def _columns_like(first, other, scores, storage):
     """Scores of another response, with columns in the order of those of a first one."""
     if first.classes is None or np.array_equal(first.classes, other.classes):
         return scores
     positions = {label: column for column, label in enumerate(other.classes.tolist())}
-    return scores[:, [positions[label] for label in first.classes.tolist()]]
+    order = [positions[label] for label in first.classes.tolist()]
+    return storage.map(lambda some: some[:, order], scores)
 
 
-def _mean_of(teachers, X, y, *, teacher_scores, **options):
+def _mean_of(teachers, X, y, *, teacher_scores, storage, **options):
     """Mean of the probabilities, or of the values, of several teachers."""
     estimator_name = options["estimator_name"]
     if not teachers or any(isinstance(teacher, str) for teacher in teachers):
@@ -396,6 +417,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
             # Those that came trained cannot be asked out of fold.
             cv="auto" if comes_trained(teacher) else cv,
             teacher_scores=teacher_scores,
+            storage=storage,
             # Two teachers of one kind are two.
             random_state=None if random_state is None else random_state + position,
             **options,
@@ -415,7 +437,7 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
             )
     weights = _weights(responses, y, options.get("sample_weight"))
 
-    def mean(parts):
+    def mean(*parts):
         if first.classes is None:
             return np.average(parts, axis=0, weights=weights).astype(first.scores.dtype)
         shares = np.log(np.maximum(weights, np.finfo(np.float64).tiny))[:, None, None]
@@ -430,16 +452,21 @@ def _mean_of(teachers, X, y, *, teacher_scores, **options):
 
     transfer = None
     if first.transfer_scores is not None:
-        transfer = mean(
-            [
-                _columns_like(first, response, response.transfer_scores)
+        transfer = storage.map(
+            mean,
+            *(
+                _columns_like(first, response, response.transfer_scores, storage)
                 for response in responses
-            ]
+            ),
         )
     kinds = {response.kind for response in responses}
     return first._replace(
-        scores=mean(
-            [_columns_like(first, response, response.scores) for response in responses]
+        scores=storage.map(
+            mean,
+            *(
+                _columns_like(first, response, response.scores, storage)
+                for response in responses
+            ),
         ),
         transfer_scores=transfer,
         module=None,
@@ -461,15 +488,16 @@ def _weights(responses, y, sample_weight):
         return np.full(len(responses), 1 / len(responses))
     if responses[0].classes is None:
         gains = [
-            r2_score(y, response.scores, sample_weight=sample_weight)
-            for response in responses
+            r2_of_targets(y, response.scores, sample_weight) for response in responses
         ]
     elif y.ndim == 2:
         # Right about so many more labels than whoever says the same of all rows.
         shares = np.average(y, axis=0, weights=sample_weight)
         constant = np.maximum(shares, 1 - shares).mean()
         gains = [
-            np.average((response.scores > 0) == y, axis=0, weights=sample_weight).mean()
+            np.average(
+                IN_MEMORY.map(_share_right, response.scores, y), weights=sample_weight
+            )
             - constant
             for response in responses
         ]
@@ -491,11 +519,44 @@ def _weights(responses, y, sample_weight):
     return gains / gains.sum()
 
 
+def _share_right(scores, y):
+    """Share of the labels of each row that log-odds are right about."""
+    return ((scores > 0) == y).mean(axis=1)
+
+
+def r2_of_targets(y, values, sample_weight=None):
+    """R^2 in the mean over the targets, without a copy of all values.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    values : ndarray of shape (n_samples, n_outputs)
+    sample_weight : ndarray of shape (n_samples,), default=None
+
+    Returns
+    -------
+    score : float
+        That of :func:`~sklearn.metrics.r2_score`, but for rounding where there are many
+        values.
+    """
+    if values.size * np.dtype(np.float64).itemsize <= MAX_BYTES:
+        return r2_score(y, values, sample_weight=sample_weight)
+    y = y.reshape(len(y), -1)
+    weight = np.ones(len(y)) if sample_weight is None else sample_weight
+    pieces = list(row_pieces(y, values))
+    mean = sum(weight[rows] @ y[rows] for rows in pieces) / weight.sum()
+    missed = sum(weight[rows] @ (y[rows] - values[rows]) ** 2 for rows in pieces)
+    spread = sum(weight[rows] @ (y[rows] - mean) ** 2 for rows in pieces)
+    score = np.where(missed == 0, 1.0, 0.0)
+    np.divide(spread - missed, spread, out=score, where=spread > 0)
+    return float(score.mean())
+
+
 def _is_indicator(label):
     return label.ndim == 2 and label.dtype.kind == "i"
 
 
-def mixed_with_labels(scores, label, share):
+def mixed_with_labels(scores, label, share, storage=IN_MEMORY):
     """Targets that are partly what the teacher says, partly what is true.
 
     Probabilities are mixed, ``(1 - m) p + m y``, and values of a regression alike.
@@ -509,13 +570,19 @@ def mixed_with_labels(scores, label, share):
         scores.
     share : float
         The share m, in [0, 1).
+    storage : Storage, default=IN_MEMORY
+        Where the scores are kept.
 
     Returns
     -------
     scores : ndarray of shape (n_samples, n_outputs)
     """
+    return storage.map(partial(_mixed, share=share), scores, label)
+
+
+def _mixed(scores, label, share):
     if _is_indicator(label):
-        pairs = mixed_with_labels(as_pairs(scores), label.ravel(), share)
+        pairs = _mixed(as_pairs(scores), label.ravel(), share)
         return of_pairs(pairs, label.shape[1])
     if label.ndim == 2:
         return (1 - share) * scores + share * label
@@ -525,7 +592,7 @@ def mixed_with_labels(scores, label, share):
     return logarithm - logarithm.mean(axis=1, keepdims=True)
 
 
-def scores_of_labels(label, known):
+def scores_of_labels(label, known, storage=IN_MEMORY):
     """What stands in for a teacher that was not asked: what is true, as it would say.
 
     Parameters
@@ -536,17 +603,35 @@ def scores_of_labels(label, known):
     known : ndarray of shape (n_known, n_outputs)
         Scores of other rows. Logits are no larger than the largest of these, which
         decides the step of the game.
+    storage : Storage, default=IN_MEMORY
+        Where the scores are kept.
 
     Returns
     -------
     scores : ndarray of shape (n_samples, n_outputs)
     """
-    if _is_indicator(label):
-        pairs = scores_of_labels(label.ravel(), as_pairs(known))
-        return of_pairs(pairs, label.shape[1])
-    if label.ndim == 2:
+    if label.ndim == 2 and not _is_indicator(label):
         return label
-    # As probabilities of 0 and 1 become scores.
-    nothing = np.zeros((len(label), known.shape[1]), known.dtype)
-    scores = mixed_with_labels(nothing, label, 1 - _SMOOTHING)
-    return scores * min(1.0, float(np.abs(known).max() / np.abs(scores).max()))
+    of_labels = _is_indicator(label)
+    nothing = np.broadcast_to(known.dtype.type(0), (len(label), known.shape[1]))
+
+    def pure(nothing, label):
+        # As probabilities of 0 and 1 become scores.
+        if of_labels:
+            nothing, label = as_pairs(nothing), label.ravel()
+        return _mixed(nothing, label, 1 - _SMOOTHING)
+
+    largest = max(
+        np.abs(pure(nothing[rows], label[rows])).max()
+        for rows in row_pieces(nothing, label)
+    )
+    allowed = np.maximum(known.max(), -known.min())
+    if of_labels:
+        allowed = np.abs(as_pairs(allowed)).max()
+    factor = min(1.0, float(allowed / largest))
+
+    def scaled(nothing, label):
+        scores = pure(nothing, label) * factor
+        return of_pairs(scores, known.shape[1]) if of_labels else scores
+
+    return storage.map(scaled, nothing, label)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from skbdistil._decoding import as_pairs
 from skbdistil._exit_calibration import fit_temperatures
 from skbdistil._sklearn_compat import Interval, StrOptions
+from skbdistil._storage import row_pieces
 
 __all__ = ["DistillationObjective"]
 
@@ -485,16 +486,29 @@ class _JointLoss(_EnsembleTerms):
         -------
         loss : torch.Tensor of shape ()
         """
+        temperature = None
+        if "label" in target and not self.regression:
+            logits, label = scores.numpy(), target["label"].numpy()
+            if self.multilabel:
+                logits, label = as_pairs(logits), label.ravel()
+            temperature = float(fit_temperatures(logits[None], label)[0])
+        losses = [
+            self._of_held_out(
+                scores[rows],
+                {name: part[rows] for name, part in target.items()},
+                temperature,
+            )
+            for rows in row_pieces(scores)
+        ]
+        return _row_mean(torch.cat(losses), target.get("sample_weight"))
+
+    def _of_held_out(self, scores, target, temperature):
+        """Loss of each of some rows held out."""
         if "label" not in target:
-            rows, _ = self._distillation(self._distillation_name, scores, target)
-        else:
-            if not self.regression:
-                logits, label = scores.numpy(), target["label"].numpy()
-                if self.multilabel:
-                    logits, label = as_pairs(logits), label.ravel()
-                scores = scores / float(fit_temperatures(logits[None], label)[0])
-            rows, _ = self._label(scores, target)
-        return _row_mean(rows, target.get("sample_weight"))
+            return self._distillation(self._distillation_name, scores, target)[0]
+        if temperature is not None:
+            scores = scores / temperature
+        return self._label(scores, target)[0]
 
     def forward(self, stages, target):
         """Mean loss of a batch.

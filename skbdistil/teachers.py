@@ -20,6 +20,7 @@ from skbdistil._arrays import (
 )
 from skbdistil._dataset_rows import dataset_rows, whole_chunks
 from skbdistil._sklearn_compat import Interval, StrOptions, validate_params
+from skbdistil._storage import IN_MEMORY
 from skbdistil.costs import _call_module, module_costs
 
 __all__ = ["TorchTeacher", "scores_from_labels"]
@@ -190,17 +191,20 @@ class TorchTeacher(BaseEstimator):
             If a parameter is invalid, if the module returns anything but one row of
             numbers per row of X, or if `key` or `classes` do not fit its output.
         """
+        return self._answers(X, IN_MEMORY)
+
+    def _answers(self, X, storage):
+        """Numbers that the module returns, kept where a fit says."""
         self._validate_params()
         X = as_array(dataset_rows(X), estimator_name="TorchTeacher")
         dtype = floating_dtype(self.module)
         device = self._run_device()
         with torch.no_grad(), self._at_hand():
-            scores = np.concatenate(
-                [
-                    self._batch_scores(batch, rows.stop - rows.start, dtype, device)
-                    for rows, batch in whole_chunks(X, self.batch_size)
-                ]
+            batches = (
+                self._batch_scores(batch, rows.stop - rows.start, dtype, device)
+                for rows, batch in whole_chunks(X, self.batch_size)
             )
+            scores = storage.concatenate(batches, len(X))
         # Found here, a wrong length is reported before the labels are needed.
         self._column_labels(scores.shape[1])
         return scores

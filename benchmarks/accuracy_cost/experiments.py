@@ -141,6 +141,7 @@ _CHANGES_NOTHING = {
     "class_weight": None,
     "student_transform": None,
     "checkpoint": None,
+    "temp_folder": None,
 }
 
 

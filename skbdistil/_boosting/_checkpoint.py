@@ -27,6 +27,7 @@ _WITHOUT_EFFECT = {
     "student_transform",
     "teacher",
     "teacher_cv",
+    "temp_folder",
     "verbose",
     # The students that are there before are in the fingerprint.
     "warm_start",

@@ -141,7 +141,7 @@ class Boosting:
                     self._check_built_again()
                 if refine == "rounds":
                     self._refine(refine_epochs, seed)
-                self.progress.report(self.game, time.perf_counter() - began)
+                self.progress.report(self.rows, time.perf_counter() - began)
                 stops = tasks.end(usable=True)
                 losses += self._losses_held_out()
                 if losses and _since_lowest(losses) == 0:
@@ -296,7 +296,7 @@ class Boosting:
             # Students that are not trained are no students.
             del self.rounds[n_before:]
             raise
-        self.progress.report(self.game, time.perf_counter() - began)
+        self.progress.report(self.rows, time.perf_counter() - began)
 
     def _fail(self, number, reason, n_rounds):
         message = (
@@ -327,7 +327,7 @@ class Boosting:
         n_trained = self.rows.residuals.rounds_of_outputs(len(self.rounds))
         if not np.all(n_trained > 0):
             return []
-        scores = torch.from_numpy(self.valid.residuals.mean())
+        scores = torch.from_numpy(self.valid.running_mean())
         targets = self.valid.targets(slice(None))
         targets = {name: rows.cpu() for name, rows in targets.items()}
         loss = self.joint_loss.held_out(scores, targets).numpy()

@@ -28,6 +28,7 @@ from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._shared_norm import batch_norms
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
+from skbdistil._storage import IN_MEMORY
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _auto_connection
 from skbdistil.objectives import DistillationObjective, _JointLoss
 from skbdistil.students import _auto_students, _check_ladder
@@ -61,8 +62,19 @@ class FitData(NamedTuple):
     label: np.ndarray | None
     sample_weight: np.ndarray | None
 
-    def take(self, rows):
-        """The same of some rows."""
+    def take(self, rows, storage=IN_MEMORY):
+        """The same of some rows, of which there are copies."""
+
+        def taken(part):
+            if part is None:
+                return None
+            is_lazy = isinstance(part, LazyRows)
+            return part.take(rows) if is_lazy else storage.take(part, rows)
+
+        return FitData(*map(taken, self))
+
+    def share(self, rows):
+        """The same of successive rows, a slice, of which there are no copies."""
         return FitData(
             *(None if part is None else take_rows(part, rows) for part in self)
         )
@@ -79,7 +91,7 @@ class FitData(NamedTuple):
                 n_rows = chunk_rows(part.shape[1:])
                 yield from (chunk for _, chunk in row_chunks(part, n_rows))
 
-    def extended(self, x, scores):
+    def extended(self, x, scores, storage=IN_MEMORY):
         """The same with further rows, whose labels are not known, of weight 1."""
         label, weight = self.label, self.sample_weight
         if label is not None:
@@ -90,7 +102,7 @@ class FitData(NamedTuple):
             weight = np.concatenate([weight, np.ones(len(x))])
         return FitData(
             stack_rows([self.x, x]),
-            np.concatenate([self.scores, scores]),
+            storage.concatenate([self.scores, scores], len(self.scores) + len(scores)),
             label,
             weight,
         )
@@ -228,6 +240,7 @@ def set_up(
     progress,
     view_targets=None,
     ranks=ONE_RANK,
+    storage=IN_MEMORY,
 ):
     """The boosting loop, with its game, rows and search, ready to run.
 
@@ -245,6 +258,8 @@ def set_up(
         What is learnt of views of the training rows, where it is not the same.
     ranks : OneRank
         Each keeps its share of the rows.
+    storage : Storage
+        Where sums, scores and features of students are kept.
 
     Returns
     -------
@@ -269,6 +284,10 @@ def set_up(
     changes_rows = trainer.changes_rows or getattr(train.x, "changes_rows", False)
     holds = n_held <= _MAX_HELD_BYTES and not changes_rows
 
+    def residuals_of(data):
+        total = storage.empty(data.scores.shape, data.scores.dtype)
+        return Residuals(data.scores, total=total, first_rounds=ensemble.first_stages)
+
     def row_data(data, residuals, game=None):
         dtype = torch.from_numpy(data.scores[:0]).dtype
         # Rows that are held out are judged by their labels, too.
@@ -286,20 +305,20 @@ def set_up(
             cache=FeatureCache(ensemble, n_students) if holds else None,
             view_targets=None if game is None else view_targets,
             ranks=ranks,
+            storage=storage,
         )
 
     if ranks is not ONE_RANK:
         _check_shareable(estimator, plan.ladder, ensemble, n_rows, ranks.size)
         first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
-        train = train.take(slice(first, end))
+        train = train.share(slice(first, end))
     resident = not isinstance(train.x, LazyRows) and fits(
         sum(part.n_bytes() for part in (train, valid) if part is not None)
         + holds * n_held,
         device,
     )
 
-    first_rounds = ensemble.first_stages
-    residuals = Residuals(train.scores, first_rounds=first_rounds)
+    residuals = residuals_of(train)
     game = BoostingGame(
         residuals, eta=plan.eta, sample_weight=train.sample_weight, ranks=ranks
     )
@@ -307,11 +326,7 @@ def set_up(
         ensemble,
         game,
         row_data(train, residuals, game),
-        (
-            None
-            if valid is None
-            else row_data(valid, Residuals(valid.scores, first_rounds=first_rounds))
-        ),
+        None if valid is None else row_data(valid, residuals_of(valid)),
         search=WeakLearnerSearch(
             ladder=plan.ladder,
             trainer=trainer,
@@ -329,7 +344,7 @@ def set_up(
             plan.objective,
             regression,
             multilabel=estimator._multilabel,
-            first_stages=first_rounds,
+            first_stages=ensemble.first_stages,
         ),
         progress=progress,
         estimator_name=type(estimator).__name__,
@@ -445,7 +460,7 @@ def sizes(scores):
     off for all others. With many classes most scores are small, so that it is the
     largest one of a row that counts.
     """
-    of_rows = np.abs(scores).max(axis=1)
+    of_rows = IN_MEMORY.map(lambda some: np.abs(some).max(axis=1), scores)
     return float(of_rows.max()), float(np.quantile(of_rows, _SCALE_QUANTILE))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from skbdistil._sklearn_compat import ProgressBar
+from skbdistil._storage import row_pieces
 
 
 class FitTasks:
@@ -193,24 +194,28 @@ class Progress:
         """Words for a round."""
         return f"round {number} of {self.n_rounds}"
 
-    def report(self, game, seconds):
+    def report(self, rows, seconds):
         """Print one line about the last round.
 
         Parameters
         ----------
-        game : BoostingGame
+        rows : RowData
+            Of training.
         seconds : float
             Time of the round.
         """
         if not self.verbose:
             return
-        residuals = game.residuals
-        number = residuals.n_rounds
-        teacher, mean = residuals.teacher_scores, residuals.mean()
-        error = np.sqrt(np.mean((mean - teacher) ** 2))
+        number = rows.residuals.n_rounds
+        teacher, mean = rows.residuals.teacher_scores, rows.running_mean()
+        squares = [
+            np.sum((mean[some] - teacher[some]) ** 2, dtype=np.float64)
+            for some in row_pieces(mean)
+        ]
+        error = np.sqrt(sum(squares) / mean.size)
         line = (
             f"[{self.estimator_name}] {self.name_of(number)}: "
-            f"min edge {game.student_edges[-1].min():+.3f}, "
+            f"min edge {rows.game.student_edges[-1].min():+.3f}, "
             f"RMSE against the teacher {error:.3f}, "
             f"{self.agreement_name} {self.agreement(teacher, mean):.4f}, "
             f"{seconds:.1f} s"

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from skbdistil._arrays import LazyRows, as_tensor, row_chunks
 from skbdistil._boosting._ranks import ONE_RANK
+from skbdistil._storage import IN_MEMORY, row_pieces
 
 # Rows, and numbers in them, that are run at once where no gradient is needed. Feature
 # maps of more numbers leave the caches of a processor, which then takes up to three
@@ -229,6 +230,8 @@ class RowData:
         cache.
     ranks : OneRank
         Where the other rows are, if they are not here.
+    storage : Storage
+        Where scores and features of students are kept.
 
     Attributes
     ----------
@@ -250,6 +253,7 @@ class RowData:
         cache=None,
         view_targets=None,
         ranks=ONE_RANK,
+        storage=IN_MEMORY,
     ):
         self.ensemble = ensemble
         self.residuals = residuals
@@ -259,6 +263,7 @@ class RowData:
         self.cache = cache
         self.view_targets = view_targets
         self._ranks = ranks
+        self._storage = storage
         # Views, which follow the residuals, where these are at home.
         self._targets = {
             "teacher": as_tensor(residuals.teacher_scores),
@@ -370,7 +375,7 @@ class RowData:
         # Filled in place: maps of all rows must not be there twice, and small arrays
         # between large ones that are freed would leave memory in pieces.
         shape = self.residuals.teacher_scores.shape
-        scores = torch.empty(shape, dtype=self.dtype, device=self.home)
+        scores = self._empty(shape, self.dtype)
         held = ()
         n_rows = chunk_rows(self.x.shape[1:], self.device)
         for rows, x in row_chunks(self.x, n_rows):
@@ -383,11 +388,7 @@ class RowData:
             scores[rows] = chunk_scores
             if holds:
                 held = held or tuple(
-                    torch.empty(
-                        (len(self), *part.shape[1:]),
-                        dtype=part.dtype,
-                        device=self.home,
-                    )
+                    self._empty((len(self), *part.shape[1:]), part.dtype)
                     for part in activations
                 )
                 for whole, part in zip(held, activations, strict=True):
@@ -395,9 +396,22 @@ class RowData:
         student.train(was_training)
         return scores.numpy(force=True), held
 
+    def running_mean(self):
+        """Running mean of the students on all rows.
+
+        Returns
+        -------
+        mean : ndarray of shape (n, n_outputs)
+        """
+        residuals = self.residuals
+        return self._storage.map(
+            residuals.mean_from, residuals.teacher_scores, residuals.total
+        )
+
     def all_finite(self, scores):
         """Whether a student's scores are finite, also those of rows elsewhere."""
-        return self._ranks.all(bool(np.isfinite(scores).all()))
+        pieces = row_pieces(scores)
+        return self._ranks.all(all(np.isfinite(scores[rows]).all() for rows in pieces))
 
     def add(self, scores, activations):
         """Go on to the next student, holding what this one leaves for later ones."""
@@ -423,6 +437,12 @@ class RowData:
         if self.cache is not None:
             self.cache.clear()
 
+    def _empty(self, shape, dtype):
+        """Room for numbers of all rows, at home."""
+        if self.home.type == "cpu":
+            return self._storage.empty_tensor(shape, dtype)
+        return torch.empty(shape, dtype=dtype, device=self.home)
+
     def _follow_residuals(self):
         """Bring the copies on the device up to date."""
         if self.home.type == "cpu":
@@ -431,7 +451,7 @@ class RowData:
         self._targets["residual_sum"] = _all_to_device(total, self.device, total.dtype)
         self._mean = None
         if self.residuals.n_rounds:
-            mean = torch.from_numpy(self.residuals.mean())
+            mean = torch.from_numpy(self.running_mean())
             self._mean = _all_to_device(mean, self.device, mean.dtype)
 
     def _run_earlier(self, inputs, targets):

@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skbdistil._arrays import row_chunks
 from skbdistil._boosting._rows import chunk_rows
+from skbdistil._storage import row_pieces
 
 
 def input_scaling(x, sample_weight, dtype, estimator_name):
@@ -88,7 +89,10 @@ def target_scaling(values, sample_weight, estimator_name):
     mean, scale : ndarray of shape (n_outputs,)
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        scaler = StandardScaler().fit(values, sample_weight=sample_weight)
+        scaler = StandardScaler()
+        for rows in row_pieces(values):
+            weight = None if sample_weight is None else sample_weight[rows]
+            scaler.partial_fit(values[rows], sample_weight=weight)
     if not np.isfinite([scaler.mean_, scaler.var_]).all():
         raise ValueError(
             f"The targets that the teacher of {estimator_name} gives are out of the "
