@@ -88,11 +88,12 @@ def test_states_give_the_same_scores(fit, n_outputs, monkeypatch):
     estimator, X = fit()
     expected = estimator._stage_scores(X)
     position = 0
-    for rows, state in estimator._stage_states(X):
+    n_stages = estimator._n_stages_used()
+    for rows, state in estimator._stage_states(X, n_ahead=n_stages):
         assert rows.start == position
         position = rows.stop
         with torch.inference_mode():
-            for stage in range(estimator._n_stages_used()):
+            for stage in range(n_stages):
                 state.advance()
                 assert_array_equal(state.mean, expected[stage, rows])
     assert position == len(X)
