@@ -466,6 +466,11 @@ def compared(points, key):
         yield rival, own
 
 
+def is_clear(gain):
+    """Whether a gain by seed is above two standard errors; one seed has none."""
+    return len(gain) > 1 and gain.mean() > 2 * standard_error(gain)
+
+
 def judge_table(name, points):
     """Rivals that lie above our curve, or beside it, at one row."""
     rows = []
@@ -477,10 +482,9 @@ def judge_table(name, points):
             continue
         gain = rival.accuracy - own.accuracy
         if gain.mean() > 0:
-            clear = len(gain) > 1 and gain.mean() > 2 * standard_error(gain)
             against = f"{own.method}, {own.size}, {1e6 * own.one_row:.0f} µs"
-            verdict = "yes" if clear else "within two standard errors"
-            rows.append([*cells, against, with_error(gain, 1, 100, "+"), verdict])
+            clearly = "yes" if is_clear(gain) else "no"
+            rows.append([*cells, against, with_error(gain, 1, 100, "+"), clearly])
     if not rows:
         rows = [["none", *[""] * 6]]
     header = ["rival", "size", "accuracy in %", "µs"]
@@ -494,11 +498,12 @@ def summary_table(points_of_sets):
         pairs = list(compared(points, "one_row"))
         gains = [r.accuracy - own.accuracy for r, own in pairs if own is not None]
         above = [gain for gain in gains if gain.mean() > 0]
-        clear = [g for g in above if g.mean() > 2 * standard_error(g)]
+        clear = [gain for gain in above if is_clear(gain)]
         faster = sum(own is None for _, own in pairs)
         met = "met" if not above and not faster else "missed"
-        rows.append([name, len(pairs), len(above), len(clear), faster, met])
-    header = ["set", "points of rivals", "above ours", "of these clearly"]
+        n_seeds = len(points[0].accuracy)
+        rows.append([name, n_seeds, len(pairs), len(above), len(clear), faster, met])
+    header = ["set", "seeds", "points of rivals", "above ours", "of these clearly"]
     header += ["faster than all of ours", "goal: nothing above"]
     table("At one row", header, rows)
 
@@ -552,7 +557,8 @@ def draw(points_of_sets, path):
         panel.set(title=name, xscale="log", xlabel="Microseconds for one row")
         # What is far below the best says little.
         best = max(point.accuracy.mean() for point in points)
-        panel.set_ylim(best - 0.25, best + 0.01)
+        lowest = min(point.accuracy.mean() for point in points)
+        panel.set_ylim(max(best - 0.25, lowest) - 0.01, best + 0.01)
     panels[0].set_ylabel("Test accuracy")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4
