@@ -82,6 +82,7 @@ setup(
         # Tools, of which only the pinned version counts.
         "distributed": [
             "skbdistil[test]",
+            "accelerate",
             "dask",
             "distributed",
             "ray",

@@ -10,20 +10,22 @@ and flips, on the first --rows images of the training set, tested on the test se
 ``reading``: rows per second of passes and of training, and peak memory, for an array
 and for datasets. ``memory``: a fit to rows that are 10 times the memory that a process
 may take beyond what it has after a fit to 256 of them. ``chunks``: time and memory of a
-prediction, by the numbers of a chunk of rows. ``teacher_on``: shifted and
-flipped images of Fashion-MNIST, of which students learn what the teacher says of the
-clean image, or of the view. The teacher is trained here, on such views of the first
-6000 images; students learn from the first --rows of these.
+prediction, by the numbers of a chunk of rows. ``teacher_on``: views of images of
+Fashion-MNIST, of which students, and single networks of about their cost, learn what
+the teacher says of the clean image, or of the view; and without views. Images are
+shifted and flipped, or mixed with others. The teacher is trained here, on the first
+6000 images, shifted and flipped; students learn from the first --rows of these.
+--report prints its table.
 """
 
 import argparse
 import io
-import json
 import os
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,12 +35,12 @@ from PIL import Image
 from skorch import NeuralNet
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from benchmarks.accuracy_cost.results import append
+from benchmarks.records import read, table, with_error
 from skbdistil import BDistilClassifier
 from skbdistil._boosting import _rows
-from skbdistil._boosting._rows import BatchIterator
 from skbdistil.datasets import Views
 from skbdistil.students import ConvNet2d
 from skbdistil.teachers import TorchTeacher
@@ -70,38 +72,26 @@ class Jpegs(Dataset):
         return np.ascontiguousarray(pixels), self.labels[index]
 
 
-class ShiftedBatches:
-    """Batches of shifted and flipped images, for a net template.
+class Shifted(Dataset):
+    """Images of an array, shifted and flipped anew each time that they are read."""
 
-    With a teacher, what students learn of a view is what it says of the view.
-    """
-
-    changes_rows = True
-
-    def __init__(self, dataset, batch_size, teacher=None):
-        self.rows = dataset.rows
-        self.teacher = teacher
-        self.batches = BatchIterator(dataset, batch_size)
+    def __init__(self, images):
+        self.images = torch.from_numpy(images)
 
     def __len__(self):
-        return len(self.batches)
+        return len(self.images)
 
-    def __iter__(self):
-        ensemble = self.rows.ensemble
-        for inputs, targets in self.batches:
-            x = shifted(inputs["x"])
-            if self.teacher is not None:
-                with torch.no_grad():
-                    scores = self.teacher.eval()(x)
-                    scores -= scores.mean(1, keepdim=True)
-                    targets["teacher"] = scores
-                    state = ensemble.start(x)
-                    for _ in ensemble.students:
-                        state.advance()
-                    if state.n_stages:
-                        residual = state.mean - scores
-                        targets["residual_sum"] = state.n_stages * residual
-            yield {"x": x}, targets
+    def __getitem__(self, index):
+        return shifted(self.images[index : index + 1])[0]
+
+
+class Mixed(Shifted):
+    """Images, each with up to a half of another one of these."""
+
+    def __getitem__(self, index):
+        share = torch.rand(()) / 2
+        other = torch.randint(len(self), ())
+        return torch.lerp(self.images[index], self.images[other], share)
 
 
 def shifted(images, most=2):
@@ -122,8 +112,10 @@ def fashion(part, n_rows):
     return np.float32(images.reshape(-1, 1, 28, 28)) / 255, np.int64(labels)
 
 
-def fashion_teacher(images, labels, seed, epochs=8):
+@cache
+def fashion_teacher(seed, epochs=8):
     """Convolutional network, trained on shifted and flipped images."""
+    images, labels = fashion("train", 6000)
     torch.manual_seed(seed)
     module = nn.Sequential(
         *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -281,14 +273,16 @@ def keys(options):
                 "epochs": options.epochs,
             }
     elif options.part == "teacher_on":
-        for kind in ("clean", "view"):
-            for seed in range(options.seeds):
-                yield {
-                    "teacher_on": kind,
-                    "seed": seed,
-                    "rows": options.rows,
-                    "epochs": options.epochs,
-                }
+        for seed in range(options.seeds):
+            for network in SMALL_NETWORKS:
+                for kind in KINDS_OF_VIEWS:
+                    yield {
+                        "network": network,
+                        **kind,
+                        "seed": seed,
+                        "rows": options.rows,
+                        "epochs": options.epochs,
+                    }
     elif options.part == "chunks":
         for side in (32, 96):
             for exponent in (18, 20, 22, 25):
@@ -319,32 +313,85 @@ def chunks(key):
     }
 
 
+SMALL_NETWORKS = {
+    "3 students": {
+        "n_estimators": 3,
+        "student": partial(ConvNet2d, channels=(4, 8, 16)),
+    },
+    "single network": {
+        "n_estimators": 1,
+        "student": partial(ConvNet2d, channels=(8, 16, 32)),
+    },
+}
+
+
+KINDS_OF_VIEWS = [
+    {"views": views, "teacher_on": teacher_on}
+    for views, teacher_on in [
+        (None, None),
+        ("shifts", "clean"),
+        ("shifts", "view"),
+        ("mixtures", "clean"),
+        ("mixtures", "view"),
+    ]
+]
+
+
 def teacher_on(key):
     torch.set_num_threads(1)
-    images, labels = fashion("train", 6000)
-    X_test, y_test = fashion("test", 5000)
-    teacher = fashion_teacher(images, labels, key["seed"])
-    options = {"iterator_train": ShiftedBatches}
-    if key["teacher_on"] == "view":
-        options["iterator_train__teacher"] = teacher
-    net = NeuralNet(None, criterion=None, optimizer=torch.optim.AdamW, **options)
+    images, labels = fashion("train", key["rows"])
+    X_test, y_test = fashion("test", 10000)
+    teacher = fashion_teacher(key["seed"])
     clf = BDistilClassifier(
         TorchTeacher(teacher),
-        student=partial(ConvNet2d, channels=(4, 8, 16)),
-        n_estimators=3,
-        net=net,
         max_epochs=key["epochs"],
         random_state=key["seed"],
+        **SMALL_NETWORKS[key["network"]],
     )
-    start = time.perf_counter()
-    clf.fit(images[: key["rows"]], labels[: key["rows"]])
-    seconds = time.perf_counter() - start
+    rows = TensorDataset(torch.from_numpy(images), torch.from_numpy(labels))
+    if key["views"] is not None:
+        train = {"shifts": Shifted, "mixtures": Mixed}[key["views"]](images)
+        rows = Views(rows, train, teacher_on=key["teacher_on"])
+    start = time.process_time()
+    clf.fit(rows)
+    seconds = time.process_time() - start
     predicted = TorchTeacher(teacher).predict(X_test)
     return {
         "teacher_accuracy": float(np.mean(predicted == y_test)),
         "test_accuracy": list(clf.staged_score(X_test, y_test)),
-        "seconds": seconds,
+        "macs": list(map(int, clf.stage_costs_.cumulative_macs)),
+        "teacher_calls": clf.teacher_calls_,
+        "processor_seconds": seconds,
     }
+
+
+def report(lines):
+    """Test accuracy of each stage by what the teacher was asked about, and gains."""
+    lines = [line for line in lines if line["key"]["part"] == "teacher_on"]
+    for n_rows, epochs in sorted(
+        {(line["key"]["rows"], line["key"]["epochs"]) for line in lines}
+    ):
+        rows, stages = [], None
+        for network, kind in product(SMALL_NETWORKS, KINDS_OF_VIEWS):
+            wanted = {"network": network, "rows": n_rows, "epochs": epochs, **kind}
+            found = [line for line in lines if wanted.items() <= line["key"].items()]
+            if found:
+                before = stages
+                stages = np.transpose([line["test_accuracy"] for line in found])
+                seconds = [line["processor_seconds"] for line in found]
+                cells = [*_cells(stages), with_error(seconds, 0), len(found)]
+                rows.append([network, *kind.values(), *cells])
+                if kind["teacher_on"] == "view" and before.shape == stages.shape:
+                    gains = _cells(stages - before, sign="+")
+                    rows.append([network, kind["views"], "gain", *gains, "", ""])
+        header = ["network", "views", "teacher on", "1", "2", "3", "s", "seeds"]
+        table(f"{n_rows} rows, {epochs} epochs", header, rows)
+
+
+def _cells(stages, **options):
+    """What there is of three stages, as text."""
+    cells = [with_error(stage, 3, **options) for stage in stages]
+    return cells + [""] * (3 - len(cells))
 
 
 RUNS = {
@@ -365,17 +412,24 @@ def main():
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--allowed-mb", type=int, default=160)
+    parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     path = Path(options.results)
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = [json.loads(line)["key"] for line in lines]
+    lines = read(path)
+    if options.report:
+        report(lines)
+        return
+    done = [line["key"] for line in lines]
     for key in keys(options):
         key = {"part": options.part} | key
         if key in done:
             continue
-        # A process of its own, for its peak of memory and its limit.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(RUNS[options.part], key).result()
+        if options.part == "teacher_on":
+            found = teacher_on(key)
+        else:
+            # A process of its own, for its peak of memory and its limit.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found = pool.submit(RUNS[options.part], key).result()
         append(path, [{"key": key} | found])
 
 

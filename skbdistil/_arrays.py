@@ -66,8 +66,9 @@ class LazyRows:
     in the same form.
     """
 
-    # Whether training sees other rows than those that are indexed.
-    changes_rows = False
+    # Whether training sees other rows than those that are indexed, and whether the
+    # teacher is asked about these.
+    changes_rows = asks_about_views = False
 
     @property
     def ndim(self):

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from numbers import Integral, Real
 from os import PathLike
@@ -65,6 +66,7 @@ from skbdistil._boosting._scaling import (
 )
 from skbdistil._boosting._training import check_net
 from skbdistil._boosting._update import Updates, updated_ensemble
+from skbdistil._boosting._view_targets import ViewTargets
 from skbdistil._dataset_rows import DatasetRows, is_dataset, with_labels
 from skbdistil._decoding import CLASSES, LABELS
 from skbdistil._exit_rules import in_units
@@ -89,6 +91,7 @@ from skbdistil._student_rows import (
 from skbdistil._teacher_scores import teacher_score_warning
 from skbdistil._teacher_targets import (
     all_trained,
+    at_hand,
     further_answers,
     mixed_with_labels,
     scores_of_labels,
@@ -258,7 +261,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             batch by batch. A table may hold NaN where the teacher takes it; see
             `student_transform`. Or a map-style :class:`torch.utils.data.Dataset`, whose
             rows are read when they are needed, or :class:`~skbdistil.datasets.Views` of
-            one, to train on augmented rows.
+            one, to train on augmented rows, about which the teacher may be asked, too.
 
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or targets. Several labels per row are an indicator matrix of 0 and
@@ -384,7 +387,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if ranks is not ONE_RANK:
             self._check_shared_rows(checked, tasks)
         if isinstance(checked, DatasetRows):
-            self._check_dataset_goes_with(X_unlabelled)
+            self._check_dataset_goes_with(X_unlabelled, checked)
             X = checked
         if y is not None:
             check_consistent_length(checked, y)
@@ -457,6 +460,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 ensemble.to(device, getattr(torch, self.dtype))
             ensemble.first_stages = first_stages
             ranks.check_same("The training rows", train.chunks())
+            if valid is not None:
+                ranks.check_same("The rows held out", valid.chunks())
             self._check_in_range(x, ensemble)
             if transfers:
                 self._check_in_range(x_transfers, ensemble)
@@ -471,6 +476,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             )
 
             # The rounds are played.
+            view_targets = self._view_targets(train, teacher_seed)
             boosting = set_up(
                 self,
                 plan,
@@ -479,6 +485,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                 valid,
                 device=device,
                 progress=self._progress(tasks, ranks),
+                view_targets=view_targets,
                 ranks=ranks,
             )
             if earlier is not None:
@@ -500,16 +507,18 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                     fingerprint(
                         self, plan, train, valid, earlier=earlier_states, device=device
                     ),
+                    ranks,
                 )
             tasks.prefix = lambda: self._prefix_attributes(
                 boosting, plan, x, teacher_costs
             )
-            boosting.run(
-                seeds[: self._round_limit],
-                refine=self.refine,
-                refine_epochs=plan.refine_epochs,
-                checkpoint=checkpoint,
-            )
+            with nullcontext() if view_targets is None else at_hand(self.teacher):
+                boosting.run(
+                    seeds[: self._round_limit],
+                    refine=self.refine,
+                    refine_epochs=plan.refine_epochs,
+                    checkpoint=checkpoint,
+                )
             notes += boosting.notes
 
             fitted, problem = self._fitted_attributes(
@@ -538,6 +547,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             "idle_features_": idle_features(ensemble, x),
             "stage_costs_": stage_costs,
             "teacher_costs_": teacher_costs,
+            "teacher_calls_": self.teacher_calls_ + boosting.rows.view_calls,
         }, problem
 
     def _prefix_attributes(self, boosting, plan, x, teacher_costs):
@@ -556,14 +566,22 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             return min(n_rounds, 1)
         return n_rounds + (self.refine == "final" and n_rounds > 0)
 
-    def _check_dataset_goes_with(self, X_unlabelled):
-        """Refuse what needs all rows of a dataset in memory."""
+    def _check_dataset_goes_with(self, X_unlabelled, rows):
+        """Refuse what needs all rows of a dataset in memory, or a teacher to ask."""
         given = {"augment": self.augment, "X_unlabelled": X_unlabelled}
         for name in [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{type(self).__name__} takes no {name!r} where X is a dataset. Pass "
                 "skbdistil.datasets.Views(clean, train) for augmented rows, and a "
                 "dataset that holds all rows."
+            )
+        if rows.asks_about_views and not all_trained(self.teacher):
+            raise ValueError(
+                f"The 'teacher' parameter of {type(self).__name__} must be one that "
+                "can be asked where X is Views with teacher_on='view', since views "
+                "are not known before they are seen: a TorchTeacher, a "
+                "FrozenEstimator, a torch.nn.Module or a list of these. Got "
+                f"{self.teacher!r}. Pass it, or Views with teacher_on='clean'."
             )
 
     def _student_weights(self, y, sample_weight):
@@ -600,8 +618,6 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             if name.startswith("iterator_") and value is not DataLoader
         ]
         refused = {
-            "early_stopping=True": self.early_stopping,
-            "a checkpoint": self.checkpoint is not None,
             "callbacks of scikit-learn": tasks.any_callbacks,
             "a dataset as X": isinstance(checked, DatasetRows),
             "the optimizer LBFGS": issubclass(self.net.optimizer, torch.optim.LBFGS),
@@ -758,6 +774,46 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if problem:
             notes.append(CostsUnknownWarning(problem))
         return data, transfer_scores, teacher_costs
+
+    def _view_targets(self, train, seed):
+        """What asks the teacher about views of the training rows, or None."""
+        # A warm start may go on with labels alone.
+        is_asked = getattr(train.x, "asks_about_views", False)
+        if not is_asked or self.label_mix_ == 1:
+            return None
+        n_outputs, dtype = train.scores.shape[1], train.scores.dtype
+
+        def ask(rows, label, seed):
+            try:
+                response, _ = self._further_answers(
+                    rows, seed, n_outputs=n_outputs, dtype=dtype
+                )
+                scores, _, _ = self._encode(response, None, None, goes_on=True)
+            except (ValueError, RuntimeError) as error:
+                raise type(error)(f"On a batch of views of X: {error}") from error
+            if self.label_mix_:
+                scores = mixed_with_labels(scores, label, self.label_mix_)
+            return scores.astype(dtype, copy=False), response.n_calls
+
+        return ViewTargets(ask, train.label, seed)
+
+    def _further_answers(self, X, seed, *, teacher_scores=None, n_outputs, dtype):
+        """What a teacher that comes trained says of rows that it was not asked about.
+
+        Returns the response and warnings.
+        """
+        regression = not is_classifier(self)
+        return further_answers(
+            self.teacher if teacher_scores is None else "precomputed",
+            X,
+            teacher_scores=teacher_scores,
+            classes=None if regression else self.classes_,
+            n_outputs=n_outputs,
+            multilabel=self._multilabel,
+            dtype=np.float64 if regression else dtype,
+            random_state=seed,
+            estimator_name=type(self).__name__,
+        )
 
     def _label_mix(
         self, response, X, scores, label, weight, random_state, notes, *, has_transfers
@@ -1150,16 +1206,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         n_samples, n_outputs = len(x), self.ensemble_.n_outputs
         dtype = np.dtype(str(self.ensemble_.dtype).removeprefix("torch."))
         if teacher_scores is not None or all_trained(self.teacher):
-            response, doubts = further_answers(
-                self.teacher if teacher_scores is None else "precomputed",
-                X,
-                teacher_scores=teacher_scores,
-                classes=None if regression else self.classes_,
-                n_outputs=n_outputs,
-                multilabel=multilabel,
-                dtype=np.float64 if regression else dtype,
-                random_state=seed,
-                estimator_name=estimator_name,
+            response, doubts = self._further_answers(
+                X, seed, teacher_scores=teacher_scores, n_outputs=n_outputs, dtype=dtype
             )
             notes += doubts
         elif y is None:
@@ -1723,7 +1771,7 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
 
     idle_features_ : ndarray of shape (n_students,)
         Share of the features of each student that are the same for all rows, at most
-        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        2**12 of which are looked at. Such features do nothing. Where it exceeds 0.5,
         `fit` warns.
 
     teacher_bound_ : float
@@ -1777,8 +1825,8 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         one that came trained, ``"mixed"`` for several teachers of different kinds.
 
     teacher_calls_ : int
-        Number of rows that the teacher was asked about, those of folds and those
-        without labels among them.
+        Number of rows that the teacher was asked about, those of folds, those without
+        labels, and each view of :class:`~skbdistil.datasets.Views` among them.
 
     label_mix_ : float
         Share of y in what the students learnt.
@@ -2512,7 +2560,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
 
     idle_features_ : ndarray of shape (n_students,)
         Share of the features of each student that are the same for all rows, at most
-        2**14 of which are looked at. Such features do nothing. Where it exceeds 0.5,
+        2**12 of which are looked at. Such features do nothing. Where it exceeds 0.5,
         `fit` warns.
 
     teacher_bound_ : float
@@ -2566,8 +2614,8 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         one that came trained, ``"mixed"`` for several teachers of different kinds.
 
     teacher_calls_ : int
-        Number of rows that the teacher was asked about, those of folds and those
-        without labels among them.
+        Number of rows that the teacher was asked about, those of folds, those without
+        labels, and each view of :class:`~skbdistil.datasets.Views` among them.
 
     label_mix_ : float
         Share of y in what the students learnt.

@@ -138,6 +138,10 @@ def whole_chunks(x, n_rows):
     batch : ndarray, or dict of ndarray
         A dict where a dataset has items that are dicts.
     """
+    if isinstance(x, ViewRows):
+        for rows, _ in row_chunks(x, n_rows):
+            yield rows, {name: values[rows] for name, values in x.entries.items()}
+        return
     if not isinstance(x, DatasetRows) or columns_of(x.views) is None:
         yield from row_chunks(x, n_rows)
         return
@@ -149,6 +153,34 @@ def whole_chunks(x, n_rows):
 def columns_of(views):
     """What :class:`~skbdistil.datasets.Columns` says of the items; None if nothing."""
     return views.clean if isinstance(views.clean, Columns) else None
+
+
+class ViewRows(LazyRows):
+    """Some views of rows, with what a teacher reads of them by name.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...)
+        As students read them.
+    entries : dict of ndarray
+    """
+
+    def __init__(self, rows, entries):
+        self.rows = rows
+        self.entries = entries
+        self.shape = rows.shape
+        self.dtype = rows.dtype
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+    def take(self, rows):
+        """Some rows, in the same form."""
+        entries = {name: values[rows] for name, values in self.entries.items()}
+        return ViewRows(self.rows[rows], entries)
 
 
 def _reading(net):
@@ -213,6 +245,11 @@ class DatasetRows(LazyRows):
         """Whether training sees views of the rows."""
         return self.views.train is not None
 
+    @property
+    def asks_about_views(self):
+        """Whether the teacher is asked about these views."""
+        return self.views.teacher_on == "view"
+
     def __len__(self):
         return len(self.views)
 
@@ -232,7 +269,7 @@ class DatasetRows(LazyRows):
         for positions, rows, _ in self.loader(_ordered_keys(len(self), n_rows)):
             yield slice(positions[0], positions[-1] + 1), from_torch(rows)
 
-    def loader(self, keys, *, whole=False, **options):
+    def loader(self, keys, *, whole=False, asks=False, **options):
         """A DataLoader that reads what the keys say.
 
         Parameters
@@ -241,6 +278,9 @@ class DatasetRows(LazyRows):
             Numbers of rows, and the seed of their views; None for clean rows.
         whole : bool
             Whether to read items that are dicts as a teacher does.
+        asks : bool
+            Whether to read what a teacher does as well, in the place of labels: a dict,
+            or None where it reads the rows.
         **options : dict
             Of the DataLoader, instead of those of the rows.
 
@@ -252,8 +292,10 @@ class DatasetRows(LazyRows):
         options = options or dict(self.options)
         reader = self._reader
         collate_fn = options.pop("collate_fn", reader.collate_fn)
-        if whole or collate_fn is not reader.collate_fn:
-            reader = _Reader(self.views, collate_fn, reader.expected, whole=whole)
+        if whole or asks or collate_fn is not reader.collate_fn:
+            reader = _Reader(
+                self.views, collate_fn, reader.expected, whole=whole, asks=asks
+            )
         return DataLoader(
             reader,
             batch_size=None,
@@ -269,10 +311,14 @@ def _with_tensor(batch):
     """Rows as tensors, which processes share and for which memory is pinned."""
     positions, rows, labels = batch
     if isinstance(rows, dict):
-        rows = {name: as_tensor(values) for name, values in rows.items()}
+        rows = _tensors(rows)
     else:
         rows = torch.from_numpy(rows)
-    return positions, rows, labels
+    return positions, rows, _tensors(labels) if isinstance(labels, dict) else labels
+
+
+def _tensors(entries):
+    return {name: as_tensor(values) for name, values in entries.items()}
 
 
 def _ordered_keys(n_samples, n_rows):
@@ -287,25 +333,34 @@ class _Reader(Dataset):
 
     Indexed by ``(positions, seed)``, it gives the positions, an array of the rows, and
     an array of their labels, or None. A seed asks for the views of training. With
-    `whole`, it gives a dict of arrays in the place of the rows, and no labels.
+    `whole`, it gives a dict of arrays in the place of the rows, and no labels. With
+    `asks`, it gives this dict in the place of the labels, or None where there is none.
     """
 
-    def __init__(self, views, collate_fn=None, expected=None, *, whole=False):
+    def __init__(
+        self, views, collate_fn=None, expected=None, *, whole=False, asks=False
+    ):
         self.views = views
         self.columns = columns_of(views)
         self.collate_fn = collate_fn
         self.expected = expected
         self.whole = whole
+        self.asks = asks
 
     def __getitem__(self, key):
         positions, seed = key
         # Items may draw from any global generator.
         with seeded(0 if seed is None else seed, torch.device("cpu")):
             items = [self._item(int(number), seed) for number in positions]
+        made = None if self.collate_fn is None else self.collate_fn(items)
         if self.whole:
-            return positions, self._entries(items, positions), None
-        rows, labels = self._batch(items, positions)
+            return positions, self._entries(items, made, positions), None
+        rows, labels = self._batch(items, made, positions)
         self._check(rows, positions)
+        if self.asks:
+            labels = None
+            if self.columns is not None:
+                labels = self._entries(items, made, positions)
         return positions, rows, labels
 
     def _item(self, number, seed):
@@ -322,13 +377,12 @@ class _Reader(Dataset):
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _entries(self, items, positions):
+    def _entries(self, items, made, positions):
         """What the teacher is called with by name."""
         columns = self.columns
-        if self.collate_fn is not None:
-            batch = self.collate_fn(items)
-            names = _names_of_teacher(columns, batch, positions[0])
-            return {name: _array(batch[name], name) for name in names}
+        if made is not None:
+            names = _names_of_teacher(columns, made, positions[0])
+            return {name: _array(made[name], name) for name in names}
         names = _names_of_teacher(columns, items[0], positions[0])
         found = {}
         for name in names:
@@ -347,7 +401,8 @@ class _Reader(Dataset):
             found[name] = np.stack(rows)
         return found
 
-    def _batch(self, items, positions):
+    def _batch(self, items, rows, positions):
+        """Rows and labels of items, or of what `collate_fn` has made of them."""
         columns = self.columns
         if columns is not None and self.collate_fn is None:
             items = [
@@ -366,7 +421,6 @@ class _Reader(Dataset):
                     )
             rows = np.stack(rows)
         else:
-            rows = self.collate_fn(items)
             if columns is not None:
                 rows, labels = _row_and_label(columns, rows, positions[0])
                 rows = rows if labels is None else (rows, labels)

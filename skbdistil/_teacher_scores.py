@@ -527,8 +527,7 @@ def _ready(
 
     name = type(teacher).__name__
     model, labels = teacher, None
-    lazy = isinstance(X, LazyRows)
-    if lazy and not frozen:
+    if isinstance(X, LazyRows) and not frozen:
         raise ValueError(
             f"The 'teacher' parameter of {estimator_name} is a {name}, which is fitted "
             "to X, and X is a dataset. A teacher of a dataset comes trained: pass a "
@@ -558,7 +557,7 @@ def _ready(
 
     def ask(rows):
         chunks = [(None, rows)]
-        if lazy:
+        if isinstance(rows, LazyRows):
             chunks = row_chunks(rows, chunk_rows(rows.shape[1:]))
         with _model_context(teacher, random_state):
             answers = [

@@ -6,6 +6,7 @@ says nothing else.
 
 import math
 import warnings
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -172,6 +173,24 @@ def all_trained(teacher):
     if isinstance(teacher, list | tuple):
         return bool(teacher) and all(map(all_trained, teacher))
     return comes_trained(teacher) and not isinstance(teacher, str)
+
+
+@contextmanager
+def at_hand(teacher):
+    """Have teachers of torch where they run, while they are asked again and again.
+
+    Parameters
+    ----------
+    teacher : object
+        One that comes trained, or a list of these.
+    """
+    with ExitStack() as stack:
+        for one in teacher if isinstance(teacher, list | tuple) else [teacher]:
+            if isinstance(one, torch.nn.Module):
+                one = TorchTeacher(one)
+            if isinstance(one, TorchTeacher):
+                stack.enter_context(one._at_hand())
+        yield
 
 
 def further_answers(

@@ -17,7 +17,8 @@ class Views(Dataset):
     """A dataset, and the views of its rows that training sees.
 
     Students train on random views: crops, flips, noise. Everything else reads the clean
-    rows: input scaling, the game, the teacher, early stopping, and predictions.
+    rows: input scaling, the game, early stopping, predictions, and the teacher, which
+    may be asked about the views, too.
 
     Arrays and slices of row numbers give the views of these rows, so that scikit-learn
     can split them. An integer gives an item of `clean`.
@@ -34,19 +35,36 @@ class Views(Dataset):
         each item by the `random_state` of the fit, the epoch and the number of the row.
         Its labels are not read. `None` trains on the clean rows.
 
+    teacher_on : {"clean", "view"}, default="clean"
+        What students learn of a view: the teacher's scores of the clean row, which is
+        asked about once, or of the view itself. For ``"view"`` the teacher runs in
+        every step of the training, as a patient teacher [1]_ does: a pass of it for
+        each view. Needs `train`, and a teacher that can be asked: not
+        ``"precomputed"``.
+
     Raises
     ------
     TypeError
         If a dataset has no length or no index.
 
     ValueError
-        If the lengths differ.
+        If the lengths differ, or if `teacher_on` is not one of its values or is
+        ``"view"`` where there are no views.
 
     Notes
     -----
-    What a student is to learn of a view are the teacher's scores of the clean row. A
-    generator that the dataset holds, such as ``np.random.default_rng(0)``, is not
+    With both values of `teacher_on`, earlier students run on the view, and labels are
+    those of the clean row, whose share (`label_mix`) goes into the teacher's scores of
+    the view as it does into those of the clean row.
+
+    A generator that the dataset holds, such as ``np.random.default_rng(0)``, is not
     seeded: views then depend on the number of workers.
+
+    References
+    ----------
+    .. [1] L. Beyer, X. Zhai, A. Royer, L. Markeeva, R. Anil, A. Kolesnikov, "Knowledge
+           distillation: A good teacher is patient and consistent", CVPR 2022,
+           arXiv:2106.05237.
 
     Examples
     --------
@@ -64,9 +82,40 @@ class Views(Dataset):
     >>> views = Views(clean, Flipped())
     >>> len(views), len(views[:10])
     (100, 10)
+
+    A teacher that is asked about the flipped images:
+
+    >>> from skbdistil import BDistilClassifier
+    >>> from skbdistil.students import ConvNet2d
+    >>> from skbdistil.teachers import TorchTeacher
+    >>> module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    >>> teacher = TorchTeacher(module)
+    >>> clf = BDistilClassifier(
+    ...     teacher,
+    ...     student=ConvNet2d,
+    ...     n_estimators=2,
+    ...     max_epochs=3,
+    ...     edge_tol=float("inf"),
+    ...     random_state=0,
+    ... )
+    >>> views = Views(clean, Flipped(), teacher_on="view")
+    >>> clf.fit(views, teacher.predict(clean)).teacher_calls_
+    700
+
+    That is 100 clean rows, and as many views in each of 3 epochs of 2 rounds.
     """
 
-    def __init__(self, clean, train=None):
+    def __init__(self, clean, train=None, *, teacher_on="clean"):
+        if teacher_on not in ("clean", "view"):
+            raise ValueError(
+                "The 'teacher_on' parameter of Views must be 'clean' or 'view'. Got "
+                f"{teacher_on!r}."
+            )
+        if teacher_on == "view" and train is None:
+            raise ValueError(
+                "The 'teacher_on' parameter of Views is 'view', which needs views: "
+                "pass 'train'. Got train=None."
+            )
         for dataset in (clean, train):
             if dataset is not None:
                 _check_map_style(dataset)
@@ -77,6 +126,7 @@ class Views(Dataset):
             )
         self.clean = clean
         self.train = train
+        self.teacher_on = teacher_on
         self.indices = np.arange(len(clean))
 
     @property
@@ -95,7 +145,7 @@ class Views(Dataset):
         indices = self.indices[rows]
         if np.ndim(indices) == 0:
             return self.clean[int(indices)]
-        taken = Views(self.clean, self.train)
+        taken = Views(self.clean, self.train, teacher_on=self.teacher_on)
         taken.indices = indices
         return taken
 

@@ -51,20 +51,28 @@ class _KnownGradient(torch.autograd.Function):
         return grad_output * gradient, None, None
 
 
-def _barrier_logarithm(u):
-    """Logarithm of 1 + u, which goes on linearly for |u| > 0.95, and its slope."""
+def _barrier_logarithms(u):
+    """Logarithms of 1 + u and of 1 - u with their slopes, linear for |u| > 0.95."""
     inside = u.clamp(-_LINEAR_FROM, _LINEAR_FROM)
-    slope = 1 / (1 + inside)
-    return torch.log1p(inside) + (u - inside) * slope, slope
+    outside = u - inside
+    up_slope, down_slope = 1 / (1 + inside), 1 / (1 - inside)
+    up = torch.log1p(inside) + outside * up_slope
+    down = torch.log1p(-inside) - outside * down_slope
+    return (up, up_slope), (down, down_slope)
 
 
 def _kl(teacher, scores, temperature):
     """Row-wise KL(softmax(g / tau) || softmax(F / tau)) * tau^2, and its gradient."""
-    log_p = functional.log_softmax(teacher / temperature, dim=1)
-    log_q = functional.log_softmax(scores / temperature, dim=1)
+    # Each operation counts in small batches, and a temperature of 1 is usual.
+    if temperature != 1:
+        teacher, scores = teacher / temperature, scores / temperature
+    log_p = functional.log_softmax(teacher, dim=1)
+    log_q = functional.log_softmax(scores, dim=1)
     p = log_p.exp()
-    rows = (p * (log_p - log_q)).sum(1) * temperature**2
-    return rows, (log_q.exp() - p) * temperature
+    rows, gradient = (p * (log_p - log_q)).sum(1), log_q.exp() - p
+    if temperature != 1:
+        rows, gradient = rows * temperature**2, gradient * temperature
+    return rows, gradient
 
 
 def _binary_kl(teacher, scores, temperature):
@@ -408,7 +416,7 @@ class _StudentLoss(_EnsembleTerms):
     def _barrier(self, residual, target):
         u = residual / (2 * self.scale)
         under, over = self._weights(target["residual_sum"])
-        (up, up_slope), (down, down_slope) = map(_barrier_logarithm, (u, -u))
+        (up, up_slope), (down, down_slope) = _barrier_logarithms(u)
         gradient = over * down_slope - under * up_slope
         gradient = gradient / (2 * self.scale * u.shape[1])
         return -(under * up + over * down).mean(1), gradient
@@ -425,7 +433,8 @@ class _StudentLoss(_EnsembleTerms):
         # Where one weight is 39 times the other, the slope of its linear part wins
         # for ever and the barrier has no minimum; this keeps one, at |u| = 0.9.
         lead = torch.tanh(-exponent).clamp(-_LARGEST_LEAD, _LARGEST_LEAD)
-        return mass * (1 + lead) / 2, mass * (1 - lead) / 2
+        half = mass / 2
+        return half * (1 + lead), half * (1 - lead)
 
 
 class _JointLoss(_EnsembleTerms):

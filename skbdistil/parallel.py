@@ -3,6 +3,8 @@
 import torch
 from skorch import NeuralNet
 
+from skbdistil._boosting._shared_norm import batch_norms, shared_statistics
+
 if torch.distributed.is_available():
     # Defaults of its functions hold the group that is there when it is imported, which
     # optimizers do on the way: destroy_process_group would not end the group's threads,
@@ -77,6 +79,51 @@ class DataParallelNet(NeuralNet):
     ):
         super().__init__(module, criterion, optimizer=optimizer, **settings)
 
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Train as skorch does, with batch normalisation over all rows of a batch.
+
+        Parameters
+        ----------
+        X : torch.utils.data.Dataset
+            The rows that are here.
+
+        y : None
+            Not used.
+
+        epochs : int or None, default=None
+            None takes `max_epochs`.
+
+        **fit_params : dict
+            Not used.
+
+        Returns
+        -------
+        net : DataParallelNet
+        """
+        with shared_statistics(self.module_, self.ranks_):
+            return super().fit_loop(X, y, epochs, **fit_params)
+
+    def validation_step(self, batch, **fit_params):
+        """Loss of a batch of rows held out, which are all in each process.
+
+        Parameters
+        ----------
+        batch : tuple of dict
+            Inputs and targets.
+
+        **fit_params : dict
+            Not used.
+
+        Returns
+        -------
+        step : dict
+            ``loss``, as the first process finds it, and ``y_pred``.
+        """
+        step = super().validation_step(batch, **fit_params)
+        # Processes that differ in the last bit would not stop after the same epoch.
+        loss = self.ranks_.of_first(step["loss"].numpy(force=True))
+        return step | {"loss": torch.from_numpy(loss)}
+
     def train_step(self, batch, **fit_params):
         """Make one step with the gradient over all rows of a batch.
 
@@ -98,7 +145,7 @@ class DataParallelNet(NeuralNet):
         self.optimizer_.zero_grad()
         n_rows = len(targets["teacher"])
         loss = None
-        if n_rows:
+        if n_rows or batch_norms(self.module_):
             # A sum, so that rows count alike wherever they are.
             mean = self.get_loss(self.module_(**inputs), targets, training=True)
             loss = mean * n_rows
@@ -131,7 +178,8 @@ class DataParallelNet(NeuralNet):
         # optimizer leaves it alone.
         reached = [parameter.grad is not None for parameter in parameters]
         head = parameters[0].new_tensor([n_rows, 0.0, *reached])
-        if loss is not None:
+        # Without rows, there is no mean.
+        if n_rows:
             head[1] = loss
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -194,7 +194,7 @@ class TorchTeacher(BaseEstimator):
         X = as_array(dataset_rows(X), estimator_name="TorchTeacher")
         dtype = floating_dtype(self.module)
         device = self._run_device()
-        with torch.no_grad(), _evaluating(self.module, device):
+        with torch.no_grad(), self._at_hand():
             scores = np.concatenate(
                 [
                     self._batch_scores(batch, rows.stop - rows.start, dtype, device)
@@ -278,6 +278,10 @@ class TorchTeacher(BaseEstimator):
                 f"Got {self.classes!r} instead."
             )
         return classes
+
+    def _at_hand(self):
+        """Have the module in evaluation mode where it runs, and leave it as it was."""
+        return _evaluating(self.module, self._run_device())
 
     def _run_device(self):
         """Where the module runs."""

@@ -12,7 +12,7 @@ from skbdistil._boosting._residuals import Residuals
 from skbdistil.objectives import (
     _OBJECTIVES,
     DistillationObjective,
-    _barrier_logarithm,
+    _barrier_logarithms,
     _check_objective,
     _JointLoss,
     _kl,
@@ -107,7 +107,7 @@ def test_weighted_barrier_never_pulls_out_of_the_bound():
 def test_barrier_logarithm_goes_on_smoothly(end):
     step = 1e-9
     u = torch.tensor([end - step, end, end + step], dtype=torch.float64)
-    value, slope = _barrier_logarithm(u)
+    (value, slope), _ = _barrier_logarithms(u)
     # Steps of 1e-9 change the value by 1e-9 * slope, the slope by 1e-9 * slope ** 2.
     torch.testing.assert_close(value, value[1].expand(3), rtol=0, atol=3e-8)
     torch.testing.assert_close(slope, slope[1].expand(3), rtol=0, atol=1e-6)
@@ -116,14 +116,23 @@ def test_barrier_logarithm_goes_on_smoothly(end):
 
 def test_barrier_logarithm_is_the_logarithm_inside_and_a_line_outside():
     u = torch.linspace(-0.95, 0.95, 39, dtype=torch.float64)
-    torch.testing.assert_close(_barrier_logarithm(u)[0], torch.log1p(u))
+    torch.testing.assert_close(_barrier_logarithms(u)[0][0], torch.log1p(u))
     for sign in (-1, 1):
         far = sign * torch.tensor([0.96, 1.0, 3.0, 1e3], dtype=torch.float64)
-        value, slope = _barrier_logarithm(far)
+        (value, slope), _ = _barrier_logarithms(far)
         expected = torch.full_like(far, 1 / (1 + sign * 0.95))
         torch.testing.assert_close(slope, expected)
-        end, _ = _barrier_logarithm(torch.tensor(sign * 0.95, dtype=far.dtype))
+        (end, _), _ = _barrier_logarithms(torch.tensor(sign * 0.95, dtype=far.dtype))
         torch.testing.assert_close(value, end + (far - sign * 0.95) * expected)
+
+
+def test_barrier_logarithm_of_the_other_weight_is_its_mirror_image():
+    u = torch.linspace(-2, 2, 101)
+    up, down = _barrier_logarithms(u)
+    mirrored, _ = _barrier_logarithms(-u)
+    for of_down, of_mirrored in zip(down, mirrored, strict=True):
+        torch.testing.assert_close(of_down, of_mirrored, rtol=0, atol=0)
+    assert not torch.equal(up[0], down[0])
 
 
 @pytest.mark.parametrize("barrier", ["weighted", "indicator"])

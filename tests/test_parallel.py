@@ -1,9 +1,13 @@
 """Fits that share their rows give what one process gives, and fail together."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import weakref
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,15 +139,54 @@ def fit_trees(**params):
     return model.fit(X, y)
 
 
-def clip(*, shares):
+def fit_with_sgd(rows=X, *, shares, callbacks=None, **params):
     kind = DataParallelNet if shares else NeuralNet
-    net = kind(
-        None,
-        criterion=None,
-        optimizer=torch.optim.SGD,
-        callbacks=[GradientNormClipping(0.1)],
+    net = kind(None, criterion=None, optimizer=torch.optim.SGD, callbacks=callbacks)
+    return fit(rows, net=net, **params)
+
+
+def fit_convolutions(**params):
+    student = partial(ConvNet1d, channels=(2, 3))
+    params = {"student": student, "n_estimators": 2} | params
+    # AdamW would turn the rounding of gradients that are 0, of which there are some
+    # before a layer that normalises, into steps.
+    return fit_with_sgd(X[:, :, np.newaxis], **params)
+
+
+class Normalised(Backbone):
+    """Normalises with the options that torch has, and rows whose mean is far from 0."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        norm = torch.nn.BatchNorm1d
+        self.blocks = torch.nn.ModuleList(
+            [
+                norm(4, momentum=None),
+                torch.nn.Linear(4, 3),
+                norm(3, affine=False),
+                norm(3, bias=False),
+            ]
+        )
+        self.widths = [4, 3, 3, 3]
+
+    def prepare(self, x):
+        return x + 100
+
+
+def fit_stopped(**params):
+    """Students that end before their last epoch, and rounds before the last."""
+    model = fit(
+        early_stopping=True,
+        validation_fraction=0.3,
+        n_iter_no_change=1,
+        max_epochs=10,
+        n_estimators=6,
+        learning_rate=0.1,
+        **params,
     )
-    return fit(net=net)
+    assert model.n_estimators_ < 6
+    assert min(map(len, model.training_history_)) < 10
+    return model
 
 
 CASES = {
@@ -159,7 +202,15 @@ CASES = {
     "warm start": fit_twice,
     "regression": fit_regressor,
     "trees": fit_trees,
-    "clipped": clip,
+    "clipped": partial(fit_with_sgd, callbacks=[GradientNormClipping(0.1)]),
+    "convolutions": fit_convolutions,
+    # A layer that normalises runs without rows, too.
+    "few rows a batch, normalised": partial(fit_convolutions, batch_size=4),
+    "refined convolutions": partial(
+        fit_convolutions, refine="final", refine_epochs=2, connection="dense"
+    ),
+    "normalised otherwise": partial(fit_with_sgd, student=Normalised),
+    "stopped early": fit_stopped,
 }
 
 
@@ -208,14 +259,27 @@ def test_fit_of_two_processes_equals_that_of_one(run):
 
 
 class Failing(MLP):
-    """Raises in the training of one process."""
+    """Raises in the training of one process, after some batches."""
 
     rank = None
+    n_batches = 0
 
     def forward(self, x, *earlier):
-        if self.training and distributed.get_rank() == self.rank:
-            raise ZeroDivisionError("in this process alone")
+        if self.training:
+            kind = type(self)
+            if kind.n_batches == 0 and distributed.get_rank() == kind.rank:
+                raise ZeroDivisionError("in this process alone")
+            kind.n_batches -= 1
         return super().forward(x, *earlier)
+
+
+class FailingNormalised(Normalised):
+    """Raises in one process, while the other one waits for it in a layer."""
+
+    def prepare(self, x):
+        if self.training and distributed.get_rank():
+            raise ZeroDivisionError("before a layer")
+        return super().prepare(x)
 
 
 class Unbounded(Backbone):
@@ -246,6 +310,10 @@ def failing(rank):
 
 FAILURES = {
     "raises": (failing, "ZeroDivisionError: in this process alone"),
+    "raises in a pass": (
+        lambda rank: fit(student=FailingNormalised),
+        "ZeroDivisionError: before a layer",
+    ),
     "infinite": (lambda rank: fit(student=Unbounded), "diverged to scores"),
     "labels": (
         lambda rank: estimator().fit(X, y[: len(y) - rank], teacher_scores=SCORES),
@@ -293,6 +361,72 @@ def test_processes_fail_together(run):
     assert first_bits == second_bits
 
 
+def go_on(rank, folder):
+    """Bits of a fit that goes on after its second round has failed, and of a whole one.
+
+    And in how many batches each was trained.
+    """
+    student = partial(Failing, hidden=(4,))
+    # A folder for each process, of which only the first one is used.
+    params = {"student": student, "checkpoint": folder / str(rank)}
+    Failing.rank, Failing.n_batches = 1, 15
+    with raises("in this process alone", error=(RuntimeError, ZeroDivisionError)):
+        fit(**params)
+    Failing.rank, Failing.n_batches = None, 0
+    bits = student_bits(fit(**params))
+    n_batches, Failing.n_batches = -Failing.n_batches, 0
+    return bits, student_bits(fit(student=student)), n_batches, -Failing.n_batches
+
+
+def test_fit_of_two_processes_goes_on(run, tmp_path):
+    folder = tmp_path / "checkpoints"
+    for bits, expected, n_batches, n_of_whole in run(partial(go_on, folder=folder)):
+        assert bits == expected
+        assert 0 < n_batches < n_of_whole
+    (of_first,) = folder.iterdir()
+    assert of_first.name == "0"
+    assert [path.suffix for path in of_first.iterdir()] == [".rounds"]
+
+
+# Commands that start processes
+
+SCRIPT = """
+import sys
+from torch import distributed
+from common import student_bits
+from test_parallel import fit
+
+distributed.init_process_group("gloo")
+assert distributed.get_world_size() == 2
+with open(f"{sys.argv[1]}/{distributed.get_rank()}", "wb") as file:
+    file.write(student_bits(fit()))
+distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "torch.distributed.run --standalone --nproc-per-node=2",
+        # Which starts them without GPUs, too; with --cpu it would start one.
+        "accelerate.commands.launch --multi_gpu --num_processes=2 "
+        "--main_process_port=0",
+    ],
+)
+def test_command_starts_processes_that_share_a_fit(command, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [sys.executable, "-m", *command.split(), script, tmp_path],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        timeout=_SECONDS,
+        check=True,
+    )
+    first, second = ((tmp_path / rank).read_bytes() for rank in "01")
+    assert first == second
+
+
 # One process
 
 
@@ -316,8 +450,6 @@ def test_template_without_a_group_raises():
 @pytest.mark.parametrize(
     ("params", "what"),
     [
-        ({"early_stopping": True}, "early_stopping=True"),
-        ({"checkpoint": "folder"}, "a checkpoint"),
         ({"net": DataParallelNet(optimizer=torch.optim.LBFGS)}, "LBFGS"),
         ({"net": DataParallelNet(iterator_train__num_workers=2)}, "iterator_train"),
         ({"net": DataParallelNet(iterator_valid=list)}, "iterator_valid"),
@@ -335,10 +467,40 @@ def test_dataset_raises():
         estimator().fit(rows, teacher_scores=SCORES)
 
 
+class Unsettled(Backbone):
+    """Normalises by the rows at hand in prediction, too."""
+
+    def __init__(self, input_shape):
+        super().__init__()
+        norm = torch.nn.BatchNorm1d(4, track_running_stats=False)
+        self.blocks = torch.nn.ModuleList([norm])
+        self.widths = [4]
+
+
 @pytest.mark.usefixtures("group")
-def test_batch_normalisation_raises():
-    with raises("BatchNorm1d", "'student' parameter of BDistilClassifier"):
-        estimator(student=ConvNet1d).fit(X[:, :, np.newaxis], y, teacher_scores=SCORES)
+def test_batch_normalisation_without_running_statistics_raises():
+    with raises("BatchNorm1d", "'student' parameter of BDistilClassifier", "running"):
+        fit(student=Unsettled)
+
+
+@pytest.mark.usefixtures("group")
+def test_batch_normalisation_of_single_rows_raises():
+    with raises("one row", "'batch_size'"):
+        fit(student=Normalised, batch_size=1)
+
+
+@pytest.mark.usefixtures("group")
+def test_layers_keep_their_own_forward():
+    student = partial(ConvNet1d, channels=(2, 3))
+    model = fit(X[:, :, np.newaxis], student=student, n_estimators=1)
+    layers = [
+        part
+        for part in model.ensemble_.modules()
+        if isinstance(part, torch.nn.BatchNorm1d)
+    ]
+    assert len(layers) == 3
+    assert not any("forward" in vars(layer) for layer in layers)
+    assert all(layer.num_batches_tracked > 0 for layer in layers)
 
 
 def test_net_with_an_accelerator_raises():

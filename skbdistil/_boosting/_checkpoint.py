@@ -9,6 +9,7 @@ import torch
 
 from skbdistil import __version__
 from skbdistil._arrays import LazyRows, update_digest
+from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._files import new_file
 from skbdistil.exceptions import InvalidFileError
 
@@ -42,12 +43,15 @@ class Checkpoint:
     folder : str or path-like
         Made if it is not there.
     fingerprint : str
+    ranks : OneRank, default=ONE_RANK
+        The first process reads and writes. The folder need not be there for others.
     """
 
-    def __init__(self, folder, fingerprint):
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{fingerprint}.rounds"
+    def __init__(self, folder, fingerprint, ranks=ONE_RANK):
+        self.path = Path(folder) / f"{fingerprint}.rounds"
+        self._ranks = ranks
+        if ranks.rank == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self):
         """What was written last, or None.
@@ -61,6 +65,10 @@ class Checkpoint:
         InvalidFileError
             If the file cannot be read.
         """
+        state = self._in_file() if self._ranks.rank == 0 else None
+        return self._ranks.object_of_first(state)
+
+    def _in_file(self):
         if not self.path.exists():
             return None
         try:
@@ -80,8 +88,9 @@ class Checkpoint:
         state : dict
             Of numbers, strings, lists, dicts and tensors.
         """
-        with new_file(self.path) as temporary:
-            torch.save(state, temporary)
+        if self._ranks.rank == 0:
+            with new_file(self.path) as temporary:
+                torch.save(state, temporary)
 
 
 def fingerprint(estimator, plan, train, valid, *, earlier, device):
@@ -151,6 +160,8 @@ def _update(digest, array):
     update_digest(digest, array)
     if isinstance(array, LazyRows) and array.changes_rows:
         # Views of some rows stand for those of all.
+        if array.asks_about_views:
+            digest.update(b"teacher on view")
         numbers = np.arange(min(_VIEWED_ROWS, len(array)))
         for _, views, _ in array.loader([(numbers, 0)]):
             digest.update(views.numpy())

@@ -9,7 +9,7 @@ from torch import distributed
 from skbdistil._boosting._ranks import ONE_RANK, OneRank
 
 # What processes meet for.
-_SUM, _MAX, _FIRST, _END = range(4)
+_SUM, _MAX, _FIRST, _OBJECT, _END = range(5)
 
 
 def ranks_of(net, estimator_name):
@@ -56,9 +56,10 @@ class ProcessGroup(OneRank):
         self.rank = distributed.get_rank()
         self.size = distributed.get_world_size()
         self._name = estimator_name
-        # NCCL exchanges nothing that is on the CPU.
-        is_nccl = distributed.get_backend() == "nccl"
-        self._device = torch.device("cuda" if is_nccl else "cpu")
+        # Pairs of a device and what exchanges there. NCCL does so on GPUs only.
+        pairs = distributed.get_backend_config().split(",")
+        devices = [pair.partition(":")[0] for pair in pairs]
+        self._device = torch.device("cpu" if "cpu" in devices else devices[0])
         self._is_open = True
 
     def __exit__(self, kind, error, trace):
@@ -88,6 +89,12 @@ class ProcessGroup(OneRank):
         self._meet(_FIRST, tensor.nbytes)
         distributed.broadcast(tensor, src=0)
         return tensor.numpy(force=True)
+
+    def object_of_first(self, thing):
+        self._meet(_OBJECT)
+        things = [thing]
+        distributed.broadcast_object_list(things, src=0)
+        return things[0]
 
     def place(self, n_rows):
         counts = np.zeros(self.size)

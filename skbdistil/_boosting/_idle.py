@@ -7,7 +7,7 @@ from skbdistil._arrays import as_tensor, row_chunks, take_rows
 from skbdistil._boosting._rows import chunk_rows
 
 # Rows to look at. What is the same for all of these is hardly of use for the others.
-_MAX_ROWS = 2**14
+_MAX_ROWS = 2**12
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def idle_features(ensemble, x):
     ensemble : ProgressiveEnsemble
         In evaluation mode.
     x : ndarray or LazyRows of shape (n, ...)
-        Rows, of which at most 2**14 are looked at.
+        Rows, of which at most 2**12 are looked at.
 
     Returns
     -------

@@ -203,10 +203,13 @@ class Boosting:
             ],
             "losses": losses,
             "best": best,
+            "view_calls": self.rows.view_calls,
         }
 
     def _go_on(self, state):
         """Take over the rounds of a fit that was killed."""
+        if self.rows.view_targets is not None:
+            self.rows.view_targets.n_calls = state["view_calls"]
         rounds = []
         for number, played in enumerate(state["rounds"]):
             if number < len(self.rounds):
@@ -326,7 +329,9 @@ class Boosting:
             return []
         scores = torch.from_numpy(self.valid.residuals.mean())
         targets = self.valid.targets(slice(None))
-        return [float(self.joint_loss.held_out(scores, targets))]
+        loss = self.joint_loss.held_out(scores, targets).numpy()
+        # Processes that differ in the last bit would not stop after the same round.
+        return [float(self.ranks.of_first(loss))]
 
     def _join(self, student, scores, activations):
         """Add a student, with what it gives on the training rows."""

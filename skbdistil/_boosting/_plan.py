@@ -19,6 +19,7 @@ from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._residuals import Residuals
 from skbdistil._boosting._rows import FeatureCache, RowData, chunk_rows, n_batches
 from skbdistil._boosting._search import WeakLearnerSearch
+from skbdistil._boosting._shared_norm import batch_norms
 from skbdistil._boosting._training import Trainer
 from skbdistil._seeding import seeded
 from skbdistil.ensemble import Lateral, ProgressiveEnsemble, _auto_connection
@@ -206,7 +207,16 @@ def make_plan(estimator, objective, ensemble, train, *, teacher_macs, earlier, n
 
 
 def set_up(
-    estimator, plan, ensemble, train, valid, *, device, progress, ranks=ONE_RANK
+    estimator,
+    plan,
+    ensemble,
+    train,
+    valid,
+    *,
+    device,
+    progress,
+    view_targets=None,
+    ranks=ONE_RANK,
 ):
     """The boosting loop, with its game, rows and search, ready to run.
 
@@ -220,6 +230,8 @@ def set_up(
     valid : FitData or None
     device : torch.device
     progress : Progress
+    view_targets : ViewTargets or None
+        What is learnt of views of the training rows, where it is not the same.
     ranks : OneRank
         Each keeps its share of the rows.
 
@@ -260,6 +272,7 @@ def set_up(
             label=_label_tensor(label, dtype if regression else None),
             device=device,
             cache=FeatureCache(ensemble, n_students) if holds else None,
+            view_targets=None if game is None else view_targets,
             ranks=ranks,
         )
 
@@ -316,12 +329,13 @@ def _check_shareable(estimator, ladder, ensemble, n_rows, n_ranks):
             "one at least."
         )
     for factory in ladder:
-        for part in _sample(ensemble, factory, 1).modules():
-            if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+        for layer in batch_norms(_sample(ensemble, factory, 1)):
+            if layer.running_mean is None:
                 raise ValueError(
-                    f"The 'student' parameter of {name} gives {type(part).__name__}, "
-                    "whose statistics are those of a whole batch: a DataParallelNet "
-                    "does not support it. Use a backbone without batch normalisation."
+                    f"The 'student' parameter of {name} gives a {type(layer).__name__} "
+                    "without running statistics, which gives a row other scores with "
+                    "other rows beside it: a DataParallelNet does not support it. "
+                    "Build it with track_running_stats=True."
                 )
 
 

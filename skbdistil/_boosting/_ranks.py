@@ -75,6 +75,20 @@ class OneRank:
         """
         return array
 
+    def object_of_first(self, thing):
+        """What process 0 has.
+
+        Parameters
+        ----------
+        thing : object
+            That of the others is not looked at. It can be pickled.
+
+        Returns
+        -------
+        thing : object
+        """
+        return thing
+
     def place(self, n_rows):
         """Where the rows that are here stand among all rows.
 

@@ -150,6 +150,9 @@ class RowData:
     device : torch.device
     cache : FeatureCache or None
         None runs earlier students again for every batch.
+    view_targets : ViewTargets or None
+        What is learnt of views of these rows. None: the same as of the rows. Not with a
+        cache.
     ranks : OneRank
         Where the other rows are, if they are not here.
     """
@@ -165,6 +168,7 @@ class RowData:
         label=None,
         device,
         cache=None,
+        view_targets=None,
         ranks=ONE_RANK,
     ):
         self.ensemble = ensemble
@@ -173,6 +177,7 @@ class RowData:
         self.game = game
         self.device = device
         self.cache = cache
+        self.view_targets = view_targets
         self._ranks = ranks
         # Views, which follow the residuals.
         self._targets = {
@@ -192,6 +197,11 @@ class RowData:
     def dtype(self):
         """Type of the students' weights."""
         return self._targets["teacher"].dtype
+
+    @property
+    def view_calls(self):
+        """Number of views that the teacher was asked about."""
+        return 0 if self.view_targets is None else self.view_targets.n_calls
 
     def inputs(self, index, x=None):
         """Some rows on the device, as the ensemble takes them.
@@ -289,7 +299,10 @@ class RowData:
             self.cache.clear()
 
     def _run_earlier(self, inputs, targets):
-        """Arguments of the next student, from rows as they come."""
+        """Arguments of the next student, from rows as they come.
+
+        The residual sum of views that the teacher was asked about is added to targets.
+        """
         with torch.no_grad():
             state = self.ensemble.start(inputs["x"])
             for _ in self.ensemble.students:
@@ -299,7 +312,17 @@ class RowData:
                 arguments["earlier"] = state.earlier
             if state.mean is not None:
                 arguments["mean"] = state.mean
+        if "residual_sum" not in targets:
+            targets["residual_sum"] = self._residual_sum(state.mean, targets["teacher"])
         return arguments, targets
+
+    def _residual_sum(self, mean, teacher):
+        """What the earlier students have left on views."""
+        if mean is None:
+            return torch.zeros_like(teacher)
+        number = self.residuals.rounds_of_outputs(self.residuals.n_rounds)
+        # S = (t - 1) (F_{t-1} - g).
+        return torch.as_tensor(number).to(mean) * (mean - teacher.to(mean))
 
 
 class _Batches(Dataset):
@@ -460,11 +483,20 @@ class LoadedBatchIterator(BatchIterator):
         # which must be in no circle. Held, so that they may live on between epochs.
         order = BatchIterator(dataset, batch_size, shuffle)
         keys = _Keys(order, views and x.changes_rows)
-        self.loader = x.loader(keys, **options)
+        self.view_targets = dataset.rows.view_targets if views else None
+        asks = self.view_targets is not None
+        self.loader = x.loader(keys, asks=asks, **options)
 
     def __iter__(self):
-        for index, x, _ in self.loader:
-            yield self.dataset.batch(torch.as_tensor(index), x)
+        for index, x, entries in self.loader:
+            index = torch.as_tensor(index)
+            inputs, targets = self.dataset.batch(index, x)
+            if self.view_targets is not None:
+                # Here, and not in workers: its scores are the same for any number.
+                targets["teacher"] = self.view_targets.of(index, x, entries)
+                # That of the clean rows.
+                del targets["residual_sum"]
+            yield inputs, targets
 
 
 class _Keys:

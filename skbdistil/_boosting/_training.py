@@ -54,18 +54,36 @@ class _Net(NeuralNet):
     """
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-        if training:
-            # Once: nothing else changes the mode within an epoch.
-            self._set_training(True)
-        super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+        if not training:
+            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+            return
+        # Once: nothing else changes the mode within an epoch.
+        self._set_training(True)
+        # Of the callbacks that there are without a template, schedules alone.
+        called = [
+            callback
+            for _, callback in self.callbacks_
+            if type(callback).on_batch_end is not Callback.on_batch_end
+        ]
+        n_batches = 0
+        for batch in iterator:
+            loss = self.train_step(batch)
+            self.history.new_batch()
+            self.history.record_batch(f"{prefix}_loss", loss.item())
+            self.history.record_batch(f"{prefix}_batch_size", len(batch[0]["x"]))
+            for callback in called:
+                callback.on_batch_end(self, training=True)
+            n_batches += 1
+        self.history.record(f"{prefix}_batch_count", n_batches)
 
-    def train_step(self, batch, **fit_params):
+    def train_step(self, batch):
         inputs, targets = batch
         self.optimizer_.zero_grad()
+        # Which takes the targets to the device.
         loss = self.get_loss(self.module_(**inputs), targets, training=True)
         loss.backward()
         self.optimizer_.step()
-        return {"loss": loss}
+        return loss
 
 
 class _Stop(KeyboardInterrupt):
@@ -366,9 +384,8 @@ class Trainer:
             iterator_train=_iterator(
                 net, "iterator_train", x, self.ranks, shuffle=True
             ),
-            iterator_valid=_iterator(
-                net, "iterator_valid", x, self.ranks, shuffle=False
-            ),
+            # All rows that are held out are here.
+            iterator_valid=_iterator(net, "iterator_valid", x, ONE_RANK, shuffle=False),
         )
         if self.ranks is not ONE_RANK:
             net.ranks_ = self.ranks
