@@ -13,7 +13,6 @@ SKBDISTIL_DATA; without it they are left out.
 """
 
 import argparse
-import csv
 import json
 import os
 import warnings
@@ -30,6 +29,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from benchmarks.check_guarantee import N_ROWS, N_TEST, N_TRAINING, STUDENTS, allowed
+from benchmarks.records import write_table
 from skbdistil import BDistilClassifier, monitoring
 from skbdistil._exit_calibration import (
     certified_point,
@@ -446,7 +446,7 @@ def tables(lines, folder):
         )
     head = "data,risk,target,deferred,realised risk,above,accuracy,"
     head += "students,final,cost"
-    write(folder / "deferral_trade.csv", head, table)
+    write_table(folder / "deferral_trade.csv", head.split(","), table)
     head = "risk,target,thresholds,max_drop,certified,deferred,mean risk,broken,allowed"
     table = [
         [
@@ -460,12 +460,7 @@ def tables(lines, folder):
         for row in lines.known
         if row["run"] == "promise"
     ]
-    write(folder / "deferral_promise.csv", head, table)
-
-
-def write(file, head, table):
-    with file.open("w", newline="", encoding="utf-8") as text:
-        csv.writer(text, lineterminator="\n").writerows([head.split(","), *table])
+    write_table(folder / "deferral_promise.csv", head.split(","), table)
 
 
 SIMULATIONS = {"start": start, "monitor": monitor, "weights": weights}

@@ -5,14 +5,22 @@
     python -m benchmarks.bench_early_exit deadline  # how often a deadline is met
 
 Letter and Fashion-MNIST come from the folder of --data, or of the environment variable
-SKBDISTIL_DATA; without it they are left out.
+SKBDISTIL_DATA; without it they are left out. ``rules --report`` writes the tables of
+the documentation from the file of results; what is in it is not run again.
+
+The goal of ``rules`` is the accuracy of version 0.1, whose lines have to be there
+first. It had no release, so that the commit is named:
+
+    git archive 0aadc68 skbdistil | tar -x -C DIR
+    cd DIR && PYTHONPATH=CHECKOUT python -m benchmarks.bench_early_exit rules
 """
 
-import argparse
 import copy
+import itertools
 import multiprocessing
 import os
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,19 +34,31 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
+import skbdistil
+from benchmarks.accuracy_cost.results import append
+from benchmarks.records import command, quietly, read, with_error, write_table
 from skbdistil import BDistilClassifier, DistillationObjective
 from skbdistil.early_exit import EarlyExitClassifier
 from skbdistil.metrics import score_at_cost
 from skbdistil.students import MLP, ConvNet2d
 
+# Of these, a vote needs students that predict, those of combine="mean".
 RULES = ["confidence", "margin", "entropy", "patience", "agreement"]
+SCALED = ("confidence", "margin", "entropy")  # by a temperature
 MAX_DROP = 0.005
-# Those of the figures in the documentation.
-TRAINING = {
-    "learning_rate": 0.005,
-    "objective": DistillationObjective(gamma=1),
-    "edge_tol": np.inf,
+GOAL = 0.2
+OLD = "version 0.1"
+OLD_COMMIT = "0aadc68"
+# The defaults of the first students.
+FIRST = {"learning_rate": 0.005, "objective": DistillationObjective(gamma=1)}
+TRAINING = FIRST | {"edge_tol": np.inf}
+SETTINGS = {
+    "default": {},
+    "mean": {"combine": "mean"},
+    "rate 0.02": {"learning_rate": 0.02},
 }
+if skbdistil.__version__ == "0.1.0":
+    SETTINGS = {OLD: FIRST | {"tol": np.inf}}
 
 
 def digits(folder):
@@ -93,49 +113,211 @@ def split(X, y, X_test, y_test, n_held_out, seed):
     return (X, y), (X_held_out, y_held_out), (X_test, y_test)
 
 
-def compare_rules(folder, seeds, **options):
-    """Print mean cost and drop of each rule, and how the fixed stages compare.
+def compare_rules(path, folder, seeds):
+    """Add what is missing to the file of results, one line for each early exit."""
+    for name, data, teacher, width, n_held_out in available(folder):
+        for seed in range(seeds):
+            records = [
+                record
+                for record in read(path)
+                if (record["dataset"], record["seed"]) == (name, seed)
+            ]
+            done = {record["setting"] for record in records}
+            todo = [setting for setting in SETTINGS if setting not in done]
+            if not todo:
+                continue
+            train, held_out, test = split(*data, n_held_out, seed)
+            taught = clone(teacher).set_params(random_state=seed).fit(*train)
+            old = next((r for r in records if r["setting"] == OLD), None)
+            for setting in todo:
+                clf = BDistilClassifier(
+                    FrozenEstimator(taught),
+                    student=partial(MLP, hidden=(width,)),
+                    random_state=seed,
+                    **SETTINGS[setting],
+                ).fit(*train)
+                shared = {"dataset": name, "seed": seed, "setting": setting}
+                shared["version"] = skbdistil.__version__
+                if setting == OLD:
+                    shared["commit"] = OLD_COMMIT
+                exits = list(early_exits(clf, held_out, test, old, seed))
+                append(path, [shared | record for record in exits])
+                print(name, seed, setting, flush=True)
+
+
+def early_exits(clf, held_out, test, old, seed):
+    """Records of all rules; thresholds are chosen on rows that are held out.
 
     "fixed" is the best stage within the mean cost. "worst" is the smallest lead, over
     all thresholds, of early exit over the line that joins the fixed stages: what a
     random mixture of two stages would give.
     """
-    for name, data, teacher, width, n_held_out in available(folder):
-        rows = {rule: [] for rule in RULES}
-        for seed in range(seeds):
-            train, held_out, test = split(*data, n_held_out, seed)
-            clf = BDistilClassifier(
-                clone(teacher).set_params(random_state=seed),
-                student=partial(MLP, hidden=(width,)),
-                random_state=seed,
-                **TRAINING,
-            ).fit(*train)
-            stages = list(clf.staged_score(*test))
-            costs = clf.stage_costs_.cumulative_macs
-            for rule in RULES:
+    stages = list(clf.staged_score(*test))
+    costs = clf.stage_costs_.cumulative_macs
+    full = clf.score(*held_out)
+    # What may be lost, against these students and against those of version 0.1.
+    allowed = {"own": MAX_DROP}
+    if old is not None:
+        allowed[OLD] = full - (old["held_out_full"] - MAX_DROP)
+    rules = [
+        rule
+        for rule in RULES
+        if rule != "agreement" or getattr(clf, "combine_", "mean") == "mean"
+    ]
+    for rule, thresholds in itertools.product(rules, ["shared", "stage"]):
+        for temperature in (False, True) if rule in SCALED else (False,):
+            for against, max_drop in allowed.items():
                 early = EarlyExitClassifier(
                     FrozenEstimator(clf),
                     rule=rule,
-                    max_drop=MAX_DROP,
+                    target="accuracy",
+                    max_drop=max(0, max_drop),
+                    thresholds=thresholds,
+                    temperature=temperature,
                     random_state=seed,
-                    **options,
                 ).fit(*held_out)
                 labels, spent = early.predict_with_cost(test[0])
-                score = accuracy_score(test[1], labels)
-                fixed = score_at_cost(costs, stages, max(spent.mean(), costs[0]))
                 path = early.exit_path(*test)
                 leads = path.scores - np.interp(path.costs, costs, stages)
-                rows[rule].append(
-                    (spent.mean() / costs[-1], stages[-1], score, fixed, leads.min())
-                )
-        print(f"\n{name}, {seeds} seeds, {options}")
-        print("rule         cost   full  early    drop  fixed   worst")
-        for rule, values in rows.items():
-            cost, full, score, fixed, worst = np.mean(values, axis=0)
-            print(
-                f"{rule:10s}  {cost:.3f}  {full:.4f} {score:.4f} {full - score:+.4f} "
-                f"{fixed:.4f} {worst:+.4f}"
-            )
+                best = early.best_index_
+                yield {
+                    "rule": rule,
+                    "thresholds": thresholds,
+                    "temperature": temperature,
+                    "against": against,
+                    "full_cost": int(costs[-1]),
+                    "held_out_full": full,
+                    "full": stages[-1],
+                    "held_out_accuracy": float(early.path_.scores[best]),
+                    "held_out_cost": float(early.path_.costs[best]),
+                    "accuracy": accuracy_score(test[1], labels),
+                    "cost": float(spent.mean()),
+                    "fixed": score_at_cost(costs, stages, max(spent.mean(), costs[0])),
+                    "worst": float(leads.min()),
+                }
+
+
+def report(records, folder):
+    """Write the tables of the documentation.
+
+    Parameters
+    ----------
+    records : list of dict
+    folder : pathlib.Path
+    """
+    groups = defaultdict(list)
+    for record in records:
+        keys = ("dataset", "setting", "rule", "thresholds", "temperature", "against")
+        groups[tuple(record[key] for key in keys)].append(record)
+    header = [
+        *("data", "rule", "six students", "cost", "lost", "fixed stage"),
+        *("cost, per stage", "lost"),
+    ]
+    write_table(folder / "early_exit_savings.csv", header, savings(groups))
+    old = {
+        (record["dataset"], record["seed"]): record
+        for record in records
+        if record["setting"] == OLD
+    }
+    header = [
+        *("data", "students", "rule", "thresholds"),
+        *("cost on held-out rows", "cost", "points above the target"),
+    ]
+    write_table(folder / "early_exit_goal.csv", header, against_goal(groups, old))
+
+
+def savings(groups):
+    """Rows of the table of what early exit saves with the defaults."""
+    for name, rule in itertools.product(DATA, RULES):
+        setting = "mean" if rule == "agreement" else "default"
+        shared, stage = (
+            groups[name, setting, rule, thresholds, False, "own"]
+            for thresholds in ("shared", "stage")
+        )
+        if shared:
+            yield [
+                name,
+                rule,
+                with_error([record["full"] for record in shared], 4),
+                *cost_and_loss(shared),
+                with_error([record["fixed"] for record in shared], 4),
+                *cost_and_loss(stage),
+            ]
+
+
+def cost_and_loss(found):
+    """As shares of the cost of all students, and in points of their accuracy."""
+    losses = [record["full"] - record["accuracy"] for record in found]
+    costs = [record["cost"] / record["full_cost"] for record in found]
+    return with_error(costs, 3), with_error(losses, 2, 100, "+")
+
+
+def against_goal(groups, old):
+    """Rows of the table of what it costs to be as good as version 0.1, less MAX_DROP.
+
+    Rules are chosen by the mean cost on the rows held out, among those that reach the
+    goal there on every seed.
+    """
+
+    def before(record):
+        return old[record["dataset"], record["seed"]]
+
+    def reaches(record):
+        target = before(record)["held_out_full"] - MAX_DROP
+        return record["held_out_accuracy"] >= target - 1e-9
+
+    def costs(found, key):
+        return [record[key] / before(record)["full_cost"] for record in found]
+
+    def row(students, group):
+        found = groups[group]
+        above = [
+            record["accuracy"] - (before(record)["full"] - MAX_DROP) for record in found
+        ]
+        name, _, rule, thresholds, temperature, _ = group
+        return [
+            name,
+            students,
+            rule + ", temperature" * temperature,
+            thresholds,
+            with_error(costs(found, "held_out_cost"), 3),
+            with_error(costs(found, "cost"), 3),
+            with_error(above, 2, 100, "+"),
+        ]
+
+    everywhere = defaultdict(list)
+    for name in DATA:
+        usual = [
+            (name, setting, "confidence", "shared", False, against)
+            for setting, against in ((OLD, "own"), ("default", OLD))
+        ]
+        for group in usual:
+            if group in groups:
+                yield row(group[1] + ", default rule", group)
+        best = {}
+        for group, found in list(groups.items()):
+            of, setting, *_, against = group
+            if (of, against) != (name, "own" if setting == OLD else OLD):
+                continue
+            if all(map(reaches, found)):
+                best[group] = np.mean(costs(found, "held_out_cost"))
+                everywhere[group[1:]].append(best[group])
+        for setting in (OLD, *SETTINGS):
+            of_setting = [group for group in best if group[1] == setting]
+            if of_setting:
+                yield row(setting + ", best rule", min(of_setting, key=best.get))
+    # One choice for all sets.
+    everywhere = {
+        choice: np.mean(found)
+        for choice, found in everywhere.items()
+        if len(found) == len(DATA)
+    }
+    for setting in (OLD, *SETTINGS):
+        of_setting = [choice for choice in everywhere if choice[0] == setting]
+        if of_setting:
+            choice = min(of_setting, key=everywhere.get)
+            for name in DATA:
+                yield row(setting + ", one rule for all", (name, *choice))
 
 
 def convolutional():
@@ -255,18 +437,16 @@ def total_seconds(predicts, batches, n_repeats=5):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__, "early_exit.jsonl")
     parser.add_argument("what", choices=["rules", "clock", "deadline"])
-    parser.add_argument("--data", default=os.environ.get("SKBDISTIL_DATA"))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--target", default="accuracy")
-    parser.add_argument("--thresholds", default="shared")
-    parser.add_argument("--temperature", action="store_true")
-    args = vars(parser.parse_args())
-    what = args.pop("what")
-    if what == "rules":
-        compare_rules(args.pop("data"), args.pop("seeds"), **args)
-    elif what == "clock":
+    parser.add_argument("--tables", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    if args.what == "clock":
         compare_clock()
-    else:
+    elif args.what == "deadline":
         keep_deadlines()
+    elif args.report:
+        report(read(args.results), args.tables)
+    else:
+        with quietly():
+            compare_rules(args.results, args.data, args.seeds)

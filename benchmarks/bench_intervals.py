@@ -11,7 +11,6 @@ the file; those that are in it are not run again.
 Where targets are several, coverage is the mean over them: each has the promise.
 """
 
-import csv
 import json
 import warnings
 from functools import partial
@@ -22,7 +21,7 @@ from sklearn.datasets import load_diabetes, make_friedman1
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.frozen import FrozenEstimator
 
-from benchmarks.records import command_of_tables, read
+from benchmarks.records import command_of_tables, read, write_table
 from skbdistil import BDistilRegressor
 from skbdistil.early_exit import EarlyExitRegressor
 from skbdistil.exceptions import NothingCertifiedWarning
@@ -289,8 +288,7 @@ def report(lines, folder):
         ),
     }
     for stem, (columns, rows) in tables.items():
-        with (folder / f"{stem}.csv").open("w", newline="", encoding="utf-8") as table:
-            csv.writer(table, lineterminator="\n").writerows([columns, *rows])
+        write_table(folder / f"{stem}.csv", columns, rows)
 
 
 if __name__ == "__main__":

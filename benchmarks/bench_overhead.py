@@ -51,6 +51,7 @@ def fit_ours(
     student=None,
     batch_size=256,
     checkpoint=None,
+    device="cpu",
 ):
     """The estimator, on the same students and teacher scores as `fit_by_hand`."""
     clf = BDistilClassifier(
@@ -61,7 +62,7 @@ def fit_ours(
         max_epochs=epochs,
         batch_size=batch_size,
         learning_rate=LEARNING_RATE,
-        device="cpu",
+        device=device,
         random_state=0,
         checkpoint=checkpoint,
     )
@@ -89,9 +90,9 @@ def barrier_logarithm(u):
     return torch.log1p(inside) + (u - inside) / (1 + inside)
 
 
-def fit_by_hand(X, G, *, n_estimators, epochs, n_units, batch_size):
+def fit_by_hand(X, G, *, n_estimators, epochs, n_units, batch_size, device="cpu"):
     """The same work in plain torch: boosting weights, KL, barrier, cached features."""
-    X, G = torch.from_numpy(X), torch.from_numpy(G)
+    X, G = torch.from_numpy(X).to(device), torch.from_numpy(G).to(device)
     x = (X - X.mean(0)) / X.std(0)
     n_rows = len(x)
     bound = G.abs().max()
@@ -100,9 +101,10 @@ def fit_by_hand(X, G, *, n_estimators, epochs, n_units, batch_size):
     total = torch.zeros_like(G)  # S
     cached, students = [], []
     for t in range(n_estimators):
-        student = HandStudent(n_units, t)
+        student = HandStudent(n_units, t).to(device)
         # How much of the running mean and of the head the new one is made of.
-        shares = torch.tensor([t / (t + 1), 1 / (t + 1)], requires_grad=bool(t))
+        shares = [t / (t + 1), 1 / (t + 1)]
+        shares = torch.tensor(shares, device=device, requires_grad=bool(t))
         parameters = [*student.parameters(), *([shares] if t else [])]
         optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, fused=True)
         n_batches = -(-n_rows // batch_size)
@@ -113,7 +115,7 @@ def fit_by_hand(X, G, *, n_estimators, epochs, n_units, batch_size):
         sums = torch.cat([eta * total, -eta * total]).double().logsumexp(0)
         log_scale = (sums - np.log(2 * n_rows)).float()
         for _ in range(epochs):
-            for rows in torch.randperm(n_rows).split(batch_size):
+            for rows in torch.randperm(n_rows, device=device).split(batch_size):
                 g, s = G[rows], total[rows]
                 mean, _ = student(x[rows], [h[rows] for h in cached])
                 if t:

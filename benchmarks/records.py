@@ -1,6 +1,7 @@
 """What the benchmarks with a file of results share: command line, records, tables."""
 
 import argparse
+import csv
 import json
 import os
 import warnings
@@ -82,3 +83,9 @@ def table(title, header, rows):
     for row in rows:
         print("   " + ", ".join(f'"{cell}"' for cell in row))
     print()
+
+
+def write_table(path, header, rows):
+    """Write a table of the documentation as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as text:
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])

@@ -19,6 +19,7 @@ from sklearn.base import (
     RegressorMixin,
     is_classifier,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_sample_weight
@@ -56,7 +57,7 @@ from skbdistil._boosting._plan import (
 from skbdistil._boosting._progress import FitTasks, Progress
 from skbdistil._boosting._random import derive_seed, draw_seeds
 from skbdistil._boosting._ranks import ONE_RANK
-from skbdistil._boosting._rows import chunk_rows, resolve_device
+from skbdistil._boosting._rows import chunk_rows, fits, resolve_device, to_device
 from skbdistil._boosting._scaling import (
     all_finite,
     check_in_range,
@@ -97,6 +98,7 @@ from skbdistil._teacher_targets import (
     scores_of_labels,
     teacher_targets,
 )
+from skbdistil._warm_start import begins_with_another, n_played, take_over
 from skbdistil.augmentation import Munge, Spunge
 from skbdistil.ensemble import ProgressiveEnsemble, _check_connection
 from skbdistil.exceptions import CostsUnknownWarning, DoubtfulTeacherWarning
@@ -153,7 +155,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "input_scaling": [StrOptions({"standard"}), None],
         "n_stages": [Interval(Integral, 1, None, closed="left"), None],
-        "warm_start": ["boolean"],
+        "warm_start": ["boolean", FrozenEstimator],
         "checkpoint": [str, PathLike, None],
         "dtype": [StrOptions({"float32", "float64"})],
         "device": [str, torch.device],
@@ -327,6 +329,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         # the warning points at the line that called fit.
         notes = []
         try:
+            take_over(self)
             with ranks_of(self.net, type(self).__name__) as ranks:
                 self._fit(
                     X,
@@ -560,8 +563,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         n_rounds = self.n_estimators
         if self._round_limit is not None:
             n_rounds = min(n_rounds, self._round_limit)
-        if self._goes_on():
-            n_rounds = max(0, n_rounds - self.n_estimators_)
+        n_rounds = max(0, n_rounds - n_played(self))
         if self.refine == "only":
             return min(n_rounds, 1)
         return n_rounds + (self.refine == "final" and n_rounds > 0)
@@ -1264,6 +1266,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
     def _scores(self, X, stages):
         """Running means after some stages, in one pass over the students."""
         chunks = []
+        n_bytes = 0
         with torch.inference_mode():
             for _, state in self._stage_states(X, n_ahead=stages[-1]):
                 means = []
@@ -1271,7 +1274,15 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
                     state.advance()
                     if stage in stages:
                         means.append(state.mean)
-                chunks.append(means[0][None] if len(means) == 1 else torch.stack(means))
+                chunk = means[0][None] if len(means) == 1 else torch.stack(means)
+                if chunks:
+                    # They leave the device together, unless they would fill it.
+                    n_bytes += chunk.nbytes
+                    if not fits(n_bytes, chunk.device):
+                        chunk = chunk.cpu()
+                chunks.append(chunk)
+            if chunks[-1].device != chunks[0].device:
+                chunks = [chunk.cpu() for chunk in chunks]
             scores = chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
             check_scores(scores, type(self).__name__)
         return scores.numpy(force=True)
@@ -1329,7 +1340,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         given = as_tensor(x)
         like = ensemble.like()
         dtype = torch.int64 if ensemble.integer_input else like.dtype
-        rows = given.to(like.device, dtype)
+        rows = to_device(given, like.device, dtype)
         if ensemble.integer_input and not torch.equal(rows.to(given), given):
             raise ValueError(
                 f"{type(self).__name__} was fitted on integers without input scaling, "
@@ -1696,11 +1707,13 @@ class BDistilClassifier(ClassifierMixin, _BaseBDistil):
         Number of students that predict, at most `n_estimators`; None for all. Can be
         set after `fit`. Where boosting stopped early, all there are.
 
-    warm_start : bool, default=False
+    warm_start : bool or :class:`~sklearn.frozen.FrozenEstimator`, default=False
         Whether `fit` adds rounds to the fitted ensemble. Parameters that are ``"auto"``
         stay what the first fit made of them. Without refinement and with an int for
         `random_state`, more rounds on the same data give the students of one longer
-        fit with these values.
+        fit with these values. ``FrozenEstimator(fitted[:k])``: each fit adds its rounds
+        to copies of the first `k` students of another fit. ``clone`` keeps it, so that
+        a search can train the last stages only.
 
     checkpoint : str, path-like or None, default=None
         Folder in which the rounds of a fit are kept, in one file that is replaced
@@ -2480,11 +2493,13 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
         Number of students that predict, at most `n_estimators`; None for all. Can be
         set after `fit`. Where boosting stopped early, all there are.
 
-    warm_start : bool, default=False
+    warm_start : bool or :class:`~sklearn.frozen.FrozenEstimator`, default=False
         Whether `fit` adds rounds to the fitted ensemble. Parameters that are ``"auto"``
         stay what the first fit made of them. Without refinement and with an int for
         `random_state`, more rounds on the same data give the students of one longer
-        fit with these values.
+        fit with these values. ``FrozenEstimator(fitted[:k])``: each fit adds its rounds
+        to copies of the first `k` students of another fit. ``clone`` keeps it, so that
+        a search can train the last stages only.
 
     checkpoint : str, path-like or None, default=None
         Folder in which the rounds of a fit are kept, in one file that is replaced
@@ -2791,7 +2806,7 @@ class BDistilRegressor(RegressorMixin, _BaseBDistil):
             self.output_schedule,
             self.n_estimators,
             type(self).__name__,
-            goes_on=self.warm_start,
+            goes_on=self.warm_start and not begins_with_another(self),
         )
         if earlier is not None:
             self._check_schedule_goes_on(first_stages)

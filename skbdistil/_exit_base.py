@@ -58,9 +58,9 @@ class _NumpyState:
     def step(self):
         state = self._state
         state.advance()
-        scores = state.mean
+        scores = state.mean.cpu()
         check_scores(scores, self._estimator_name)
-        return scores.cpu().numpy()
+        return scores.numpy()
 
     @torch.inference_mode()
     def select(self, rows):

@@ -12,6 +12,8 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
+from skbdistil._warm_start import take_over
+
 
 def plan_rungs(n_rounds, n_candidates, factor, min_rounds):
     """Who plays how many rounds.
@@ -102,6 +104,8 @@ def candidate(estimator, params):
             "'n_estimators' must be an int of at least 1 in each candidate. Got "
             f"{final.n_estimators!r}."
         )
+    # So that what is in `warm_start` is where the first rung begins, not each of them.
+    take_over(final)
     final.warm_start = True
     own = f"{prefix}random_state"
     for name, value in copied.get_params().items():

@@ -31,6 +31,7 @@ from skbdistil._sklearn_compat import (
     _MultimetricScorer,
     _warn_or_raise_about_fit_failures,
 )
+from skbdistil._warm_start import n_played
 from skbdistil.metrics import _search_scores_and_costs, _split_scores
 from skbdistil.stages import (
     UNITS,
@@ -594,7 +595,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
 
     min_rounds : int, default=1
         Rounds that all candidates play, at least. The first rung has more of them where
-        the last candidates are reached all the same.
+        the last candidates are reached all the same. Where `warm_start` of the
+        estimator holds the first students, rounds are those that follow.
 
     cost : {"macs", "parameters", "weight_bytes", "activation_bytes", "latency"} or \
             callable, default="macs"
@@ -642,7 +644,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         Number of candidates of each rung.
 
     n_resources_ : list of int
-        Rounds that these have played at the end of it.
+        Rounds that these have played at the end of it, with those of first students in
+        `warm_start`.
 
     best_estimator_ : estimator
         Fitted on all rows, all students of it, with `n_stages` set. Not there if
@@ -788,8 +791,8 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         ------
         ValueError
             If `param_grid` contains `n_stages`, a scorer is named "cost", all fits of a
-            rung fail, a candidate has `refine`, `min_rounds` is larger than
-            `n_estimators`, there are several scores and ``refit=False``, or `refit`
+            rung fail, a candidate has `refine`, `min_rounds` is larger than the number
+            of rounds to play, there are several scores and ``refit=False``, or `refit`
             chooses nothing.
 
         TypeError
@@ -824,12 +827,20 @@ class HalvingStagedSearchCV(StagedSearchCV, CallbackSupportMixin):
         fits = [candidate(self.estimator, params) for params in grid for _ in splits]
         folds = [None] * len(fits)
         n_rounds = max(final_step(fit)[0].n_estimators for fit in fits)
-        if self.min_rounds > n_rounds:
+        # Students of an earlier fit that candidates begin with.
+        n_before = max(n_played(final_step(fit)[0]) for fit in fits)
+        if self.min_rounds > n_rounds - n_before:
+            before = f" less the {n_before} of 'warm_start'" if n_before else ""
             raise ValueError(
-                f"'min_rounds' must be at most n_estimators={n_rounds}. Got "
+                f"'min_rounds' must be at most n_estimators={n_rounds}{before}. Got "
                 f"{self.min_rounds}."
             )
-        rungs = plan_rungs(n_rounds, len(grid), self.factor, self.min_rounds)
+        rungs = [
+            (n_left, n_before + rounds)
+            for n_left, rounds in plan_rungs(
+                n_rounds - n_before, len(grid), self.factor, self.min_rounds
+            )
+        ]
         playing = np.arange(len(grid))
         results = metric = None
         self.n_candidates_, self.n_resources_ = [], []

@@ -314,7 +314,11 @@ class _EnsembleTerms(nn.Module):
 
 
 def _of_outputs(outputs, scores, target):
-    """Scores and targets of some outputs; `outputs` is None for all of them."""
+    """Scores and targets of some outputs; `outputs` is None for all of them.
+
+    In the dtype of the teacher's scores, where autocast has given scores of another.
+    """
+    scores = scores.to(target["teacher"].dtype)
     if outputs is None:
         return scores, target
     # What has one axis is of the rows.

@@ -119,8 +119,8 @@ def chosen(items, names):
     return [item for item in items if names is None or item.name in names]
 
 
-def main(arguments=None, table=None):
-    """Run what a command line asks for, of a table of methods, by default METHODS."""
+def main(arguments=None, table=None, datasets=None):
+    """Run what a command line asks for, by default of METHODS and DATA_SETS."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy_cost", description=__doc__.splitlines()[0]
     )
@@ -152,7 +152,7 @@ def main(arguments=None, table=None):
     extent += "_validation" * options.validation
     path = options.results or HERE / "results" / f"{extent}.jsonl"
     options.cache.mkdir(parents=True, exist_ok=True)
-    datasets = chosen(DATA_SETS, options.datasets)
+    datasets = chosen(DATA_SETS if datasets is None else datasets, options.datasets)
     methods = chosen(METHODS if table is None else table, options.methods)
     if options.quick:
         datasets = [dataset for dataset in datasets if "quick" in dataset.traits]

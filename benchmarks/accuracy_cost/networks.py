@@ -49,13 +49,13 @@ def one_hot(y):
     return np.eye(y.max() + 1, dtype=np.float32)[y]
 
 
-def empty_ensemble(X, n_outputs):
+def empty_ensemble(X, n_outputs, connection=None):
     """An ensemble that scales its input as the estimator does, without students."""
     mean, scale, _ = input_scaling(X, None, np.dtype("float32"), "accuracy_cost")
     return ProgressiveEnsemble(
         X.shape[1:],
         n_outputs,
-        connection=None,
+        connection=connection,
         input_mean=torch.from_numpy(mean),
         input_scale=torch.from_numpy(scale),
     ).float()

@@ -28,6 +28,8 @@ _WITHOUT_EFFECT = {
     "teacher",
     "teacher_cv",
     "verbose",
+    # The students that are there before are in the fingerprint.
+    "warm_start",
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from skbdistil._arrays import as_tensor, row_chunks, take_rows
-from skbdistil._boosting._rows import chunk_rows
+from skbdistil._boosting._rows import chunk_rows, to_device
 
 # Rows to look at. What is the same for all of these is hardly of use for the others.
 _MAX_ROWS = 2**12
@@ -46,11 +46,10 @@ def idle_features(ensemble, x):
     try:
         n_rows = chunk_rows(x.shape[1:], ensemble.device)
         for _, rows in row_chunks(seen, n_rows):
-            rows = as_tensor(rows)
-            ensemble(rows.to(ensemble.device, ensemble.input_dtype))
+            ensemble(to_device(as_tensor(rows), ensemble.device, ensemble.input_dtype))
     finally:
         for hook in hooks:
             hook.remove()
-    return np.array(
-        [(lowest[head] == highest[head]).double().mean().item() for head in heads]
-    )
+    constant = torch.cat([lowest[head] == highest[head] for head in heads])
+    parts = constant.cpu().split([len(lowest[head]) for head in heads])
+    return np.array([part.double().mean().item() for part in parts])

@@ -329,6 +329,7 @@ class Boosting:
             return []
         scores = torch.from_numpy(self.valid.residuals.mean())
         targets = self.valid.targets(slice(None))
+        targets = {name: rows.cpu() for name, rows in targets.items()}
         loss = self.joint_loss.held_out(scores, targets).numpy()
         # Processes that differ in the last bit would not stop after the same round.
         return [float(self.ranks.of_first(loss))]

@@ -17,7 +17,13 @@ from skbdistil._boosting._game import LARGEST_STEP, BoostingGame, auto_eta
 from skbdistil._boosting._loop import Boosting
 from skbdistil._boosting._ranks import ONE_RANK
 from skbdistil._boosting._residuals import Residuals
-from skbdistil._boosting._rows import FeatureCache, RowData, chunk_rows, n_batches
+from skbdistil._boosting._rows import (
+    FeatureCache,
+    RowData,
+    chunk_rows,
+    fits,
+    n_batches,
+)
 from skbdistil._boosting._search import WeakLearnerSearch
 from skbdistil._boosting._shared_norm import batch_norms
 from skbdistil._boosting._training import Trainer
@@ -60,6 +66,11 @@ class FitData(NamedTuple):
         return FitData(
             *(None if part is None else take_rows(part, rows) for part in self)
         )
+
+    def n_bytes(self):
+        """Bytes of what training reads of arrays, with the sums and means of scores."""
+        given = sum(part.nbytes for part in self if part is not None)
+        return given + 2 * self.scores.nbytes
 
     def chunks(self):
         """Yield all numbers, a few rows at a time."""
@@ -271,6 +282,7 @@ def set_up(
             sample_weight=None if weight is None else torch.as_tensor(weight).to(dtype),
             label=_label_tensor(label, dtype if regression else None),
             device=device,
+            resident=resident,
             cache=FeatureCache(ensemble, n_students) if holds else None,
             view_targets=None if game is None else view_targets,
             ranks=ranks,
@@ -280,6 +292,11 @@ def set_up(
         _check_shareable(estimator, plan.ladder, ensemble, n_rows, ranks.size)
         first, end = (n_rows * k // ranks.size for k in (ranks.rank, ranks.rank + 1))
         train = train.take(slice(first, end))
+    resident = not isinstance(train.x, LazyRows) and fits(
+        sum(part.n_bytes() for part in (train, valid) if part is not None)
+        + holds * n_held,
+        device,
+    )
 
     first_rounds = ensemble.first_stages
     residuals = Residuals(train.scores, first_rounds=first_rounds)

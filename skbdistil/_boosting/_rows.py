@@ -16,6 +16,13 @@ _CHUNK_ROWS = 4096
 _CHUNK_SIZE = 2**20
 _ACCELERATOR_CHUNK_SIZE = 2**25
 
+# Share of the free memory of an accelerator that numbers of all rows may take. The rest
+# is for what is computed with them.
+_SHARE_OF_FREE = 0.5
+
+# Free memory, in bytes, of an accelerator that does not say how much it has.
+_ASSUMED_FREE = 2**31
+
 
 def resolve_device(device, dtype, estimator_name):
     """Turn the `device` parameter into a torch device.
@@ -67,6 +74,68 @@ def chunk_rows(input_shape, device=None):
     on_processor = device is None or device.type == "cpu"
     size = _CHUNK_SIZE if on_processor else _ACCELERATOR_CHUNK_SIZE
     return max(1, min(_CHUNK_ROWS, size // math.prod(input_shape)))
+
+
+def fits(n_bytes, device):
+    """Whether numbers of all rows may stay on a device.
+
+    Parameters
+    ----------
+    n_bytes : int
+    device : torch.device
+
+    Returns
+    -------
+    answer : bool
+        True for the processor, where they are.
+    """
+    if device.type == "cpu":
+        return True
+    return n_bytes <= _SHARE_OF_FREE * _free_bytes(device)
+
+
+def _free_bytes(device):
+    """Memory of an accelerator that nothing uses."""
+    try:
+        return torch.accelerator.get_memory_info(device)[0]
+    except (RuntimeError, ValueError):
+        return _ASSUMED_FREE
+
+
+def to_device(rows, device, dtype):
+    """Rows on a device; on the way to CUDA, the processor goes on with its work.
+
+    Parameters
+    ----------
+    rows : torch.Tensor
+    device : torch.device
+    dtype : torch.dtype
+
+    Returns
+    -------
+    rows : torch.Tensor
+    """
+    if device.type == "cpu" or rows.device.type != "cpu":
+        return rows.to(device, dtype)
+    # What takes fewer bytes is copied.
+    rows = rows.to(_smaller(dtype, rows.dtype))
+    is_cuda = device.type == "cuda"
+    if is_cuda:
+        rows = rows.pin_memory()
+    return rows.to(device, non_blocking=is_cuda).to(dtype)
+
+
+def _all_to_device(rows, device, dtype):
+    """All rows on a device, copied some at a time: they may be a memory map."""
+    copy = torch.empty(rows.shape, dtype=dtype, device=device)
+    for part, chunk in row_chunks(rows, chunk_rows(rows.shape[1:], device)):
+        copy[part] = to_device(chunk, device, dtype)
+    return copy
+
+
+def _smaller(dtype, given):
+    """The dtype of fewer bytes, that which is given where both have as many."""
+    return dtype if dtype.itemsize < given.itemsize else given
 
 
 class FeatureCache:
@@ -121,7 +190,7 @@ class FeatureCache:
         """
         # All that is held is read by the next student.
         return [
-            tuple(rows[index].to(device) for rows in activations)
+            tuple(to_device(rows[index], device, rows.dtype) for rows in activations)
             for activations in self._held
         ]
 
@@ -148,6 +217,11 @@ class RowData:
     label : torch.Tensor or None
         Class indices (n,) or targets (n, n_outputs), for the label term.
     device : torch.device
+        Where students are run.
+    resident : bool, default=False
+        Whether all that is known of the rows is copied to the device, once, and indexed
+        there. Otherwise it is indexed where it is, and copied batch by batch, as
+        :class:`~skbdistil._arrays.LazyRows` have to be.
     cache : FeatureCache or None
         None runs earlier students again for every batch.
     view_targets : ViewTargets or None
@@ -155,6 +229,11 @@ class RowData:
         cache.
     ranks : OneRank
         Where the other rows are, if they are not here.
+
+    Attributes
+    ----------
+    home : torch.device
+        Where rows are indexed.
     """
 
     def __init__(
@@ -167,19 +246,20 @@ class RowData:
         sample_weight=None,
         label=None,
         device,
+        resident=False,
         cache=None,
         view_targets=None,
         ranks=ONE_RANK,
     ):
         self.ensemble = ensemble
-        self.x = x if isinstance(x, LazyRows) else as_tensor(x)
         self.residuals = residuals
         self.game = game
         self.device = device
+        self.home = device if resident else torch.device("cpu")
         self.cache = cache
         self.view_targets = view_targets
         self._ranks = ranks
-        # Views, which follow the residuals.
+        # Views, which follow the residuals, where these are at home.
         self._targets = {
             "teacher": as_tensor(residuals.teacher_scores),
             "residual_sum": as_tensor(residuals.total),
@@ -188,6 +268,15 @@ class RowData:
             self._targets["sample_weight"] = sample_weight
         if label is not None:
             self._targets["label"] = label
+        self.x = x if isinstance(x, LazyRows) else as_tensor(x)
+        self._mean = None
+        if self.home.type != "cpu":
+            dtype = _smaller(self._input_dtype, self.x.dtype)
+            self.x = _all_to_device(self.x, device, dtype)
+            self._targets = {
+                name: _all_to_device(rows, device, rows.dtype)
+                for name, rows in self._targets.items()
+            }
 
     def __len__(self):
         """Number of rows."""
@@ -203,17 +292,46 @@ class RowData:
         """Number of views that the teacher was asked about."""
         return 0 if self.view_targets is None else self.view_targets.n_calls
 
+    @property
+    def _input_dtype(self):
+        return torch.int64 if self.ensemble.integer_input else self.dtype
+
     def inputs(self, index, x=None):
         """Some rows on the device, as the ensemble takes them.
 
         They are read by their index, unless `x` holds them, or views of them.
         """
-        dtype = torch.int64 if self.ensemble.integer_input else self.dtype
-        return as_tensor(self.x[index] if x is None else x).to(self.device, dtype)
+        rows = as_tensor(self.x[index] if x is None else x)
+        return to_device(rows, self.device, self._input_dtype)
 
     def targets(self, index):
-        """What a loss compares with, of some rows: a dict of tensors."""
+        """What a loss compares with, of some rows: a dict of tensors, at home."""
         return {name: rows[index] for name, rows in self._targets.items()}
+
+    def mean(self, index, targets):
+        """Running mean of the students so far, of some rows and their targets."""
+        if self._mean is not None:
+            return self._mean[index]
+        # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
+        mean = self.residuals.mean_from(
+            targets["teacher"].numpy(), targets["residual_sum"].numpy()
+        )
+        return torch.from_numpy(mean)
+
+    def at_home(self, index):
+        """An index of rows as a tensor where it is used; a slice as it is."""
+        if self.home.type == "cpu" or isinstance(index, slice):
+            return index
+        return to_device(torch.as_tensor(index), self.home, torch.int64)
+
+    def on_device(self, targets):
+        """Targets where the students are."""
+        if self.home == self.device:
+            return targets
+        return {
+            name: to_device(rows, self.device, rows.dtype)
+            for name, rows in targets.items()
+        }
 
     def for_round(self):
         """Dataset for the training of the next student."""
@@ -244,10 +362,15 @@ class RowData:
         student.eval()
         batches = self.for_round()
         holds = self.cache is not None and self.cache.wants_next()
+        number = torch.as_tensor(
+            self.residuals.rounds_of_outputs(self.residuals.n_rounds + 1)
+        )
+        share = number * student.carry.cpu().double() - number + 1
+        number, share = (part.to(self.device, self.dtype) for part in (number, share))
         # Filled in place: maps of all rows must not be there twice, and small arrays
         # between large ones that are freed would leave memory in pieces.
-        like = self.residuals.teacher_scores
-        scores = np.empty(like.shape, like.dtype)
+        shape = self.residuals.teacher_scores.shape
+        scores = torch.empty(shape, dtype=self.dtype, device=self.home)
         held = ()
         n_rows = chunk_rows(self.x.shape[1:], self.device)
         for rows, x in row_chunks(self.x, n_rows):
@@ -256,21 +379,21 @@ class RowData:
             mean = inputs.pop("mean", None)
             chunk_scores, activations = student(**inputs)
             if mean is not None:
-                number = torch.as_tensor(
-                    self.residuals.rounds_of_outputs(self.residuals.n_rounds + 1)
-                )
-                share = number * student.carry.cpu().double() - number + 1
-                chunk_scores = number.to(mean) * chunk_scores + share.to(mean) * mean
-            scores[rows] = chunk_scores.cpu().numpy()
+                chunk_scores = number * chunk_scores + share * mean
+            scores[rows] = chunk_scores
             if holds:
                 held = held or tuple(
-                    torch.empty((len(self), *part.shape[1:]), dtype=part.dtype)
+                    torch.empty(
+                        (len(self), *part.shape[1:]),
+                        dtype=part.dtype,
+                        device=self.home,
+                    )
                     for part in activations
                 )
                 for whole, part in zip(held, activations, strict=True):
                     whole[rows] = part
         student.train(was_training)
-        return scores, held
+        return scores.numpy(force=True), held
 
     def all_finite(self, scores):
         """Whether a student's scores are finite, also those of rows elsewhere."""
@@ -284,6 +407,7 @@ class RowData:
             self.game.update(scores)
         if self.cache is not None:
             self.cache.extend(activations)
+        self._follow_residuals()
 
     def reset(self):
         """Go back to the first student."""
@@ -292,11 +416,23 @@ class RowData:
         else:
             self.game.reset()
         self.forget_activations()
+        self._follow_residuals()
 
     def forget_activations(self):
         """Free what earlier students left."""
         if self.cache is not None:
             self.cache.clear()
+
+    def _follow_residuals(self):
+        """Bring the copies on the device up to date."""
+        if self.home.type == "cpu":
+            return
+        total = as_tensor(self.residuals.total)
+        self._targets["residual_sum"] = _all_to_device(total, self.device, total.dtype)
+        self._mean = None
+        if self.residuals.n_rounds:
+            mean = torch.from_numpy(self.residuals.mean())
+            self._mean = _all_to_device(mean, self.device, mean.dtype)
 
     def _run_earlier(self, inputs, targets):
         """Arguments of the next student, from rows as they come.
@@ -369,7 +505,10 @@ class RawBatches(_Batches):
         self.prepare = prepare
 
     def batch(self, index, x=None):
-        return {"x": self.rows.inputs(index, x)}, self.rows.targets(index)
+        rows = self.rows
+        index = rows.at_home(index)
+        targets = rows.on_device(rows.targets(index))
+        return {"x": rows.inputs(index, x)}, targets
 
     def prepared(self, batch):
         return batch if self.prepare is None else self.prepare(*batch)
@@ -386,18 +525,16 @@ class RoundBatches(_Batches):
 
     def batch(self, index, x=None):
         rows = self.rows
+        index = rows.at_home(index)
         targets = rows.targets(index)
         inputs = {"x": rows.ensemble.scale(rows.inputs(index, x))}
         earlier = rows.cache.take(index, rows.device)
         if any(earlier):
             inputs["earlier"] = earlier
         if rows.residuals.n_rounds:
-            # F_{t-1} = g + S / (t - 1) needs no pass over the earlier students.
-            mean = rows.residuals.mean_from(
-                targets["teacher"].numpy(), targets["residual_sum"].numpy()
-            )
-            inputs["mean"] = torch.from_numpy(mean).to(rows.device)
-        return inputs, targets
+            mean = rows.mean(index, targets)
+            inputs["mean"] = to_device(mean, rows.device, mean.dtype)
+        return inputs, rows.on_device(targets)
 
 
 def _first_row(item):
@@ -493,7 +630,9 @@ class LoadedBatchIterator(BatchIterator):
             inputs, targets = self.dataset.batch(index, x)
             if self.view_targets is not None:
                 # Here, and not in workers: its scores are the same for any number.
-                targets["teacher"] = self.view_targets.of(index, x, entries)
+                scores = self.view_targets.of(index, x, entries)
+                device = self.dataset.rows.device
+                targets["teacher"] = to_device(scores, device, scores.dtype)
                 # That of the clean rows.
                 del targets["residual_sum"]
             yield inputs, targets

@@ -54,27 +54,29 @@ class _Net(NeuralNet):
     """
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-        if not training:
-            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+        if iterator is None:
             return
         # Once: nothing else changes the mode within an epoch.
-        self._set_training(True)
+        self._set_training(training)
+        step = self.train_step if training else self.validation_step
         # Of the callbacks that there are without a template, schedules alone.
         called = [
             callback
             for _, callback in self.callbacks_
             if type(callback).on_batch_end is not Callback.on_batch_end
         ]
-        n_batches = 0
+        losses = []
         for batch in iterator:
-            loss = self.train_step(batch)
+            losses.append(step(batch).detach())
             self.history.new_batch()
-            self.history.record_batch(f"{prefix}_loss", loss.item())
             self.history.record_batch(f"{prefix}_batch_size", len(batch[0]["x"]))
             for callback in called:
-                callback.on_batch_end(self, training=True)
-            n_batches += 1
-        self.history.record(f"{prefix}_batch_count", n_batches)
+                callback.on_batch_end(self, training=training)
+        # To read a loss is to wait for the device: once, and not after each batch.
+        batches = self.history[-1]["batches"][-len(losses) :]
+        for recorded, loss in zip(batches, torch.stack(losses).tolist(), strict=True):
+            recorded[f"{prefix}_loss"] = loss
+        self.history.record(f"{prefix}_batch_count", len(losses))
 
     def train_step(self, batch):
         inputs, targets = batch
@@ -84,6 +86,11 @@ class _Net(NeuralNet):
         loss.backward()
         self.optimizer_.step()
         return loss
+
+    @torch.no_grad()
+    def validation_step(self, batch):
+        inputs, targets = batch
+        return self.criterion_(self.module_(**inputs), targets)
 
 
 class _Stop(KeyboardInterrupt):

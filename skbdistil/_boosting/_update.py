@@ -88,7 +88,8 @@ def updated_ensemble(estimator, x, scores, label, *, device, seed, optimizer_sta
     )
     ensemble.freeze()
     state = ensemble.state_dict().values()
-    if not all(bool(torch.isfinite(weights).all()) for weights in state):
+    finite = torch.stack([torch.isfinite(weights).all() for weights in state])
+    if not finite.all():
         raise ValueError(
             f"The update of {type(estimator).__name__} diverged to weights that are "
             "not finite; the students stay as they were before it. Lower "
