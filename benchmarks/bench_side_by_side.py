@@ -134,7 +134,7 @@ def networks(X, y, seed):
         yield (
             "MLP, onnxruntime",
             str(hidden),
-            in_onnxruntime(graph_of_network(model, X)),
+            in_onnxruntime(graph_of_network(model, X).SerializeToString()),
             None,
         )
         torch.manual_seed(seed)
@@ -153,13 +153,13 @@ def networks(X, y, seed):
         yield "skorch", str(hidden), model.predict, None
 
 
-def in_onnxruntime(graph):
-    """Function that returns the labels that a graph gives, by onnxruntime."""
+def in_onnxruntime(graph, output="label"):
+    """Function that returns what a graph gives, a file or its bytes, by onnxruntime."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), settings)
+    session = onnxruntime.InferenceSession(graph, settings)
     name = session.get_inputs()[0].name
-    return lambda rows: session.run(["label"], {name: rows})[0]
+    return lambda rows: session.run([output], {name: rows})[0]
 
 
 def graph_of_network(model, X):
@@ -226,7 +226,12 @@ def boosted_trees(X, y, seed):
         size = f"{n_iterations} iterations"
         yield "HistGradientBoosting", size, model.predict, model
         graph = graph_of_trees(model, X.shape[1])
-        yield "Trees, onnxruntime", size, in_onnxruntime(graph), None
+        yield (
+            "Trees, onnxruntime",
+            size,
+            in_onnxruntime(graph.SerializeToString()),
+            None,
+        )
     booster = lightgbm.LGBMClassifier(
         n_estimators=ITERATIONS[-1], n_jobs=1, random_state=seed, verbose=-1
     )
@@ -324,15 +329,24 @@ def ours(teacher, X, y, X_valid, y_valid, seed, folder):
     early = EarlyExitClassifier(
         FrozenEstimator(clf), target="accuracy", max_drop=MAX_DROP
     ).fit(X_valid, y_valid)
-    to_onnx(early, folder / "onnx", fixed_stage=N_STUDENTS)
-    session = partial(ProgressiveSession, folder / "onnx", n_threads=1)
     for stage in STAGES:
         yield f"{OURS}, predict", f"stage {stage}", _cut(clf, stage).predict, width
-        # The first and the last stage are one graph each, the second one is two.
-        fixed = session(n_stages=stage, early_exit=False)
-        yield f"{OURS}, session", f"stage {stage}", fixed.predict, width
+        exported = folder / f"stage_{stage}"
+        to_onnx(clf, exported, fixed_stage=stage)
+        session = ProgressiveSession(exported, n_stages=stage, n_threads=1)
+        yield f"{OURS}, session", f"stage {stage}", session.predict, width
+        scores = in_onnxruntime(
+            exported / f"fixed_stage_{stage}.onnx", f"scores_{stage}"
+        )
+
+        def labels(rows, scores=scores):
+            return clf.classes_[scores(rows).argmax(axis=1)]
+
+        yield f"{OURS}, onnxruntime", f"stage {stage}", labels, width
     yield f"{OURS}, predict, early exit", "", early.predict, width
-    yield f"{OURS}, session, early exit", "", session().predict, width
+    to_onnx(early, folder / "early_exit")
+    session = ProgressiveSession(folder / "early_exit", n_threads=1)
+    yield f"{OURS}, session, early exit", "", session.predict, width
 
 
 @contextmanager
@@ -535,7 +549,7 @@ def draw(points_of_sets, path):
     panels = figure.subplots(1, len(points_of_sets), squeeze=False)[0]
     methods = list(dict.fromkeys(p.method for p in next(iter(points_of_sets.values()))))
     rivals = [method for method in methods if not method.startswith(OURS)]
-    own_styles = zip("os^v", ("-", "-", "--", "--"), strict=True)
+    own_styles = zip("osD^v", ("-", "-", "-", "--", "--"), strict=True)
     styles = {
         method: {"color": f"C{position}", "marker": "x", "alpha": 0.8}
         for position, method in enumerate(rivals)
