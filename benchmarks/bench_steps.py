@@ -279,7 +279,11 @@ def report(records):
             rows.append(cells)
         in_mean, too_low = ["mean"], ["sets that lose too much"]
         for means in columns.values():
-            mean, errors = np.array(means or [(np.nan, np.nan)]).T
+            if not means:
+                in_mean.append("")
+                too_low.append("")
+                continue
+            mean, errors = np.transpose(means)
             error = np.sqrt((errors**2).sum()) / len(errors)
             in_mean.append(f"{mean.mean():+.2f} ± {error:.2f}")
             too_low.append(int((-mean - 2 * errors > ALLOWED).sum()))
@@ -296,7 +300,10 @@ def report(records):
                 for (name, _, *of_line), line in by_key.items()
                 if name == case and tuple(of_line) == variant
             ]
-            seconds, students = np.mean(found or [(np.nan, np.nan)], axis=0)
+            if not found:
+                cells.append("")
+                continue
+            seconds, students = np.mean(found, axis=0)
             cells.append(f"{seconds:.1f} ({students:.1f})")
         rows.append(cells)
     table("Seconds of a fit, and students", ["", str(DEFAULT), *header[1:]], rows)

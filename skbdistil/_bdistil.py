@@ -353,7 +353,8 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
             vars(self).update(before)
             raise
         finally:
-            # It holds the rows, and is held by what they are trained with.
+            # Otherwise a cycle of references, from the boosting to `tasks` and back,
+            # keeps the rows in memory until the garbage collector runs.
             tasks.prefix = None
             for note in notes:
                 warnings.warn(note, stacklevel=3)
@@ -651,7 +652,7 @@ class _BaseBDistil(CallbackSupportMixin, BaseEstimator):
         if X_unlabelled is not None:
             sources["X_unlabelled"] = _indexable(from_torch(X_unlabelled))
         if self.augment is not None:
-            # Not of the rows held out.
+            # Rows that are held out are not augmented.
             known = X if train_rows is None else take_samples(X, train_rows)
             sources["The rows of 'augment'"] = self._augmented(known, seed)
         seen = []

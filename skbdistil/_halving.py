@@ -104,7 +104,8 @@ def candidate(estimator, params):
             "'n_estimators' must be an int of at least 1 in each candidate. Got "
             f"{final.n_estimators!r}."
         )
-    # So that what is in `warm_start` is where the first rung begins, not each of them.
+    # The first rung begins with the students in `warm_start`; later rungs go on with
+    # those of the rung before.
     take_over(final)
     final.warm_start = True
     own = f"{prefix}random_state"

@@ -4,7 +4,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skbdistil._sklearn_compat import _is_fitted
 
-# What goes by `partial_fit` is that of the estimator that did it.
+# State of `partial_fit`, which is dropped, and not taken over from another estimator.
 _OWN = {"_updates"}
 
 

@@ -155,6 +155,14 @@ def test_contributing_shows_the_layers():
     )
 
 
+def test_readme_of_benchmarks_describes_each_script():
+    scripts = {path.stem for path in ROOT.glob("benchmarks/bench_*.py")}
+    text = text_of("benchmarks/README.rst")
+    described = re.findall(r"^``.*-m benchmarks\.(\w+)", text, re.MULTILINE)
+    assert scripts
+    assert not scripts - set(described)
+
+
 def ignored(folder, names):
     """Those of the names in a folder that .gitignore lists, for shutil.copytree."""
     patterns = [".git", *text_of(".gitignore").split()]

@@ -63,7 +63,7 @@ class FitData(NamedTuple):
     sample_weight: np.ndarray | None
 
     def take(self, rows, storage=IN_MEMORY):
-        """The same of some rows, of which there are copies."""
+        """Copies of some rows."""
 
         def taken(part):
             if part is None:
@@ -74,7 +74,7 @@ class FitData(NamedTuple):
         return FitData(*map(taken, self))
 
     def share(self, rows):
-        """The same of successive rows, a slice, of which there are no copies."""
+        """Successive rows, a slice, without a copy."""
         return FitData(
             *(None if part is None else take_rows(part, rows) for part in self)
         )

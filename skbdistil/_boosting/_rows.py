@@ -118,7 +118,7 @@ def to_device(rows, device, dtype):
     """
     if device.type == "cpu" or rows.device.type != "cpu":
         return rows.to(device, dtype)
-    # What takes fewer bytes is copied.
+    # Cast before the copy where that makes it smaller, and otherwise after it.
     rows = rows.to(_smaller(dtype, rows.dtype))
     is_cuda = device.type == "cuda"
     if is_cuda:
@@ -653,7 +653,7 @@ class LoadedBatchIterator(BatchIterator):
                 scores = self.view_targets.of(index, x, entries)
                 device = self.dataset.rows.device
                 targets["teacher"] = to_device(scores, device, scores.dtype)
-                # That of the clean rows.
+                # It is that of the clean rows. The batch computes that of the views.
                 del targets["residual_sum"]
             yield inputs, targets
 
