@@ -85,8 +85,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 images = TensorDataset(torch.randn(60, 1, 8, 8), torch.arange(60) % 2)
-test_images = augmented_images = images
-resnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+test_images = augmented_images = mixed_images = images
+module = resnet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
 collate = None
 """,
     "long_fits": """
