@@ -81,8 +81,8 @@ class _Net(NeuralNet):
     def train_step(self, batch):
         inputs, targets = batch
         self.optimizer_.zero_grad()
-        # Which takes the targets to the device.
-        loss = self.get_loss(self.module_(**inputs), targets, training=True)
+        # Batches come with their targets on the device.
+        loss = self.criterion_(self.module_(**inputs), targets)
         loss.backward()
         self.optimizer_.step()
         return loss
