@@ -28,6 +28,10 @@ from skbdistil.students import MLP
 # beside each other and to multiply once.
 _WIDE_ROWS = 8
 
+# From so many numbers on, torch computes in threads, if it may. They spin while they
+# wait for more, and for milliseconds those of NumPy's BLAS would not get a processor.
+_THREADED_SIZE = 2**15
+
 
 def start(ensemble, x, n_ahead):
     """Begin a pass over students that are perceptrons, as :mod:`skbdistil._forms` says.
@@ -99,7 +103,8 @@ class _Products:
 
     Attributes
     ----------
-    students : list of _Weights
+    in_torch, in_numpy : list of _Weights
+        One for each student.
     n_features : int
         Number of features that a pass needs room for.
     """
@@ -117,8 +122,10 @@ class _Products:
         self._hooks = hooks(ensemble)
         self._tensors = [item for item in self._items if torch.is_tensor(item)]
         self._memory = self._places()
-        self.students = list(_weights(ensemble))
-        self.n_features = self.students[-1].passed.stop
+        self.in_torch, self.in_numpy = (
+            list(_weights(ensemble, run.view)) for run in (_InTorch, _InNumpy)
+        )
+        self.n_features = self.in_numpy[-1].passed.stop
 
     def are_current(self):
         """Whether the ensemble is still made of the same tensors and nothing else."""
@@ -146,18 +153,20 @@ def _values(dicts):
     return chain.from_iterable(map(dict.values, dicts))
 
 
-def _weights(ensemble):
+def _weights(ensemble, view):
     """Yield the weights of each student, and where its features are."""
     students, connection = ensemble.students, ensemble.connection
     # What student 1, 2, ... leaves begins at these rows. Before the first one there is
     # room for the features of any backbone.
-    starts = [max((student.n_features for student in students), default=0)]
+    starts = [max(student.n_features for student in students)]
     n_first = 0
     for position, student in enumerate(students):
         first, n_passed = position, 0
         if connection is not None:
             first, n_passed = _first_read(connection, position), student.n_passed
-        weights = _Weights(student, n_first, starts[first], starts[position], n_passed)
+        weights = _Weights(
+            student, view, n_first, starts[first], starts[position], n_passed
+        )
         yield weights
         n_first = weights.first.stop
         starts.append(weights.passed.stop)
@@ -172,6 +181,8 @@ class _Weights:
     Parameters
     ----------
     student : torch.nn.Module
+    view : callable
+        Turns a tensor into what the products are made of, in the same memory.
     n_first : int
         Units of the first layers of earlier students.
     start, stop : int
@@ -180,12 +191,16 @@ class _Weights:
         Number of features that it leaves to later students.
     """
 
-    def __init__(self, student, n_first, start, stop, n_passed):
+    def __init__(self, student, view, n_first, start, stop, n_passed):
+        def layer(linear):
+            # The bias is a column, as rows are.
+            return view(linear.weight), view(linear.bias)[:, None]
+
         join = student.join
-        self.hidden = [_arrays(linear) for linear, _ in student.backbone.blocks]
-        self.join = _arrays(join.linear) if isinstance(join, Dense) else None
-        self.head = [array.T for array in _arrays(student.head)]
-        self.carry = student.carry.detach().numpy()
+        self.hidden = [layer(linear) for linear, _ in student.backbone.blocks]
+        self.join = layer(join.linear) if isinstance(join, Dense) else None
+        self.head = [part.T for part in layer(student.head)]
+        self.carry = view(student.carry)
         self.passes_own = student.passes_own
         self.first = slice(n_first, n_first + len(self.hidden[0][1]))
         self.own = slice(start - student.n_features, start)
@@ -193,16 +208,65 @@ class _Weights:
         self.passed = slice(stop, stop + n_passed)
 
 
-def _arrays(linear):
-    """Weight of a layer, and its bias as a column, in the memory of both."""
-    return linear.weight.detach().numpy(), linear.bias.detach().numpy()[:, None]
+class _InTorch:
+    """Products of tensors."""
+
+    view = staticmethod(torch.Tensor.detach)
+    beside = staticmethod(torch.cat)
+
+    @staticmethod
+    def linear(weight, x, bias, out=None):
+        return torch.addmm(bias, weight, x, out=out)
+
+    @staticmethod
+    def rectify(x):
+        return torch.relu_(x)
+
+    @staticmethod
+    def combined(scores, mean, carry):
+        return torch.addcmul(scores, mean, carry)
+
+    @staticmethod
+    def empty(shape, x):
+        return x.new_empty(shape)
+
+    @staticmethod
+    def columns(features, rows):
+        return features[:, rows]
 
 
-def _rectified(x, weight, bias, out=None):
-    """Features of rows that are columns of `x`."""
-    y = np.dot(weight, x, out=out)
-    y += bias
-    return np.maximum(y, 0, out=y)
+class _InNumpy:
+    """The same of arrays."""
+
+    beside = staticmethod(np.concatenate)
+
+    @staticmethod
+    def view(tensor):
+        return tensor.detach().numpy()
+
+    @staticmethod
+    def linear(weight, x, bias, out=None):
+        y = np.dot(weight, x, out=out)
+        y += bias
+        return y
+
+    @staticmethod
+    def rectify(x):
+        return np.maximum(x, 0, out=x)
+
+    @staticmethod
+    def combined(scores, mean, carry):
+        scores += mean * carry
+        return scores
+
+    @staticmethod
+    def empty(shape, x):
+        return np.empty(shape, x.dtype)
+
+    @staticmethod
+    def columns(features, rows):
+        # Of columns that are indexed, NumPy lays out each as one piece.
+        return np.ascontiguousarray(features[:, rows])
 
 
 class _ProductState(StageState):
@@ -222,20 +286,27 @@ class _ProductState(StageState):
         self.ensemble = ensemble
         self.n_stages = 0
         self.x = ensemble.scale(x).flatten(1)
-        self._students = products.students
+        # Rows are scaled and checked by torch, and so are the scores of all stages.
+        widest = max(self.x.shape[1], len(products.in_numpy) * ensemble.n_outputs)
+        is_large = len(x) * widest >= _THREADED_SIZE
+        in_threads = is_large and torch.get_num_threads() > 1
+        self._run = _InTorch if in_threads else _InNumpy
+        self._students = products.in_torch if in_threads else products.in_numpy
         self._n_ahead = n_ahead if len(x) >= _WIDE_ROWS else 0
         self._first = None
-        self._features = np.empty((products.n_features, len(x)), self._rows.dtype)
+        self._features = self._run.empty((products.n_features, len(x)), self._rows)
         self._scores = None
 
     @property
     def _rows(self):
-        return self.x.numpy().T
+        return self._run.view(self.x).T
 
     @property
     def mean(self):
         """Running mean of the students run so far, None before the first one."""
-        return None if self._scores is None else torch.from_numpy(self._scores)
+        if isinstance(self._scores, np.ndarray):
+            return torch.from_numpy(self._scores)
+        return self._scores
 
     def advance(self):
         """Run the next student."""
@@ -244,14 +315,13 @@ class _ProductState(StageState):
         passed = features[student.passed]
         self._run_backbone(student, own)
         if student.join is not None:
-            joined = _rectified(joined, *student.join, out=passed)
+            joined = self._rectified(joined, student.join, out=passed)
         elif len(passed):
             passed[:] = own if student.passes_own else joined
         weight, bias = student.head
-        scores = np.dot(joined.T, weight)
-        scores += bias
+        scores = self._run.linear(joined.T, weight, bias)
         if self._scores is not None:
-            scores += self._scores * student.carry
+            scores = self._run.combined(scores, self._scores, student.carry)
         self._scores = scores
         self.n_stages += 1
 
@@ -268,21 +338,26 @@ class _ProductState(StageState):
                 own[:] = x
                 return
         for layer in layers[:-1]:
-            x = _rectified(x, *layer)
-        _rectified(x, *layers[-1], out=own)
+            x = self._rectified(x, layer)
+        self._rectified(x, layers[-1], out=own)
+
+    def _rectified(self, x, layer, out=None):
+        """Features of rows that are columns of `x`."""
+        weight, bias = layer
+        return self._run.rectify(self._run.linear(weight, x, bias, out=out))
 
     def _first_layers(self):
         """First layers of all students that are known to be run."""
         # One wide product is faster than many narrow ones.
         layers = [student.hidden[0] for student in self._students[: self._n_ahead]]
-        return _rectified(self._rows, *map(np.concatenate, zip(*layers, strict=True)))
+        wide = tuple(map(self._run.beside, zip(*layers, strict=True)))
+        return self._rectified(self._rows, wide)
 
     def select(self, rows):
         """Drop all other rows: they are not computed any further."""
         self.x = self.x[rows]
-        rows = rows.numpy()
-        # Of columns that are indexed, NumPy lays out each as one piece.
-        self._features = np.ascontiguousarray(self._features[:, rows])
+        rows = self._run.view(rows)
+        self._features = self._run.columns(self._features, rows)
         if self._first is not None:
             self._first = self._first[:, rows]
         if self._scores is not None:

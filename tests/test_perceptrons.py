@@ -27,6 +27,14 @@ SIZES = [1, 7, _perceptrons._WIDE_ROWS + 9]
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
+@pytest.fixture(params=["NumPy", "torch"])
+def form(request, monkeypatch):
+    """In what is computed, whatever the threads of torch."""
+    threads = 1 if request.param == "NumPy" else 2
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(_perceptrons, "_THREADED_SIZE", 0)
+
+
 def perceptrons(connection="dense", hidden=((6,), (6,), (6,)), dtype=torch.float32):
     """An untrained ensemble with scaled inputs whose students are of these widths."""
     with torch.random.fork_rng(devices=[]):
@@ -79,6 +87,7 @@ def is_fast(ensemble):
 # What is computed
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("n_rows", SIZES)
 @pytest.mark.parametrize("n_ahead", [0, 2, 3])
@@ -92,6 +101,7 @@ def test_scores_are_those_of_the_modules(connection, hidden, n_ahead, n_rows, dt
     assert_as_modules(ensemble, rows(n_rows, dtype), min(n_ahead, len(hidden)))
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("n_rows", SIZES)
 @pytest.mark.parametrize("connection", CONNECTIONS, ids=str)
 def test_rows_that_are_selected_go_on_as_before(connection, n_rows):
@@ -117,6 +127,27 @@ def test_row_of_more_than_one_axis_is_flattened():
     assert_as_modules(ensemble, torch.randn(5, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("n_threads", "n_rows", "threaded"),
+    [(1, 10_000, False), (2, 10, False), (2, 10_000, True)],
+)
+def test_products_are_those_of_numpy_unless_torch_has_threads_for_them(
+    n_threads, n_rows, threaded, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    products, multiplied = torch.addmm, []
+
+    def addmm(*args, **options):
+        multiplied.append(args)
+        return products(*args, **options)
+
+    monkeypatch.setattr(torch, "addmm", addmm)
+    ensemble, x = perceptrons(), rows(n_rows)
+    fast_stages(ensemble, x, 3)
+    assert bool(multiplied) == threaded
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("n_rows", [3, 400])
 def test_last_stage_is_the_prediction_to_the_bit(n_rows):
     X = np.random.default_rng(0).normal(size=(500, 5))
@@ -215,6 +246,7 @@ def _parametrize(ensemble):
     ensemble.students[1].head.parametrizations.weight.original0.data.mul_(2)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("n_rows", SIZES)
 @pytest.mark.parametrize(
     "change",
